@@ -55,10 +55,9 @@ class Checks:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling for the judge.
+    """The `percent` of both arms' answers to sample for the judge, and the hub's public `key` (X25519, hex).
 
-    `percent` of both arms' answers is sampled; `key` is the hub's public key (X25519, hex), for which their texts are
-    encrypted.
+    Their texts are encrypted for that key.
     """
 
     percent: float

@@ -9,7 +9,7 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        """Connect the receivers, and add erasures to what the signer carries out."""
+        """Connect the receivers, and let the signer carry out decisions on erasures."""
         from adapterhub.accounts.signer.kinds import KINDS, Kind, by_method
         from training import receivers  # noqa: F401 - its import connects them
         from training.models import Erasure

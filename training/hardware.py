@@ -27,19 +27,19 @@ class DetectedDevice:
     disk_free_bytes: int
 
     def as_fields(self) -> dict[str, Any]:
-        """Return the fields of the database's row but the place."""
+        """Return the fields for the database's row: all but the place."""
         return {name: value for name, value in asdict(self).items() if name != "place"}
 
 
 def detect(folder: Path) -> list[DetectedDevice]:
-    """Return the host's GPUs, else the host as one device; free disk is that of `folder`, where checkpoints go."""
+    """Return the host's GPUs, else the host itself as one device; `folder` is created, and its free disk counted."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     disk = shutil.disk_usage(folder).free
     return gpus(disk) or [processor(disk)]
 
 
 def gpus(disk: int) -> list[DetectedDevice]:
-    """Return the GPUs that nvidia-smi reports; none without it."""
+    """Return the GPUs that nvidia-smi reports; an empty list without it or if it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -59,7 +59,7 @@ def parsed(text: str, disk: int) -> list[DetectedDevice]:
 
 
 def processor(disk: int) -> DetectedDevice:
-    """Return the host's processor with its memory, or the container's limit."""
+    """Return the host as a device with its memory, or the container's limit if that is lower."""
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     limit, used = number_in(CGROUP_LIMIT), number_in(CGROUP_USED)

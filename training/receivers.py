@@ -13,13 +13,13 @@ from training.domain_signals import dataset_uploaded, job_queued
 
 @receiver(dataset_uploaded)
 def check_dataset(dataset: int, **_: Any) -> None:
-    """Queue the check of an uploaded file."""
+    """Queue the check of a dataset."""
     tasks.check_dataset_soon(dataset)
 
 
 @receiver(job_queued)
 def wake_worker(kind: str, job: str, traceparent: str, **_: Any) -> None:
-    """Send the wake-up of a job in the trace of the request that asked for it."""
+    """Queue the task that runs a job, in the trace of the request that asked for it."""
     headers = {"traceparent": traceparent} if traceparent else {}
     with telemetry.within(traceparent):
         tasks.work.apply_async((kind, job), headers=headers)

@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen version and arm, whether the unit would get them again, and whether the statistics count the answer."""
+    """The chosen version and arm, whether the unit would get them again, and if the statistics count the answer."""
 
     version: str
     arm: str

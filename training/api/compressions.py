@@ -65,7 +65,7 @@ class VersionCompressionViewSet(ProjectViewSet):
     scopes = {"compress": Scope.TRAIN}
 
     def get_queryset(self) -> Any:
-        """Return the versions of the adapter in the URL."""
+        """Return the versions of the adapter in the URL that the caller sees."""
         rows = super().get_queryset()
         adapters = seen_in(Adapter.objects.all(), "project", self.request)
         return rows.filter(adapter=named(adapters, "project", "slug", self.kwargs.get("slug", "")))

@@ -58,7 +58,7 @@ class EstimateViewSet(ProjectViewSet):
 
     @extend_schema(request=EstimateRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Estimate the bytes of every method on each device, part by part, and say whether they fit."""
+        """Estimate each method's bytes on a device, part by part; say if they fit, and which largest batch would."""
         fields = self.read(EstimateRequest)
         shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
         estimates = estimator_inputs.estimates(shape, plan, device_bytes)
@@ -89,7 +89,10 @@ class AdviceViewSet(ProjectViewSet):
 
 
 def requested_shape(fields: dict[str, Any]) -> Shape:
-    """Return the shape of the named model or the given configuration. Raises Invalid."""
+    """Return the shape of the named base model or the given configuration.
+
+    Raises Invalid unless exactly one is given.
+    """
     if ("base_model" in fields) == ("config" in fields):
         raise Invalid("Name a base_model, or give a config, not both.", field="base_model", code="one_of_two")
     return (
@@ -100,7 +103,10 @@ def requested_shape(fields: dict[str, Any]) -> Shape:
 
 
 def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
-    """Return the requested plan and the device's bytes: the stated ones, else the largest known device's."""
+    """Return the plan to estimate and the device's memory in bytes.
+
+    As stated, else the largest known device's, else None.
+    """
     device = None if "device_gb" in fields else estimator_inputs.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA
     plan = estimator_inputs.plan_of(TrainingRun.Method.LORA, with_defaults(fields["hyperparameters"]), on_gpu=on_gpu)
@@ -108,7 +114,7 @@ def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
 
 
 def seen_dataset(request: Request, pk: int | None) -> Dataset | None:
-    """Return the dataset, or None without a key. Raises Invalid when the caller may not read it."""
+    """Return the dataset, or None without a key. Raises Invalid if the caller has no scope read in its project."""
     if pk is None:
         return None
     dataset = Dataset.objects.filter(project__in=projects_with(request, Scope.READ), pk=pk).first()

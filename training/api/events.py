@@ -39,7 +39,7 @@ Place = tuple[int, int]
 
 
 def place_of(request: Request) -> Place:
-    """Read (last step seen, log bytes seen) from Last-Event-ID, else from the query. Raises Invalid."""
+    """Return (last step seen, log bytes seen) from Last-Event-ID, else from the query. Raises Invalid."""
     last_event = request.headers.get("Last-Event-ID", "")
     words = last_event.split(":") if last_event else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
@@ -75,7 +75,10 @@ def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool]) ->
 
 
 async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncIterator[str]:
-    """Yield an event on each change, a comment after a while without one, and `end` when the run ends."""
+    """Yield an event on each change, a comment after a while without one, and `end` when the run has ended.
+
+    It stops without `end` after STREAM_S seconds, and once `may_listen` returns False.
+    """
     began = last_sent_at = time.monotonic()
     before: dict[str, Any] = {}
     while time.monotonic() - began < STREAM_S:
@@ -101,9 +104,9 @@ def state_fields(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_once(pk: Any, place: Place, may_listen: Callable[[], bool]) -> dict[str, Any] | None:
-    """Take a snapshot, or None for a caller who may not listen any more.
+    """Return a snapshot; None for a caller who may not listen any more.
 
-    The connection is closed afterwards: a stream must not hold one for hours.
+    The database connection is closed afterwards: a stream must not hold one for hours.
     """
     try:
         return snapshot(TrainingRun.objects.get(pk=pk), place) if may_listen() else None

@@ -43,7 +43,7 @@ Projects = QuerySet[Project]
 
 
 def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetricFamily:
-    """Build a gauge metric family; `rows` are (labels, value)."""
+    """Return a gauge named `adapterhub_NAME`; `rows` are (values of the labels, number)."""
     metric = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
     for values, number in rows:
         metric.add_metric([str(value) for value in values], float(number))
@@ -51,7 +51,7 @@ def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetric
 
 
 def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the number of jobs by status, and the age of the oldest queued one."""
+    """Yield the number of jobs by status, and the age of the oldest queued one in seconds."""
     counted, ages = [], []
     for kind, model in JOBS.items():
         own_jobs = model.objects.filter(project__in=projects)
@@ -84,7 +84,7 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the shares of rollouts and the state of replicas."""
+    """Yield the weights of active rollouts, the health of replicas and the number of loads that each refused."""
     rollouts = Rollout.objects.active().filter(alias__project__in=projects)
     weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
     yield family(
@@ -150,7 +150,7 @@ def tasks(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the number of approvals and deliveries that wait."""
+    """Yield the number of approvals that are pending, and of deliveries that were not accepted."""
     pending = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
     counted = pending.values_list("project__slug").annotate(Count("pk")).order_by()
     yield family(

@@ -126,7 +126,10 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     mapping = BoundedJSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Check that there is either a file or a source. Raises ValidationError."""
+        """Return the fields.
+
+        Raises ValidationError unless either a file or a source is named, and for choices without a source.
+        """
         if ("file" in fields) == ("source" in fields):
             raise serializers.ValidationError({"file": ["Send a file, or name a source, and not both."]})
         chosen = [name for name in SOURCE_CHOICES if fields.get(name)]
@@ -135,7 +138,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
         return {name: value for name, value in fields.items() if name not in SOURCE_CHOICES or value}
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
-        """Check that the mapping is an object. Raises ValidationError."""
+        """Return the mapping. Raises ValidationError unless it is an object."""
         if not isinstance(mapping, dict):
             raise serializers.ValidationError("Give an object: AdapterHub's column -> the file's.")
         return mapping
@@ -174,7 +177,7 @@ class BudgetSerializer(serializers.Serializer[Any]):
     bytes = serializers.IntegerField(min_value=1, required=False, help_text="In bf16.")
 
     def validate(self, budget: dict[str, int]) -> dict[str, int]:
-        """Check that the budget is given in one unit. Raises ValidationError."""
+        """Return the budget. Raises ValidationError unless it is given in exactly one unit."""
         if len(budget) != 1:
             raise serializers.ValidationError("Name exactly one of uniform_rank, parameters, bytes.")
         return budget
@@ -262,7 +265,10 @@ class RankAnalysisSerializer(JobSerializer):
     wanted = PLAN_FIELDS
 
     def to_representation(self, analysis: RankAnalysis) -> dict[str, Any]:
-        """Return the plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
+        """Return the job's fields with those of its plan beside them.
+
+        Modules, rank_pattern, parameters, verdict, ...
+        """
         plan = shown_plan(analysis.plan) if analysis.plan else {}
         plan_fields = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
         return {**super().to_representation(analysis), **plan_fields}

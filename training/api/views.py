@@ -73,7 +73,7 @@ class Keeping(Reading):
 
 
 class Cancelling(Reading):
-    """Jobs that a person or a program may cancel."""
+    """Jobs that callers may cancel."""
 
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
@@ -131,7 +131,7 @@ class DatasetViewSet(Keeping):
     def check(self, request: Request) -> Response:
         """Check a file of up to 32 MB without storing it.
 
-        Return what it would be as a dataset, and the number of the dataset that has the same content.
+        Return what it would be as a dataset, and the number of a dataset of the project that has the same content.
         """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.READ)
@@ -147,7 +147,10 @@ class DatasetViewSet(Keeping):
     @extend_schema(parameters=[shapes.LookupSerializer], responses=shapes.SameFileSerializer)
     @action(detail=False, pagination_class=None)
     def lookup(self, request: Request) -> Response:
-        """Return the dataset made of a file, found by the file's sha256 and name, of whatever size; else nulls."""
+        """Return number and status of the dataset that was made of a file with this sha256 and name.
+
+        Nulls if there is none.
+        """
         query = shapes.LookupSerializer(data=request.GET)
         query.is_valid(raise_exception=True)
         fields = query.validated_data
@@ -156,7 +159,7 @@ class DatasetViewSet(Keeping):
         return Response({"dataset": dataset and dataset.pk, "status": dataset and dataset.status})
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Name every broken line of an uploaded file in the errors."""
+        """Return the response to an error; that of broken lines names every line in `errors`."""
         if isinstance(exc, BrokenLines):
             errors = [
                 {"field": f"file.{error.line}.{error.column}".rstrip("."), "code": error.code, "message": error.message}
@@ -176,7 +179,7 @@ class DatasetViewSet(Keeping):
     )
     @action(detail=True, pagination_class=None)
     def preview(self, request: Request, pk: str) -> Response:
-        """Return the first rows of the training split.
+        """Return the first rows of the training split. The request is recorded as a read of the data.
 
         With `base_model`, also return the rows as its tokenizer and chat template render them, with the tokens marked
         that the loss counts, and the lengths of rows in tokens with what `max_length` cuts.
@@ -201,7 +204,7 @@ class DatasetViewSet(Keeping):
 
 
 def brought(project: Project, fields: dict[str, Any], *, by: Actor) -> Dataset:
-    """Have a worker bring the dataset that the request names."""
+    """Return a new dataset whose source a worker will read. Raises Invalid for one that operators do not allow."""
     chosen = {name: fields.pop(name, "") for name in ("revision", "config", "split")}
     return Dataset.bring(project=project, source=Source(fields.pop("source"), **chosen), by=by, **fields)
 
@@ -224,7 +227,10 @@ class ErasureViewSet(Reading):
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
-        """Approve the request and erase the content. The person who made it cannot, and tokens cannot."""
+        """Approve the request and erase the content.
+
+        The person who made the request cannot approve it, and tokens cannot.
+        """
         return self.decide("approve")
 
     @extend_schema(request=SigningTokenSerializer)
@@ -256,7 +262,7 @@ class RankAnalysisViewSet(Cancelling):
     @extend_schema(request=shapes.ReallocationSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])
     def reallocate(self, request: Request, pk: str) -> Response:
-        """Return the plan for another budget at once, from the stored signals."""
+        """Return the plan for another budget at once, from the stored signals. Nothing is stored."""
         analysis = self.get_object()
         plan = analysis.reallocate(dict(self.read(shapes.ReallocationSerializer)["budget"]))
         return Response(shapes.shown_plan(plan))
@@ -278,7 +284,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
     def create(self, request: Request) -> Response:
-        """Queue a training run."""
+        """Queue a training run. With `anyway` one is queued that the preflight would refuse."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
         run = launch_run(by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project))
@@ -375,6 +381,6 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, pagination_class=None)
     def logs(self, request: Request, pk: str) -> Response:
-        """Return the end of the training process's log."""
+        """Return the last 20,000 characters of the training process's log."""
         text = RunLog.tail(self.get_object(), 20_000)
         return Response({"text": text})

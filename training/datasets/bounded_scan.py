@@ -26,7 +26,11 @@ turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
-    """Write the file's splits into the folder and return the report. Raises Invalid, and Unavailable without a turn."""
+    """Write the file's splits into the folder and return the report, which counts broken lines.
+
+    Raises Invalid for a file that is not of the form or too costly, and Unavailable if too many files are being
+    checked.
+    """
     if not needs_child(file, form):
         try:
             return scan(
@@ -48,7 +52,10 @@ def needs_child(file: Path, form: str) -> bool:
 
 
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
-    """Check the file in a child process of limited memory and time. Raises Invalid."""
+    """Check the file in a child process of limited memory and time; return the report.
+
+    Raises Invalid for a file that is not of the form or too costly, and OutOfSpace.
+    """
     with scratch() as own:
         events = own / "events.jsonl"
         arguments = [str(file), form, str(folder), str(events), json.dumps(asdict(choices))]

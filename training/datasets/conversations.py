@@ -28,7 +28,10 @@ KNOWN = {*CONTENT, *TRAINED, *REASONING, *REFUSED}
 
 
 def conversation(value: Any, column: str = "messages") -> list[Turn]:
-    """Return messages of one form. Raises BadLine for a role, a part or a field that no training could honour."""
+    """Return the messages in `value` in one form, without empty system messages.
+
+    Raises BadLine for an empty list, and for a role, a part or a field that no training could honour.
+    """
     messages = parsed_json(value, column)
     if not isinstance(messages, list) or not messages:
         raise BadLine(column, "empty", f"{column} is no list of {{role, content}}.")
@@ -37,13 +40,13 @@ def conversation(value: Any, column: str = "messages") -> list[Turn]:
 
 
 def require_answer(turns: list[Turn], column: str = "messages") -> None:
-    """Raise BadLine unless the conversation ends with the assistant's turn."""
+    """Raise BadLine unless the last turn is the assistant's."""
     if not turns or turns[-1]["role"] != ASSISTANT:
         raise BadLine(column, "no_answer", "The last message must be the assistant's.")
 
 
 def turn_of(message: Any, column: str) -> Turn:
-    """Return a message as {role, content, ...} with only the fields that it has. Raises BadLine."""
+    """Return a message as {role, content} with the weight, calls, reasoning, name or id that it has. Raises BadLine."""
     message = without_nulls(message)
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
     role = role_of(speaker)
@@ -68,7 +71,7 @@ def role_of(speaker: Any) -> str | None:
 
 
 def refuse_unread(message: dict[str, Any], column: str) -> None:
-    """Raise BadLine for a field that no training could honour, as an image."""
+    """Raise BadLine for a field that no training here reads, such as images or audio."""
     for name in REFUSED:
         if message.get(name):
             raise BadLine(
@@ -77,14 +80,14 @@ def refuse_unread(message: dict[str, Any], column: str) -> None:
 
 
 def plain(message: Turn, text: str, column: str, role: str) -> Turn:
-    """Return a turn of text alone. Raises BadLine when it is blank."""
+    """Return a turn of text alone. Raises BadLine if the text is blank, but for a system turn."""
     if role != SYSTEM and not text.strip():
         raise BadLine(column, "empty", f"The content of a {role} message is missing, empty or no text.")
     return {"role": role, "content": text}
 
 
 def assistant_turn(message: Turn, text: str, column: str) -> Turn:
-    """Return an answer with its reasoning, calls and weight. Raises BadLine when it has neither text nor calls."""
+    """Return an answer with its reasoning, calls and weight. Raises BadLine without text and calls, or for bad ones."""
     calls = calls_of(message, column)
     turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
     thoughts = [sized(message[name], column) for name in REASONING if isinstance(message.get(name), str)]
@@ -96,7 +99,7 @@ def assistant_turn(message: Turn, text: str, column: str) -> Turn:
 
 
 def tool_turn(message: Turn, text: str, column: str) -> Turn:
-    """Return a tool's answer with the name and the call that it belongs to."""
+    """Return a tool's answer with the tool's name and the id of the call, where the message has them."""
     fields = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
     return {"role": TOOL, "content": text, **fields}
 
@@ -110,7 +113,10 @@ READERS = {
 
 
 def text_of(content: Any, column: str) -> str:
-    """Return a content as text: a string, nothing, or a list of parts of type text. Raises BadLine for other parts."""
+    """Return a content as text: a text, "" for null, or the joined parts of type text.
+
+    Raises BadLine for other content or one that is too long.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
@@ -121,7 +127,7 @@ def text_of(content: Any, column: str) -> str:
 
 
 def part_of(part: Any, column: str) -> str:
-    """Return the text of a content part. Raises BadLine for another kind."""
+    """Return the text of a content part. Raises BadLine for a part of another type."""
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None
@@ -144,7 +150,7 @@ def calls_of(message: Turn, column: str) -> list[Turn]:
 
 
 def call_of(call: Any, column: str) -> Turn:
-    """Return a call in one form. Raises BadLine without a name."""
+    """Return a call as {id, type, function: {name, arguments}}. Raises BadLine without a name."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadLine(column, "bad_tool_call", "Each of tool_calls needs a function with a name and arguments.")
@@ -154,7 +160,7 @@ def call_of(call: Any, column: str) -> Turn:
 
 
 def arguments_of(arguments: Any) -> Any:
-    """Return arguments as an object where they are one or its JSON: templates write objects, and quote a text."""
+    """Return the arguments as an object if they are one or its JSON, {} for none, else as they are."""
     if arguments in (None, ""):
         return {}
     try:
@@ -165,14 +171,20 @@ def arguments_of(arguments: Any) -> Any:
 
 
 def shared_calls(text: str, column: str) -> list[Turn]:
-    """Return the calls in the text of ShareGPT's function_call: one JSON object, or a list of them."""
+    """Return the calls in the text of ShareGPT's function_call: JSON of one object, or of a list. Raises BadLine.
+
+    A call without a name gets the name "".
+    """
     read = parsed_json(text, column)
     calls = read if isinstance(read, list) else [read]
     return [call_of({"name": "", **call} if isinstance(call, dict) else call, column) for call in calls]
 
 
 def weight_of(message: Turn, column: str) -> Turn:
-    """Return {weight} where an answer's is not 1; a flag counts as 0 or 1. Raises BadLine outside 0 to 1."""
+    """Return {weight} if an answer's weight is not 1, else {}; a flag counts as 0 or 1.
+
+    Raises BadLine for a weight outside 0 to 1, and for two that differ.
+    """
     given = [message[name] for name in TRAINED if name in message]
     weights = {loss_weight(value, column) for value in given}
     if len(weights) > 1:
@@ -181,7 +193,10 @@ def weight_of(message: Turn, column: str) -> Turn:
 
 
 def loss_weight(value: Any, column: str) -> float:
-    """Return a weight of the loss, 0 to 1. Raises BadLine."""
+    """Return a weight of the loss from 0 to 1; a flag or a text that writes a number counts.
+
+    Raises BadLine otherwise.
+    """
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):
@@ -192,7 +207,7 @@ def loss_weight(value: Any, column: str) -> float:
 
 
 def number_in(text: str) -> Any:
-    """Return the number that a text writes, else the text."""
+    """Return the number that the text writes; the text itself if it writes none."""
     try:
         return float(text)
     except ValueError:
@@ -214,14 +229,17 @@ def tools_of(value: Any) -> list[Turn]:
 
 
 def unread_fields(value: Any) -> Iterable[str]:
-    """Yield the names of fields of a conversation's messages that nothing reads."""
+    """Yield the names of fields that some message has and nothing reads."""
     for message in value if isinstance(value, list) else ():
         if isinstance(message, dict):
             yield from (name for name, each in message.items() if each is not None and name not in KNOWN)
 
 
 def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
-    """Put the text of a column `system` before the turns. Raises BadLine when they have a system turn already."""
+    """Return the turns with the text of a column `system`, if any, as system turn before them.
+
+    Raises BadLine if they begin with a system turn already.
+    """
     system = named.get("system")
     if system is None or not str(system).strip():
         return turns
@@ -233,14 +251,14 @@ def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
 
 
 def tools_in(named: Turn) -> Turn:
-    """Return {tools} where the record offers some. Raises BadLine."""
+    """Return {tools} if the record offers some in `tools` or `functions`, else {}. Raises BadLine."""
     tools = named.get("tools", named.get("functions"))
     definitions = tools_of(tools) if tools not in (None, "", []) else []
     return {"tools": definitions} if definitions else {}
 
 
 def refuse_tools(named: Turn) -> None:
-    """Raise BadLine for tools that no conversation could be shown with."""
+    """Raise BadLine for tools in a record without messages."""
     for column in ("tools", "functions"):
         if named.get(column):
             raise BadLine(

@@ -21,7 +21,7 @@ Request = dict[str, str]
 
 
 def bring(request: Request, target: Path, cache: Path) -> dict[str, Any]:
-    """Write the rows to the target; return their number, or the fault."""
+    """Write the dataset's rows as JSON lines to `target`; return {rows: their number}, or {fault: the reason}."""
     # A child is offline unless it is there to ask a hub.
     os.environ |= {"HF_HUB_OFFLINE": "0", "HF_HOME": str(cache), "HF_DATASETS_OFFLINE": "0"}
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -40,7 +40,10 @@ def bring(request: Request, target: Path, cache: Path) -> dict[str, Any]:
 
 
 def lines_of(read: Any) -> Iterator[str]:
-    """Yield the rows as JSON. Raises ValueError for splits whose use their names do not tell, TypeError for images."""
+    """Yield the rows as JSON; those of several splits with the split's name.
+
+    Raises ValueError for splits whose names do not tell their use, and TypeError for rows that JSON cannot hold.
+    """
     if not isinstance(read, dict):
         yield from (json.dumps(row, ensure_ascii=False) for row in read)
         return
@@ -52,7 +55,7 @@ def lines_of(read: Any) -> Iterator[str]:
 
 
 def main(request: str, target: str, cache: str, events: str) -> None:
-    """Bring the dataset and write the answer as one event."""
+    """Fetch the dataset and append the result as one event to the file `events`."""
     line = json.dumps(bring(json.loads(request), Path(target), Path(cache)))
     with Path(events).open("a") as stream:
         stream.write(line + "\n")

@@ -38,7 +38,7 @@ Record = tuple[int, dict[str, Any] | BadLine]
 
 
 def is_array(start: bytes) -> bool:
-    """Return True if a JSON file that begins with `start` is one document with rows in it, and not a row a line."""
+    """Return True if a JSON file that begins with `start` is one document that holds rows, and not one row a line."""
     plain = start.lstrip()
     line, _, rest = plain.partition(b"\n")
     try:
@@ -56,7 +56,7 @@ def is_rows(value: Any) -> bool:
 
 
 class Text:
-    """The characters of a stream from a position on; what was read is forgotten."""
+    """The characters of a UTF-8 stream from the current position on; what was taken is not kept."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.decoder = stream, codecs.getincrementaldecoder("utf-8")()
@@ -83,19 +83,19 @@ class Text:
                 return ""
 
     def take(self, expected: str) -> bool:
-        """Take the next character that is no space if it is the expected one."""
+        """Take the next character that is no space if it is `expected`; return True if it was."""
         taken = self.peek() == expected
         self.at += taken
         return taken
 
     def is_cut(self, error: Exception) -> bool:
-        """Return True for an error that more characters may undo."""
+        """Return True if the error may come from the end of what was read so far."""
         if not isinstance(error, json.JSONDecodeError):
             return False
         return error.msg.startswith("Unterminated") or error.pos >= len(self.buffer) - LONGEST_TOKEN
 
     def value(self) -> Any:
-        """Take the next JSON value. Raises BadLine when it is none, or over the cap of a row."""
+        """Take and return the next JSON value. Raises BadLine if it is none, or over the size limit of a row."""
         self.peek()
         while True:
             try:
@@ -122,9 +122,10 @@ def is_sequence(start: bytes) -> bool:
 
 
 def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] | None = None) -> Iterator[Record]:
-    """Yield the objects of the document's arrays with their number from 1, or those that `read` takes from the text.
+    """Yield (number from 1, object) of the document's arrays, or of what `read` takes from the text.
 
-    Ends at what is no JSON.
+    An element that is no object is a BadLine in its place. The last item is a BadLine if the document is not JSON to
+    its end.
     """
     text, number = Text(stream), 0
     try:
@@ -141,7 +142,7 @@ def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] 
 
 
 def items(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of an array at the top, or of each array that an object holds under a holder's name.
+    """Yield (split, element) of the array at the top, or of the arrays that an object holds under a known name.
 
     Raises BadLine for a document that is cut off or goes on after its end.
     """
@@ -154,7 +155,10 @@ def items(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def objects(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of objects that stand one after the other, and of arrays that one of them holds."""
+    """Yield (split, object) of objects that stand one after the other; one that holds rows gives these.
+
+    Raises BadLine.
+    """
     while text.peek() == "{":
         record = text.value()
         holders = [name for name in HOLDERS if is_rows(record.get(name))]
@@ -167,7 +171,10 @@ def objects(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of each array of an object whose brace was taken, if its name says that it holds rows."""
+    """Yield (split, element) of each array of rows in an object whose brace was taken; other values are skipped.
+
+    The name of an array says that it holds rows, and of which split. Raises BadLine for an object that does not end.
+    """
     while text.peek() == '"':
         name = text.value()
         if not text.take(":"):
@@ -183,7 +190,7 @@ def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def elements(text: Text) -> Iterator[Any]:
-    """Yield the elements of an array whose bracket was taken. Raises BadLine."""
+    """Yield the elements of an array whose bracket was taken. Raises BadLine for an array that does not end."""
     if text.take("]"):
         return
     while True:

@@ -21,7 +21,7 @@ class LineError:
 
 
 class BadLine(ValueError):
-    """A record that cannot be used, with the column to blame and a stable code."""
+    """Raised for a record that cannot be used; `column` is to blame, and `code` is stable."""
 
     def __init__(self, column: str, code: str, message: str) -> None:
         super().__init__(storable(message))
@@ -34,7 +34,7 @@ def storable(text: str) -> str:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Parse a line of at most MAX_ROW_BYTES as a JSON object. Raises BadLine."""
+    """Parse a line as a JSON object. Raises BadLine, also for one of over MAX_ROW_BYTES or with a name twice."""
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:
@@ -51,7 +51,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises BadLine for a name that stands in it twice: of two values one would be dropped."""
+    """Return the object of these pairs. Raises BadLine for a name that occurs twice: one value would be lost."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -61,7 +61,7 @@ def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def advice(error: Exception) -> str:
-    """Return what to do about a line that is no JSON, where its error tells."""
+    """Return what to do about a line that is no JSON, with a space before it; "" if the error does not tell."""
     return " Write one object a line, with no comma behind it." if "Extra data" in str(error) else ""
 
 
@@ -77,7 +77,7 @@ def not_utf8() -> BadLine:
 
 
 def text_in(row: dict[str, Any], column: str) -> str:
-    """Return the column's text. Raises BadLine when it is missing, blank, no text or too long."""
+    """Return the column's text. Raises BadLine if it is missing, blank, no text or too long."""
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)
@@ -88,7 +88,7 @@ def text_in(row: dict[str, Any], column: str) -> str:
 
 
 def sized(value: str, column: str) -> str:
-    """Return the text. Raises BadLine when it is too long or no Unicode text."""
+    """Return the text. Raises BadLine if it is over 4 MB or holds a lone surrogate."""
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
@@ -99,12 +99,12 @@ def sized(value: str, column: str) -> str:
 
 
 def number_text(value: Any) -> Any:
-    """Return a whole number as text, as a column of case numbers has; other values unchanged."""
+    """Return a whole number as text; other values unchanged."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def parsed_json(value: Any, column: str) -> Any:
-    """Parse a cell that holds JSON as text, as CSV and Parquet files do. Raises BadLine."""
+    """Return the value of a cell that holds JSON as text; other values than texts unchanged. Raises BadLine."""
     if not isinstance(value, str):
         return value
     try:

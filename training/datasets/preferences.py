@@ -37,7 +37,7 @@ WORD_END = re.compile(r".*(?=\s)", re.DOTALL)
 
 
 def read_pair(named: Record) -> Row:
-    """Read a preferred and a rejected answer. Raises BadLine.
+    """Return a row {prompt, chosen, rejected} from a preferred and a rejected answer. Raises BadLine.
 
     The prompt is a text, turns, or what both sides begin with; the sides are texts, a message, or conversations, with
     or without the prompt before them.
@@ -56,7 +56,10 @@ def read_pair(named: Record) -> Row:
 
 
 def read_openai_pair(named: Record) -> Row:
-    """Read a preference pair in OpenAI's spelling. Raises BadLine."""
+    """Return a row {prompt, chosen, rejected} from OpenAI's `input`, `preferred_output` and `non_preferred_output`.
+
+    Raises BadLine.
+    """
     request = named["input"]
     sides = {"chosen": named["preferred_output"], "rejected": named.get("non_preferred_output")}
     rest = {name: value for name, value in named.items() if name in ("system", "weight")}
@@ -64,7 +67,10 @@ def read_openai_pair(named: Record) -> Row:
 
 
 def read_unpaired(named: Record) -> Row:
-    """Read an answer that is marked good or bad by a true or false label. Raises BadLine."""
+    """Return a row {prompt, completion, label} from an answer that a true or false label marks as good or bad.
+
+    Raises BadLine.
+    """
     refuse_weight(named)
     label = str(named["label"]).lower() == "true"
     talk = next((named[name] for name in TALKS if name in named), None)
@@ -96,24 +102,27 @@ def side_of(named: Record, column: str) -> str | list[Turn]:
 
 
 def unfolded(value: Any, column: str) -> Any:
-    """Return one message, or messages that a CSV file holds as JSON, as a list; other values as they are."""
+    """Return one message, or messages written as JSON text, as a list of messages; other values as they are."""
     if isinstance(value, str) and value.lstrip().startswith(('[{"role"', '[{"from"')):
         return parsed_json(value, column)
     return [value] if isinstance(value, dict) else value
 
 
 def as_turns(side: str | list[Turn]) -> list[Turn]:
-    """Return an answer as turns."""
+    """Return an answer as turns: a text becomes one turn of the assistant."""
     return [{"role": ASSISTANT, "content": side}] if isinstance(side, str) else side
 
 
 def as_prompt(prompt: str | list[Turn]) -> list[Turn]:
-    """Return a prompt as turns."""
+    """Return a prompt as turns: a text becomes one turn of the user."""
     return [{"role": USER, "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def prompt_of(named: Record) -> str | list[Turn] | None:
-    """Return the prompt as a text or as turns; None where only the sides hold it. Raises BadLine."""
+    """Return the prompt as a text or as turns; None where only the sides hold it. Raises BadLine.
+
+    The text of a column `input` follows an instruction after an empty line.
+    """
     column = next((name for name in (*QUESTIONS, *TALKS) if name in named), None)
     if column is None:
         return None
@@ -127,7 +136,10 @@ def prompt_of(named: Record) -> str | list[Turn] | None:
 
 
 def read_texts(prompt: str | None, sides: Sequence[Any], named: Record) -> Row:
-    """Return a pair of texts, after a prompt or after what both begin with. Raises BadLine."""
+    """Return the row of a pair of texts after a prompt; without one, after the text that both begin with.
+
+    Raises BadLine.
+    """
     chosen, rejected = sides
     if prompt is None:
         prompt = common_text(chosen, rejected)
@@ -143,7 +155,10 @@ def read_texts(prompt: str | None, sides: Sequence[Any], named: Record) -> Row:
 
 
 def common_text(chosen: str, rejected: str) -> str:
-    """Return what both texts begin with: up to where Anthropic's last common answer starts, else to a word's end."""
+    """Return the text that both begin with, cut at a boundary.
+
+    That is the last "Assistant:" of Anthropic's form in it, else the end of a word.
+    """
     length = next((at for at, pair in enumerate(zip(chosen, rejected, strict=False)) if pair[0] != pair[1]), None)
     shared = chosen[: min(len(chosen), len(rejected)) if length is None else length]
     if ASSISTED in shared:
@@ -153,14 +168,17 @@ def common_text(chosen: str, rejected: str) -> str:
 
 
 def with_preface(prompt: str, named: Record) -> str:
-    """Put the text of a column `system` before a plain prompt."""
+    """Return a plain prompt after the text of a column `system`, if there is one. Raises BadLine."""
     if str(named.get("system") or "").strip():
         return f"{text_in(named, 'system')}\n\n{prompt}"
     return prompt
 
 
 def read_talks(prompt: str | list[Turn] | None, sides: list[list[Turn]], named: Record) -> Row:
-    """Return a pair of conversations, after a prompt or after the turns that both begin with. Raises BadLine."""
+    """Return the row of a pair of conversations after a prompt; without one, after the turns that both begin with.
+
+    Raises BadLine.
+    """
     if isinstance(prompt, str) and not is_before(prompt, sides):
         prompt = as_prompt(prompt)
     if isinstance(prompt, list):
@@ -180,7 +198,7 @@ def is_before(prompt: str, sides: list[list[Turn]]) -> bool:
 
 
 def without_prompt(prompt: list[Turn], sides: list[list[Turn]]) -> list[list[Turn]]:
-    """Return the sides without the prompt's turns, where a side repeats them."""
+    """Return each side without the prompt's turns, or without those but the system turn, if it begins with them."""
     spoken = [turn for turn in prompt if turn["role"] != SYSTEM]
     answers = []
     for side in sides:
@@ -203,7 +221,11 @@ def common_turns(chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:
 
 
 def checked_talk(prompt: list[Turn], answer: list[Turn], column: str) -> Row:
-    """Return {prompt, completion}. Raises BadLine unless an answer of the assistant follows the prompt's last turn."""
+    """Return {prompt, completion}.
+
+    Raises BadLine unless a prompt that ends with another's turn is followed by answers of the assistant, with weights
+    of 0 or 1 that are not all 0.
+    """
     if not any(turn["role"] != SYSTEM for turn in prompt):
         raise BadLine("prompt", "empty", "prompt is missing: the conversation begins with its answer.")
     if prompt[-1]["role"] == ASSISTANT:
@@ -223,20 +245,20 @@ def checked_talk(prompt: list[Turn], answer: list[Turn], column: str) -> Row:
 
 
 def columns_of(named: Record) -> tuple[str, ...]:
-    """Return the columns of a pair or of a judged answer that are read."""
+    """Return the columns that are read of a preference row."""
     prompt = next((name for name in (*QUESTIONS, *TALKS) if name in named), "prompt")
     return (*ANSWERS, "label", "output", "functions", prompt, *(["input"] if prompt == "instruction" else []))
 
 
 def is_judged(named: Record) -> bool:
-    """Return True for an answer that is marked good or bad: a label that is true or false."""
+    """Return True for a row with an answer and a label that is true or false."""
     if str(named.get("label")).lower() not in ("true", "false"):
         return False
     return "completion" in named or {"instruction", "output"} <= set(named) or any(name in named for name in TALKS)
 
 
 def kind_of(columns: Iterable[str]) -> str:
-    """Return what a row or a dataset with these columns holds: `pairs`, `labels` (good or bad), or `answers`."""
+    """Return the kind of data with these columns: `pairs`, `labels` (good or bad), or `answers`."""
     there = set(columns)
     return "pairs" if "chosen" in there else "labels" if "label" in there else "answers"
 
@@ -247,5 +269,5 @@ def turns_in(row: Row) -> list[Turn]:
 
 
 def answers_in(row: Row) -> list[str]:
-    """Return the answers of a preference row that are texts."""
+    """Return the answers of a preference row that are texts; those that are turns are left out."""
     return [row[name] for name in ANSWERS if isinstance(row.get(name), str)]

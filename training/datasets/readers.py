@@ -50,7 +50,10 @@ def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield every line with its number; a longer one is cut one byte over the cap to keep memory constant."""
+    """Yield (number from 1, line) of every line.
+
+    One over MAX_ROW_BYTES is cut one byte over it, so that memory is constant.
+    """
     number = 0
     while raw := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -61,7 +64,12 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def jsonl(stream: BinaryIO) -> Iterator[Record]:
-    """Read an object a line, or over several; or one document, an array of objects or an object that holds arrays."""
+    """Yield the numbered rows of JSON.
+
+    An object a line or over several lines, or one document that holds arrays of objects.
+
+    Blank lines are skipped.
+    """
     start = stream.tell()
     beginning = stream.read(PEEK)
     stream.seek(start)
@@ -77,7 +85,7 @@ def jsonl(stream: BinaryIO) -> Iterator[Record]:
 
 
 def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
-    """Return the record that the call reads, or the BadLine that it raises."""
+    """Return the record that the call returns, or the BadLine that it raises."""
     try:
         return read()
     except BadLine as error:
@@ -85,7 +93,7 @@ def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
 
 
 def parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file. Raises NotThisFormat."""
+    """Yield the numbered rows of a Parquet file, bytes as text if they are UTF-8. Raises NotThisFormat."""
     import pyarrow
     import pyarrow.parquet
 
@@ -103,7 +111,7 @@ def parquet(path: Path) -> Iterator[Record]:
 
 
 def as_text(value: Any) -> Any:
-    """Return bytes that are UTF-8 as text, as columns without a logical type hold it; other values unchanged."""
+    """Return bytes decoded as UTF-8; bytes that are not UTF-8, and other values, unchanged."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -111,7 +119,10 @@ def as_text(value: Any) -> Any:
 
 
 def delimited(stream: BinaryIO) -> Iterator[Record]:
-    """Read a CSV file with a header; the delimiter is the one of DELIMITERS that the header has most."""
+    """Yield the numbered records of a CSV file with a header; a first line `sep=;` names the delimiter.
+
+    Else it is the one of DELIMITERS that the header has most. A header that cannot be read is one BadLine.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = text_lines(stream)
     try:
@@ -142,7 +153,12 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
-    """Yield the records of a CSV file; stop at an unclosed quote, as the start of the next record is then unknown."""
+    """Yield the numbered records of a CSV file, a BadLine for one with another number of cells.
+
+    Blank lines are skipped.
+
+    It stops at a record that cannot be read, as the start of the next one is then unknown.
+    """
     while True:
         number = reader.line_num + first
         try:
@@ -163,7 +179,7 @@ def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
 
 
 def paragraphs(stream: BinaryIO) -> Iterator[Record]:
-    """Yield the paragraphs of a text file, separated by empty lines."""
+    """Yield (number of the first line, {text}) of the paragraphs of a text, which empty lines separate."""
     start, part = 1, b""
     for number, raw in numbered_lines(stream):
         if raw.strip():
@@ -178,7 +194,7 @@ def paragraphs(stream: BinaryIO) -> Iterator[Record]:
 
 
 def paragraph(raw: bytes) -> dict[str, Any]:
-    """Return a paragraph as a record. Raises BadLine."""
+    """Return a paragraph as {text}. Raises BadLine if it is too long or not UTF-8."""
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:

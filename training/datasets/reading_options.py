@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Choices:
-    """`mapping`: our column -> the file's; `encoding`: empty for UTF-8; `escape` control tokens in prompts."""
+    """A person's choices for the reading of a file: `mapping` of our column to the file's, `encoding` ("" for UTF-8).
+
+    `escape` makes control tokens in prompts harmless.
+    """
 
     mapping: dict[str, str] = field(default_factory=dict)
     encoding: str = ""

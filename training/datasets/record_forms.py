@@ -81,23 +81,23 @@ class Form:
 
 
 def has(*columns: str) -> Callable[[Record], bool]:
-    """Return a test for records that have all these columns."""
+    """Return a function that is True for records with all of these columns."""
     return lambda named: all(column in named for column in columns)
 
 
 def any_of(*columns: str) -> Callable[[Record], bool]:
-    """Return a test for records that have one of these columns."""
+    """Return a function that is True for records with at least one of these columns."""
     return lambda named: any(column in named for column in columns)
 
 
 def read_pretokenised(named: Record) -> Row:
-    """Raise BadLine: a row of token numbers is not taken."""
+    """Raise BadLine: rows of token ids are not accepted."""
     message = "The row is pre-tokenised (input_ids): its numbers fit one tokenizer alone. Upload the text instead."
     raise BadLine("input_ids", "pre_tokenised", message)
 
 
 def read_messages(named: Record) -> Row:
-    """Read a conversation in OpenAI's or ShareGPT's spelling."""
+    """Return {messages, tools} from a conversation in OpenAI's or ShareGPT's spelling. Raises BadLine."""
     column = next(name for name in SHARED_COLUMNS if name in named)
     turns = with_system(conversation(named[column], column), named)
     require_answer(turns, column)
@@ -105,7 +105,10 @@ def read_messages(named: Record) -> Row:
 
 
 def read_conversational(named: Record) -> Row:
-    """Read TRL's conversational prompt and completion: the loss counts the completion alone."""
+    """Return {messages, tools} from TRL's conversational prompt and completion; the prompt's answers get weight 0.
+
+    Raises BadLine.
+    """
     before = [
         turn | ({"weight": 0} if turn["role"] == ASSISTANT else {}) for turn in conversation(named["prompt"], "prompt")
     ]
@@ -116,7 +119,7 @@ def read_conversational(named: Record) -> Row:
 
 
 def read_prompt(named: Record) -> Row:
-    """Read a prompt and its completion, after the text of a column `system`."""
+    """Return {prompt, completion}, the prompt after the text of a column `system`. Raises BadLine."""
     refuse_tools(named)
     if "completion" not in named and proposed_mapping(named):
         raise unknown_form(named)
@@ -127,7 +130,10 @@ def read_prompt(named: Record) -> Row:
 
 
 def read_text(named: Record) -> Row:
-    """Read a plain text, all of which counts in the loss. Raises BadLine, also for tools or a system text."""
+    """Return {text} from a plain text, all of which the loss counts.
+
+    Raises BadLine, also for tools or a system text.
+    """
     refuse_tools(named)
     if str(named.get("system") or "").strip():
         raise BadLine("system", "system_without_messages", "A column system needs messages or prompts beside it.")
@@ -135,7 +141,10 @@ def read_text(named: Record) -> Row:
 
 
 def read_alpaca(named: Record) -> Row:
-    """Build the prompt from system, instruction and input; earlier turns in `history` make it a conversation."""
+    """Return {prompt, completion} from Alpaca's system, instruction and input; with `history` {messages}.
+
+    Raises BadLine.
+    """
     refuse_tools(named)
     parts = [text_in(named, "instruction"), *([text_in(named, "input")] if filled(named, "input") else [])]
     output = text_in(named, "output")
@@ -170,7 +179,7 @@ def is_talk(value: Any) -> bool:
 
 
 def shared(named: Record) -> bool:
-    """Return True for a conversation in ShareGPT's spelling."""
+    """Return True for a conversation in ShareGPT's spelling, in which a message has `from`."""
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     return is_talk(container) and any("from" in turn for turn in container if isinstance(turn, dict))
 
@@ -215,7 +224,7 @@ FORMS = (
 
 
 def unknown_form(named: Record) -> BadLine:
-    """Return the error of a record of no known form, with the mapping that would work if its names suggest one."""
+    """Return the error of a record of no known form, with the mapping that its columns' names suggest, if any."""
     begin = "The row has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
     if mapping := proposed_mapping(named):
         return BadLine("", "no_form", f"{begin}. This mapping would work: {json.dumps(mapping, ensure_ascii=False)}")
@@ -224,7 +233,7 @@ def unknown_form(named: Record) -> BadLine:
 
 
 def proposed_mapping(named: Record) -> dict[str, str] | None:
-    """Return the mapping that the columns' names suggest, or None."""
+    """Return the mapping (our column -> the file's) that the columns' names suggest; None if they suggest none."""
     columns = {plain_name(name): str(name) for name in named}
     for chosen, rejected in PAIRED:
         if chosen in columns and rejected in columns:
@@ -241,5 +250,5 @@ def proposed_mapping(named: Record) -> dict[str, str] | None:
 
 
 def plain_name(name: Any) -> str:
-    """Return a column's name without capitals, and with one underscore for what parts its words."""
+    """Return a column's name in lower case; what parts its words becomes one underscore, and none is at its ends."""
     return re.sub(r"[\W_]+", "_", str(name).strip().casefold()).strip("_")

@@ -36,9 +36,10 @@ BUCKET = re.compile(r"s3://[a-z0-9.-]{3,63}/\S.*")
 
 @dataclass(frozen=True)
 class Source:
-    """An address, `s3://bucket/key` or `hf://owner/name`, and what of it is read.
+    """A dataset's address, `s3://bucket/key` or `hf://owner/name`, and the part of it that is read.
 
-    `revision` is a hub's branch, tag or commit, or a version of an object in a bucket; `config` and `split`: a hub's.
+    `revision` is a hub's branch, tag or commit, or a version of an object in a bucket; `config` and `split` belong to a
+    hub.
     """
 
     url: str
@@ -58,11 +59,11 @@ class Source:
 
     @property
     def filename(self) -> str:
-        """Return the name of the file that is brought, by which its format is known."""
+        """Return the name of the file that the bytes are stored under, whose suffix tells its format."""
         return f"{self.repository.rpartition('/')[2]}.jsonl" if self.is_hub else PurePosixPath(self.url).name
 
     def require_known(self) -> None:
-        """Raise Invalid for an address that is none, or a choice that its kind does not have."""
+        """Check the form of the address and that its kind has the choices made. Raises Invalid."""
         if not (HUB if self.is_hub else BUCKET).fullmatch(self.url):
             raise Invalid(
                 f"{self.url!r} is no source: name s3://bucket/key or hf://owner/name.", field=FIELD, code="bad_source"
@@ -72,7 +73,9 @@ class Source:
                 raise Invalid(f"{name} is a choice of a hub's dataset: leave it out.", field=name, code="bad_source")
 
     def require_allowed(self, project: str) -> None:
-        """Raise Invalid unless an operator allows the project to read the address, or when it is the artifact store's.
+        """Check that operators let the project read the address, and that it is not the artifact store's.
+
+        Raises Invalid.
 
         Entries are `s3://bucket/prefix`, `hf://owner` or a whole address, and may begin with `project=`.
         """
@@ -90,14 +93,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Origin:
-    """The bytes that were brought: the `revision` is a commit, or an object's version or entity tag."""
+    """The bytes that were read.
+
+    `sha256`, `size` in bytes, and `revision`, a commit or an object's version or entity tag.
+    """
 
     revision: str
     sha256: str
     size: int
 
     def facts(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the fields as JSON."""
         return asdict(self)
 
 
@@ -117,7 +123,10 @@ def is_below(url: str, prefix: str) -> bool:
 
 
 def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) -> Origin:
-    """Copy one version of an object to the target. Raises Invalid."""
+    """Copy one version of an object to the file `target` and return its origin.
+
+    Raises Invalid if it cannot be read or is over MOST_BYTES.
+    """
     named = {"VersionId": source.revision} if source.revision else {}
     digest, size = hashlib.sha256(), 0
     try:
@@ -135,7 +144,10 @@ def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) 
 
 
 def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
-    """Write the rows of a hub's commit to the target, as JSON lines, by a child process. Raises Invalid."""
+    """Write the rows of a hub's dataset at one commit to `target` as JSON lines, by a child process; return the origin.
+
+    Raises Invalid if the hub or the child fails.
+    """
     commit = commit_of(source)
     request = json.dumps(
         {"repository": source.repository, "revision": commit, "config": source.config, "split": source.split}
@@ -158,7 +170,7 @@ def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
 
 
 def commit_of(source: Source) -> str:
-    """Ask the hub for the commit of the revision, the newest without one. Raises Invalid."""
+    """Return the hub's commit of the source's revision, the newest if it names none. Raises Invalid."""
     try:
         return str(HfApi().dataset_info(source.repository, revision=source.revision or None, timeout=ANSWER_S).sha)
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -166,10 +178,10 @@ def commit_of(source: Source) -> str:
 
 
 def not_given(source: Source, why: str) -> Invalid:
-    """Return the error of a source that does not answer with its bytes."""
+    """Return, without raising it, the error of a source that cannot be read."""
     return Invalid(f"{source.url} cannot be read: {why}", field=FIELD, code="source_not_read")
 
 
 def too_large() -> Invalid:
-    """Return the error of an object over the cap."""
+    """Return, without raising it, the error of an object over the size limit."""
     return Invalid(f"The object is over {MOST_BYTES >> 30} GB: part it.", field=FIELD, code="source_too_large")

@@ -24,18 +24,18 @@ SHOWN_CHARACTERS = 6000
 
 
 class NotReadable(ValueError):
-    """The model's tokenizer cannot render the rows; the message says why."""
+    """Raised when the model's tokenizer cannot render the rows; the message says why."""
 
 
 class NoTokenizer(NotReadable):
-    """The model has no tokenizer that can be loaded."""
+    """Raised when the model has no tokenizer that can be loaded."""
 
 
 @dataclass(frozen=True)
 class ReadingOfRows:
-    """A run's way to read its rows: prompts `in_chat` templates or as they stand, and what the `loss` counts.
+    """The way a run reads its rows: prompts `in_chat` templates or as they are, and what the `loss` counts.
 
-    `unpaired`: the two sides of a preference pair are rows of their own.
+    With `unpaired` the two sides of a preference pair are separate rows.
     """
 
     in_chat: bool = False
@@ -71,7 +71,8 @@ class Rendered:
 class Lengths:
     """Lengths of the first `rows` rows in tokens. `bins`: rows in equal steps of `step` tokens from 0.
 
-    `cut`: rows longer than max_length; `silent`: rows left out, as nothing that the loss counts lies before it.
+    `cut`: rows longer than max_length; `silent`: rows left out, since no token that the loss counts lies before it;
+    `cut_tokens`: the fraction of all tokens behind it.
     """
 
     rows: int
@@ -101,7 +102,10 @@ def readable(folder: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def tokenizer_of(folder: Path, digest: str) -> Any:
-    """Load the tokenizer from the folder, without network access. Raises NotReadable."""
+    """Load the folder's tokenizer without network access; it is kept for later calls with the same digest.
+
+    Raises NoTokenizer.
+    """
     from transformers import AutoTokenizer
 
     with readable(folder):
@@ -109,7 +113,7 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
 
 def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING) -> Rendered:
-    """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
+    """Return a row as the recipes read it, with its length and the tokens that the loss counts. Raises NotReadable."""
     sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)
     side = SIDES[row["label"]] if "label" in row else ""
@@ -123,7 +127,7 @@ def apart(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> TokenSequence:
-    """Tokenise the row, which is no pair, without a limit. Raises NotReadable."""
+    """Return the tokens of a row, which must not be a pair, uncut. Raises NotReadable."""
     from jinja2 import TemplateError
 
     try:
@@ -137,7 +141,7 @@ def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING
 
 
 def spans_of(sequence: TokenSequence, tokenizer: Any, max_length: int) -> list[Span]:
-    """Group neighbouring tokens of one kind into text spans.
+    """Return the text of the sequence in spans of neighbouring tokens of one kind.
 
     A span's text is what its tokens add to the decoded text before them, because a tokenizer may drop a space at the
     start of a text.
@@ -153,14 +157,14 @@ def spans_of(sequence: TokenSequence, tokenizer: Any, max_length: int) -> list[S
 
 
 def kind_of(place: int, label: int, max_length: int) -> str:
-    """Return a token's kind: cut, read or counted. The first token is only read, as it is never predicted."""
+    """Return a token's kind: `cut`, `read` or `counted`. The first token is only read, as it is never predicted."""
     if place >= max_length:
         return "cut"
     return "read" if label == IGNORED or place == 0 else "counted"
 
 
 def shortened(spans: Sequence[Span]) -> list[Span]:
-    """Cut the spans to at most SHOWN_CHARACTERS characters for display on a page."""
+    """Return the spans with at most SHOWN_CHARACTERS characters in all; the last one then ends with an ellipsis."""
     shown_spans: list[Span] = []
     room = SHOWN_CHARACTERS
     for span in spans:
@@ -195,9 +199,9 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
 def preview(
     file: Path, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING, count: int = 8
 ) -> dict[str, Any]:
-    """Render the first rows and measure the lengths of the first MEASURED_ROWS, each side of a pair for itself.
+    """Return the first `count` rows rendered, and the lengths of the first MEASURED_ROWS in tokens.
 
-    Raises NotReadable.
+    Each side of a preference pair counts as a row. Raises NotReadable.
     """
     rows = list(islice(apart(rows_of(file)), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer, reading) for row in rows]

@@ -39,7 +39,7 @@ CONTROL = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """A row in normal form, the form in which it was recognised, the split that it names, and columns left unused."""
+    """A row in normal form, the recognised form, the split that it names (None for none), and unused columns."""
 
     row: Row
     form: str
@@ -54,9 +54,12 @@ def parse_row(raw: bytes) -> Row:
 
 
 def renamed(row: Record, mapping: dict[str, str]) -> Record:
-    """Rename the columns by `mapping` (our name -> the file's). Raises BadLine for a missing column.
+    """Return the record with its columns renamed by `mapping` (our name -> the file's).
 
-    Columns that say how a row is used keep their own names, so that a mapping drops no weight, no tools and no label.
+    Others that forms read are dropped.
+
+    Raises BadLine for a missing column. Columns that say how a row is used keep their own names, so that a mapping
+    drops no weight, no tools and no label.
     """
     for theirs in mapping.values():
         if theirs not in row:
@@ -68,9 +71,9 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
 
 
 def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
-    """Recognise a record and return its normal form, with `escape` without control tokens in its prompts.
+    """Recognise a record and return its normal form; with `escape`, control tokens in its prompts are made harmless.
 
-    Raises BadLine, with the mapping that would work.
+    Raises BadLine; for an unknown form it names the mapping that would work.
     """
     renamed_record = renamed(record, mapping or {})
     named = {name: value for name, value in renamed_record.items() if not is_absent(name, value)}
@@ -85,14 +88,14 @@ def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bo
 
 
 def refuse_media(named: Record) -> None:
-    """Raise BadLine for a column of images or sound, without which the row's text means something else."""
+    """Raise BadLine for a column of images or sound that is not empty: the row's text alone means something else."""
     for column in MEDIA:
         if not is_blank(named.get(column)) and named.get(column) is not None:
             raise BadLine(column, "not_text", f"The row has {column}, and only text is trained: leave such rows out.")
 
 
 def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]) -> frozenset[str]:
-    """Return the file's columns that hold something and are not read."""
+    """Return the names of the file's columns that hold something and that nothing reads."""
     columns = form.columns if isinstance(form.columns, tuple) else form.columns(named)
     used = {*columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
     read = {mapping.get(name, name) for name in used}
@@ -108,12 +111,15 @@ UNUSED_IN_SILENCE = ("parallel_tool_calls",)
 
 
 def is_absent(name: str, value: Any) -> bool:
-    """Return True for null, and for an empty cell of a column that a row need not have."""
+    """Return True for null, and for an empty text in a column that a row need not have."""
     return value is None or (value == "" and name not in ("prompt", "completion", "text", "instruction", "output"))
 
 
 def use_of(named: Record) -> Row:
-    """Return what the columns document, source and weight say. Raises BadLine."""
+    """Return the columns document, source and weight, as far as the record has them; a weight of 1 is left out.
+
+    Raises BadLine.
+    """
     used: Row = {}
     for column in ("document", "source"):
         value = number_text(named.get(column))
@@ -125,7 +131,10 @@ def use_of(named: Record) -> Row:
 
 
 def held_out_by(named: Record) -> bool | None:
-    """Return the choice of the column `split`: True for held-out rows; None without one. Raises BadLine."""
+    """Return True for a held-out row, False for one to train on, by the column `split`; None without one.
+
+    Raises BadLine.
+    """
     word = named.get("split")
     if word is None or word == "":
         return None
@@ -136,7 +145,7 @@ def held_out_by(named: Record) -> bool | None:
 
 
 def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
-    """Yield what a person should know of a row that is read nevertheless."""
+    """Yield what a person should know of a row that is read nevertheless, such as fields that nothing reads."""
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     if form.name in TALKS and isinstance(container, list):
         if any(is_empty_system(message) for message in container):
@@ -153,7 +162,7 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:
-    """Yield notices of text that a tokenizer reads as control tokens, in a prompt or in what is trained."""
+    """Yield a notice for prompts, and one for trained text, that a tokenizer would read as control tokens."""
     talk = [*row.get("messages", ()), *preferences.turns_in(row)]
     prompts = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
     prompts += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
@@ -174,7 +183,7 @@ def escaped(row: Row) -> Row:
 
 
 def escaped_turns(turns: list[Record]) -> list[Record]:
-    """Return the turns with a space in the control tokens of all that is no answer of the assistant."""
+    """Return the turns with a space in the control tokens of all turns but the assistant's."""
     return [turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns]
 
 
@@ -191,12 +200,15 @@ def is_empty_system(message: Any) -> bool:
 
 
 def line_of(row: Row) -> str:
-    """Return the row as its stored JSON line: the same bytes for the same row."""
+    """Return the row as a JSON line with sorted keys: the same text for the same row."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def content_hash(row: Row) -> int:
-    """Return a 64-bit hash of what is trained that ignores case, white space and Unicode form: copies have the same."""
+    """Return a 64-bit hash of a row's trained content.
+
+    Copies but for case, white space and Unicode form have the same.
+    """
     words = json.dumps(
         {name: row[name] for name in row if name not in USE_COLUMNS[2:]}, ensure_ascii=False, sort_keys=True
     )

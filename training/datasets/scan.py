@@ -35,12 +35,14 @@ CONTRADICTIONS = {
 
 
 class UnfoldsTooFar(ValueError):
-    """The rows take so much more than the file that it was made to fill a disk."""
+    """Raised when the rows take far more bytes than the file: it was made to fill a disk."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of a scan as plain values: the first errors of `broken` bad lines, and what the rows are.
+    """The outcome of a scan as plain values.
+
+    The first errors of `broken` bad lines, columns, rows a split, and warnings.
 
     `is_grouped`: the split is by groups, not by the file's own column.
     """
@@ -61,7 +63,7 @@ class Report:
 
 @dataclass
 class Scan:
-    """Result of a scan.
+    """The state and result of a scan.
 
     `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes; `forms`,
     `unused` count the rows of each recognised form and unused column; `notices` hold their rows' count and first lines.
@@ -92,14 +94,14 @@ class Scan:
 
     @property
     def read_as(self) -> str:
-        """Return the recognised form, or all of them with their rows."""
+        """Return the name of the recognised form; of several, each with its number of rows."""
         if len(self.forms) == 1:
             return next(iter(self.forms))
         return ", ".join(f"{form} ({count} rows)" for form, count in self.forms.most_common())
 
     @property
     def kind(self) -> str:
-        """Return what the rows hold: `pairs`, `labels`, or `answers`."""
+        """Return the kind of the rows: `pairs`, `labels`, or `answers`."""
         return kind_of(self.columns)
 
     def refuse(self, number: int, error: BadLine) -> None:
@@ -123,7 +125,7 @@ class Scan:
     def taken(
         self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None, *, escape: bool
     ) -> Row:
-        """Return a record's row, and note it. Raises BadLine."""
+        """Return a record's row and count it. Raises BadLine for a record that cannot be used."""
         if isinstance(record, BadLine):
             raise record
         row = reading(record, mapping, escape=escape)
@@ -131,7 +133,10 @@ class Scan:
         return row.row
 
     def note(self, number: int, row: Reading) -> None:
-        """Note a valid row. Raises BadLine when it holds another kind of data than those before it."""
+        """Count a valid row: its form, columns, line, hash and split.
+
+        Raises BadLine if it holds another kind of data than the rows before it.
+        """
         if self.forms and kind_of(row.row) != self.kind:
             message = f"The rows before hold {NAMES[self.kind]}, this one {NAMES[kind_of(row.row)]}: part them."
             raise BadLine("", "mixed_forms", message)
@@ -149,7 +154,10 @@ class Scan:
         self.keys.add(row.row)
 
     def divide(self) -> Any:
-        """Return which rows are held out: as the column `split` says, else by groups."""
+        """Divide the rows and return a mask that is True for held-out ones.
+
+        By the column `split` if it names any, else by groups.
+        """
         named = np.array(self.named_splits, np.uint8)
         if (named == EVAL).any():
             held_out = named == EVAL
@@ -185,7 +193,7 @@ class Scan:
             yield f"{len(lines)} rows {CONTRADICTIONS[self.kind]} (lines {named}): keep one of them."
 
     def contradicting(self) -> list[int]:
-        """Return the lines whose prompt stood before with another answer, whatever Unicode form either has."""
+        """Return the lines whose prompt occurred before with another answer, whatever Unicode form either has."""
         prompts, contents = np.array(self.keys.prompt_hashes, np.uint64), np.array(self.contents, np.uint64)
         order = np.lexsort((np.arange(len(prompts)), prompts))
         firsts = np.unique(prompts, return_index=True)[1]
@@ -204,7 +212,7 @@ class Scan:
             )
 
     def of_columns(self) -> Iterable[str]:
-        """Yield warnings about what the rows hold and nothing reads."""
+        """Yield warnings about columns that nothing reads, and the notices of rows with their first lines."""
         for name, count in sorted(self.unused.items()):
             yield f"The column {name!r} is not used ({count} rows have it)."
         for notice, (count, *lines) in sorted(self.notices.items()):
@@ -212,7 +220,7 @@ class Scan:
             yield f"In {count} rows {notice} (lines {', '.join(map(str, lines))}{more})."
 
     def of_size(self) -> Iterable[str]:
-        """Yield a warning about few rows."""
+        """Yield a warning if there are fewer than 100 rows."""
         if self.rows < 100:
             yield "Fewer than 100 rows: expect a weak adapter and an imprecise evaluation."
 
@@ -225,10 +233,10 @@ def scan(
     escape: bool = False,
     most_bytes: int | None = None,
 ) -> Scan:
-    """Write the valid records to FOLDER/train.jsonl and eval.jsonl; return what was found.
+    """Write the valid records to `folder`/train.jsonl and eval.jsonl; return the result.
 
-    A bad record is counted and left out, at most MAX_BROKEN of them. Raises NotThisFormat, and UnfoldsTooFar over
-    `most_bytes` of rows.
+    A bad record is counted and left out; the scan stops at MAX_BROKEN of them. Raises NotThisFormat, and UnfoldsTooFar
+    over `most_bytes` of rows.
     """
     result, every, written = Scan(), folder / "every.jsonl", 0
     with every.open("w", encoding="utf-8") as file:
@@ -246,7 +254,7 @@ def scan(
 
 
 def part(every: Path, held_out: Any, folder: Path) -> None:
-    """Write each line to its split's file, and remove the file of them all."""
+    """Write each line of the file `every` to its split's file, and delete it."""
     with ExitStack() as open_files:
         source = open_files.enter_context(every.open("rb"))
         train, evaluated = (open_files.enter_context(place.open("wb")) for place in places(folder).values())

@@ -26,7 +26,10 @@ MOST_UNFOLDED, FREE_BYTES = 50, 64 * MB
 
 
 def limit(file: Path) -> None:
-    """Limit this process, so that a malicious file can end this process only. A second for each MB of the file."""
+    """Limit this process's memory, CPU time and threads, so that a malicious file can end this process only.
+
+    The time is CPU_S seconds, and a second for each MB of the file.
+    """
     seconds = CPU_S + file.stat().st_size // MB
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
@@ -36,7 +39,7 @@ def limit(file: Path) -> None:
 
 
 def report_on(file: Path, form: str, folder: Path, choices: Choices) -> dict[str, Any]:
-    """Scan the file; return the report, or the fault that ended the scan."""
+    """Scan the file; return the report as JSON, or {fault, code} if the file as a whole cannot be read."""
     from training.datasets.readers import records_of
     from training.datasets.scan import UnfoldsTooFar, scan
     from training.datasets.text_streams import NotThisFormat
@@ -52,7 +55,7 @@ def report_on(file: Path, form: str, folder: Path, choices: Choices) -> dict[str
 
 
 def main(file: str, form: str, folder: str, events: str, choices: str) -> None:
-    """Scan the file within the limits and write the report as one event."""
+    """Scan the file within the limits and append the report as one event to the file `events`."""
     limit(Path(file))
     line = json.dumps(report_on(Path(file), form, Path(folder), Choices(**json.loads(choices))))
     with Path(events).open("a") as stream:

@@ -16,13 +16,13 @@ HELD_OUT_SHARE = 0.1
 
 
 def text_hash(text: str) -> int:
-    """Return a 64-bit hash that ignores case, white space and Unicode form, so that copies have the same hash."""
+    """Return a 64-bit hash of the text that ignores case, white space and Unicode form."""
     plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest())
 
 
 def turns_of(messages: list[dict[str, Any]]) -> list[str]:
-    """Return the texts of a conversation's turns without the system turn, which many conversations share."""
+    """Return a text for each turn of a conversation, from role, content and calls, without system turns."""
     return [
         "\x1f".join((turn["role"], turn.get("content") or "", json.dumps(turn.get("tool_calls"), sort_keys=True)))
         for turn in messages
@@ -40,7 +40,7 @@ def prefix_hashes(turns: list[str]) -> list[int]:
 
 @dataclass
 class Keys:
-    """The hash of each row's group, and of each conversation and its beginnings.
+    """The hashes of the rows' groups, of whole conversations and of their beginnings.
 
     `prompt_hashes` holds the hash of all that stands before the answer, 0 where nothing does; `beginnings` holds pairs
     (row, hash of the conversation up to an earlier answer) as two arrays.
@@ -54,11 +54,11 @@ class Keys:
 
     @classmethod
     def none(cls) -> Keys:
-        """Return the keys of no rows."""
+        """Return empty keys, for no rows."""
         return cls(*(array("Q") for _ in range(5)))
 
     def add(self, row: Row) -> None:
-        """Note a row: its document, else its prompt or text, else its conversation before the last answer."""
+        """Add a row, grouped by its document, else its prompt or text, else its conversation before the last answer."""
         self.prompt_hashes.append(prompt_hash(row))
         if "document" in row or not ("messages" in row or isinstance(row.get("prompt"), list)):
             self.groups.append(text_hash(key_of(row)))
@@ -70,7 +70,10 @@ class Keys:
             self.add_conversation([*row["prompt"], *answer], len(turns_of(row["prompt"])))
 
     def add_conversation(self, messages: list[dict[str, Any]], prompt_turns: int) -> None:
-        """Note a conversation, whose group is its first `prompt_turns` turns, and the conversations that begin it."""
+        """Add a conversation, grouped by its first `prompt_turns` turns.
+
+        The hash of each part of it that ends with an earlier answer is kept, too.
+        """
         hashes = prefix_hashes(turns_of(messages))
         for turn, place in zip(without_system(messages)[:-1], hashes[1:], strict=False):
             if turn["role"] == "assistant":
@@ -81,7 +84,7 @@ class Keys:
         self.wholes.append(hashes[-1])
 
     def united(self) -> Any:
-        """Return the group of every row, after a conversation that begins another one has joined its group."""
+        """Return the group of every row; a conversation that is the beginning of another one shares its group."""
         groups = np.array(self.groups, np.uint64)
         wholes, beginnings = np.array(self.wholes, np.uint64), np.array(self.beginnings, np.uint64)
         begun = np.isin(beginnings, wholes)
@@ -94,10 +97,10 @@ class Keys:
 
 
 def prompt_hash(row: Row) -> int:
-    """Return a hash of what rows may answer in contradiction; 0 where nothing is.
+    """Return a hash by which rows with the same prompt and other answers are found; 0 for a row without a prompt.
 
-    It is everything before a row's answer, the system turn and the tools too; of a pair with both answers in any order,
-    and of an answer marked good or bad with the answer.
+    It covers everything before a row's answer, the system turn and the tools too; of a pair both answers in any order,
+    and of an answer marked good or bad the answer.
     """
     if "chosen" in row or "label" in row:
         answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
@@ -110,7 +113,7 @@ def prompt_hash(row: Row) -> int:
 
 
 def key_of(row: Row) -> str:
-    """Return the text by which rows that are no conversation are grouped."""
+    """Return the text that a row without a conversation is grouped by: its document, else its prompt, else its text."""
     if "document" in row:
         return f"document\x1f{row['document']}"
     return str(row.get("prompt") or row["text"])
@@ -141,7 +144,10 @@ def relabelled(groups: Any, pairs: Any) -> Any:
 
 @dataclass(frozen=True)
 class Split:
-    """`held_out`: one boolean a row; `groups`: their number; `largest`: rows of the largest group."""
+    """The division of the rows.
+
+    `held_out` is one boolean a row; `groups` their number; `largest` the rows of the largest.
+    """
 
     held_out: Any
     groups: int
@@ -154,9 +160,9 @@ class Split:
 
 
 def split(keys: Keys) -> Split:
-    """Return which rows are held out: whole groups from the lowest hash on, up to HELD_OUT_SHARE of the rows.
+    """Choose the held-out rows: whole groups from the lowest hash on, up to HELD_OUT_SHARE of the rows.
 
-    A group that would exceed the share is passed over. Where every group exceeds it the smallest is held out; a single
+    A group that would exceed the share is passed over. If every group exceeds it, the smallest is held out; a single
     group is never.
     """
     names, places, sizes = np.unique(keys.united(), return_inverse=True, return_counts=True)

@@ -59,7 +59,7 @@ ENCODINGS = {
 
 
 class NotThisFormat(ValueError):
-    """The content of the file is not of the format that its name or the user states."""
+    """Raised when the content of a file is not of the format that its name or the user states; the message says why."""
 
 
 def inner_name(name: str) -> str:
@@ -68,7 +68,7 @@ def inner_name(name: str) -> str:
 
 
 def is_packed(path: Path) -> bool:
-    """Return True for a file that begins as a compressed one does."""
+    """Return True if the file begins with the mark of a compression."""
     return compression_of(path) is not None
 
 
@@ -80,7 +80,7 @@ def compression_of(path: Path) -> str | None:
 
 
 def refuse_archive(path: Path) -> None:
-    """Raise NotThisFormat for a file that holds others, or is packed in a way that is not read."""
+    """Raise NotThisFormat for a file that begins with the mark of an archive or of a compression that is not read."""
     with path.open("rb") as stream:
         start = stream.read(4)
     if archive := next((name for mark, name in ARCHIVES.items() if start.startswith(mark)), None):
@@ -89,7 +89,7 @@ def refuse_archive(path: Path) -> None:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Yield the file itself, or a temporary file beside it with its unpacked content. Raises NotThisFormat."""
+    """Yield the path of the file, or of a temporary file beside it with its unpacked content. Raises NotThisFormat."""
     refuse_archive(path)
     compression = compression_of(path)
     if compression is None:
@@ -102,7 +102,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> None:
-    """Write the unpacked content to the target. Raises NotThisFormat."""
+    """Write the unpacked content to `target`. Raises NotThisFormat if it cannot be unpacked, or unpacks to too much."""
     import pyarrow
 
     written, most = 0, FREE_BYTES + MOST_UNPACKED * path.stat().st_size
@@ -121,7 +121,7 @@ def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._Tem
 
 @contextmanager
 def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
-    """Open a text file as UTF-8 bytes without a byte-order mark. Raises NotThisFormat.
+    """Yield the text file as a stream of UTF-8 bytes without a byte-order mark. Raises NotThisFormat.
 
     A mark decides; without one the file is UTF-8, or in the encoding that the user chose.
     """
@@ -141,7 +141,10 @@ def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
 
 
 def transcode(stream: BinaryIO, encoding: str, target: BinaryIO) -> None:
-    """Write the decoded stream to the target in UTF-8. Raises NotThisFormat."""
+    """Write the stream, decoded by `encoding`, to `target` in UTF-8.
+
+    Raises NotThisFormat if it is in another encoding.
+    """
     decoder = codecs.getincrementaldecoder(encoding)()
     position = 0
     try:

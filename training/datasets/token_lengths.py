@@ -20,7 +20,7 @@ SAMPLED_ROWS = 300
 class Measured:
     """A row's tokens, and the places of its first and last counted token; -1 where none is counted.
 
-    A preference pair has the longer side's tokens, and the other side's beside them.
+    A preference pair has the longer side's tokens, and the other side's in `other`.
     """
 
     tokens: int
@@ -46,7 +46,7 @@ class Sample:
 
     @property
     def longest(self) -> int:
-        """Return the tokens of the longest measured row."""
+        """Return the tokens of the longest measured row; 0 without rows."""
         return max((row.tokens for row in self.measured), default=0)
 
     @property
@@ -55,11 +55,11 @@ class Sample:
         return len(self.measured) == self.rows
 
     def share(self, count: int) -> int:
-        """Return how many of all rows the count of measured ones stands for."""
+        """Scale a count of measured rows up to all rows, rounded."""
         return round(count * self.rows / max(len(self.measured), 1))
 
     def cut_to(self, max_length: int) -> dict[str, int]:
-        """Return how many of all rows a maximum length cuts, leaves out, and trains without their end."""
+        """Return how many of all rows a maximum length would cut, leave out, and train without their end."""
         return {
             "cut": self.share(sum(row.tokens > max_length for row in self.measured)),
             "left_out": self.share(sum(row.is_left_out(max_length) for row in self.measured)),
@@ -67,14 +67,19 @@ class Sample:
         }
 
     def mean_tokens(self, max_length: int) -> float:
-        """Return the mean tokens that a training reads of a row."""
+        """Return the mean tokens that a training reads of a row within the length; of a pair both sides.
+
+        0 if none is read.
+        """
         trained = [row for row in self.measured if not row.is_left_out(max_length)]
         tokens = sum(min(count, max_length) for row in trained for count in (row.tokens, row.other))
         return tokens / max(len(trained), 1)
 
 
 def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: ReadingOfRows = PLAIN_READING) -> Sample:
-    """Measure a sample of the file's rows, drawn over all of it; where it is unpaired a pair is two.
+    """Measure a sample of the `rows` rows of a file, drawn over all of it.
+
+    With `reading.unpaired` a pair counts as two.
 
     Raises NotReadable.
     """
@@ -94,7 +99,7 @@ def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> Measured:
-    """Measure a row as the recipes read it, of a pair both sides as one. Raises NotReadable."""
+    """Return the lengths of a row as the recipes read it, of a pair both sides together. Raises NotReadable."""
     is_preference = "chosen" in row or "label" in row
     (row,) = (preference.as_chat([row]) if is_preference else as_chat([row])) if reading.in_chat else [row]
     plain = replace(reading, in_chat=False)
@@ -107,11 +112,11 @@ def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN
 
 
 def of_sequence(sequence: TokenSequence) -> Measured:
-    """Measure a sequence."""
+    """Return the length of the sequence and the places of its counted tokens."""
     return Measured(len(sequence.ids), *counted_between(sequence.labels))
 
 
 def counted_between(labels: Sequence[int]) -> tuple[int, int]:
-    """Return the places of the first and the last counted token; the first token of a row is never predicted."""
+    """Return the places of the first and the last counted token, (-1, -1) without any; the first token never counts."""
     places = [place for place, label in enumerate(labels) if label != IGNORED and place]
     return (places[0], places[-1]) if places else (-1, -1)

@@ -19,7 +19,10 @@ ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz
 
 @contextmanager
 def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
-    """Copy the upload to a temporary file in chunks, so that memory stays constant; delete it afterwards."""
+    """Yield the path of a temporary copy of the upload, made in chunks so that memory stays constant.
+
+    Delete it afterwards.
+    """
     with scratch() as folder:
         path = folder / "rows"
         with path.open("wb") as file:
@@ -35,7 +38,7 @@ def sha256_of(file: Path) -> str:
 
 
 def known_format(named: str, filename: str) -> str:
-    """Return the named format, or the one of the file's name. Raises Invalid."""
+    """Return the named format, else the one that the file's name tells. Raises Invalid if neither is known."""
     form = named or readers.format_of(filename) or ""
     if form not in readers.FORMATS:
         message = f"The format of {filename!r} is unknown: name it (format: {', '.join(readers.FORMATS)})."
@@ -46,7 +49,7 @@ def known_format(named: str, filename: str) -> str:
 
 
 def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
-    """Check that the mapping names our columns. Raises Invalid."""
+    """Return the mapping. Raises Invalid unless it maps our columns to texts."""
     for name, column in mapping.items():
         if name not in rows.COLUMNS or not isinstance(column, str) or not column:
             message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
@@ -55,7 +58,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
 
 
 def stored_alone(file: Path) -> str:
-    """Put one file into the store; return the digest of its folder."""
+    """Put a copy of one file, named `rows`, into the store; return the artifact's digest."""
     with scratch() as folder:
         shutil.copyfile(file, folder / "rows")
         return store().put_dir(folder)

@@ -25,7 +25,7 @@ METRIC_FILES: dict[str, Callable[[TrainingRun], MetricFile]] = {"csv": csv_of, "
 
 
 def download_of(run: TrainingRun, kind: str) -> HttpResponse:
-    """Return the run's metrics as an attachment."""
+    """Return the run's metrics as a file to download; `kind` is a key of METRIC_FILES."""
     file = METRIC_FILES[kind](run)
     return HttpResponse(
         file.content,

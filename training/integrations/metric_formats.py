@@ -38,7 +38,7 @@ def numbers(steps: Iterable[tuple[int, dict[str, object]]]) -> list[Step]:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return True for a finite number; a truth value is none."""
+    """Return True for a finite number that is no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -67,7 +67,7 @@ def as_tensorboard(steps: Sequence[Step], run: str, began: float) -> MetricFile:
 
 
 def events(steps: Sequence[Step], began: float) -> Iterator[bytes]:
-    """Yield an `Event` for each step with its scalars."""
+    """Yield a serialised `Event` for each step with its scalars."""
     for step, values in steps:
         scalars = (
             field(1, field(1, name.encode()) + b"\x15" + struct.pack("<f", value)) for name, value in values.items()
@@ -76,7 +76,7 @@ def events(steps: Sequence[Step], began: float) -> Iterator[bytes]:
 
 
 def event(at: float, step: int, what: bytes) -> bytes:
-    """Return an `Event` message: wall_time (1), step (2), and what it holds."""
+    """Return a serialised `Event` message: wall_time (1), step (2), and the field `what`."""
     return b"\x09" + struct.pack("<d", at) + b"\x10" + varint(step) + what
 
 
@@ -95,7 +95,7 @@ def varint(value: int) -> bytes:
 
 
 def record(content: bytes) -> bytes:
-    """Return a TFRecord."""
+    """Return the content as a TFRecord: length, checksums and content."""
     length = struct.pack("<Q", len(content))
     return length + checksum(length) + content + checksum(content)
 
@@ -110,7 +110,7 @@ def checksum(content: bytes) -> bytes:
 
 
 def table_entry(value: int) -> int:
-    """Return the CRC-32C of one byte."""
+    """Return the CRC-32C of one byte, an entry of the table of `checksum`."""
     for _ in range(8):
         value = value >> 1 ^ (CASTAGNOLI if value & 1 else 0)
     return value

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def mirror() -> int:
-    """Copy ended runs that are not yet mirrored; return their number."""
+    """Copy up to BATCH ended runs that are not yet mirrored; return how many were copied.
+
+    0 without an MLflow server, or, with a warning in the log, if it fails.
+    """
     if not settings.MLFLOW_URL:
         return 0
     ended = TrainingRun.objects.filter(Q(status__in=TERMINAL), mirrored_at=None).order_by("finished_at")
@@ -42,9 +45,9 @@ def mirror() -> int:
 
 
 def copy(run: TrainingRun, server: Tracking) -> bool:
-    """Write the run to MLflow and note that; return False for a run that was deleted meanwhile.
+    """Write the run to MLflow and mark it as mirrored; return False for a run that was deleted meanwhile.
 
-    A copy that was interrupted by a lost response is continued, not duplicated.
+    A copy that was interrupted by a lost response is continued, not duplicated. Raises httpx.HTTPError.
     """
     experiment = server.experiment(f"{run.project.slug}/{run.adapter.slug}")
     there = server.run_of(experiment, run) or server.create(experiment, run)
@@ -56,20 +59,20 @@ def copy(run: TrainingRun, server: Tracking) -> bool:
 
 
 class Tracking(httpx.Client):
-    """Client for the few calls of MLflow's REST API 2.0 that the mirror needs."""
+    """Client for the few calls of MLflow's REST API 2.0 that the mirror needs; each raises httpx.HTTPError."""
 
     def __init__(self, url: str) -> None:
         super().__init__(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=TIMEOUT_S, trust_env=False)
 
     def post(self, path: str, **body: Any) -> Json:  # type: ignore[override]
-        """Call MLflow's REST API. Raises httpx.HTTPStatusError."""
+        """Send the fields of `body` as JSON and return the answer's JSON. Raises httpx.HTTPStatusError."""
         answer = super().post(path, json=body)
         answer.raise_for_status()
         content: Json = answer.json()
         return content
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment; create it if there is none."""
+        """Return the id of the experiment of this name; create it if there is none."""
         answer = self.get("experiments/get-by-name", params={"experiment_name": name})
         if answer.status_code == 404:
             return str(self.post("experiments/create", name=name)["experiment_id"])
@@ -127,7 +130,10 @@ def batches(run: TrainingRun) -> Iterator[Json]:
 
 
 def metrics_of(run: TrainingRun) -> Iterator[Json]:
-    """Yield the run's metrics as MLflow logs them."""
+    """Yield the run's metrics in MLflow's form, all at the time of the run's end.
+
+    Then both held-out losses at step 0.
+    """
     at = millis(run.finished_at)
     for row in run.metrics.order_by("step"):
         for name, value in row.values.items():

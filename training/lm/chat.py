@@ -44,7 +44,10 @@ class Conversation:
 
 
 def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any, weight: float = 1) -> Conversation:
-    """Render a conversation and find its answers. Raises ChatError naming the template and what it lacks."""
+    """Render a conversation and find its answers in the text.
+
+    Raises ChatError, which names the model, if its template leaves something out.
+    """
     template = Template(tokenizer, tools)
     text = template.text(messages)
     require_everything(template, messages, text)
@@ -55,7 +58,12 @@ def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any,
 
 
 def counted(template: Template, messages: Sequence[Turn], text: str, marks: list[Mark], weight: float) -> Conversation:
-    """Return the spans of the answers: their pieces, the markup between them, and the end of turn."""
+    """Return the conversation with the spans of its answers.
+
+    Their pieces, the markup between them, and the end of turn.
+
+    `weight` is the row's; each answer's own weight is multiplied with it.
+    """
     spans, open_end = [], None
     answers = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
     groups = {place: [mark for mark in marks if mark.turn == place] for place in answers}
@@ -78,7 +86,7 @@ def counted(template: Template, messages: Sequence[Turn], text: str, marks: list
 
 
 def parts_of(start: int, end: int, breaks: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the characters from start to end without the breaks."""
+    """Return the ranges of characters from start to end that lie outside of the breaks."""
     starts, ends = [start, *(place for _, place in breaks)], [*(place for place, _ in breaks), end]
     return list(zip(starts, ends, strict=True))
 
@@ -86,7 +94,7 @@ def parts_of(start: int, end: int, breaks: list[tuple[int, int]]) -> list[tuple[
 def breaks_in(
     template: Template, messages: Sequence[Turn], place: int, text: str, pieces: list[Mark]
 ) -> list[tuple[int, int]]:
-    """Return the characters between the pieces of an answer that a tool has written: some templates put them there."""
+    """Return the ranges between the pieces of an answer in which a tool's text stands: some templates put it there."""
     others = [turn["content"].strip() for turn in messages[place + 1 :] if turn["role"] == "tool" and turn["content"]]
     breaks = []
     for one, other in pairwise(pieces):
@@ -98,7 +106,11 @@ def breaks_in(
 
 
 def start_of(template: Template, earlier: Sequence[Turn], text: str, before: int, first: Mark, turn: Turn) -> int:
-    """Return where an answer begins: after the generation prompt with markup of its own, else at its text."""
+    """Return the character at which an answer begins.
+
+    That is after the part of the generation prompt that the text has there, if the answer's own markup may stand before
+    it, else at its first piece.
+    """
     if not first.leads:
         return first.start - kept_space(template, earlier, turn)
     prompt = generation_prompt(template, earlier)
@@ -111,7 +123,7 @@ def start_of(template: Template, earlier: Sequence[Turn], text: str, before: int
 
 
 def kept_space(template: Template, earlier: Sequence[Turn], turn: Turn) -> int:
-    """Return the length of the white space at an answer's start that the template leaves there."""
+    """Return how many characters of white space at an answer's start the template keeps."""
     content = turn.get("content") or ""
     if content == content.lstrip():
         return 0
@@ -123,7 +135,7 @@ def kept_space(template: Template, earlier: Sequence[Turn], turn: Turn) -> int:
 
 
 def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -> tuple[int, bool]:
-    """Return how far an answer goes on behind its last piece, and if that is an end of turn.
+    """Return (characters of the answer behind its last piece, True if they end with an end of turn).
 
     `gap` is the text from there to the next answer.
     """
@@ -142,7 +154,10 @@ def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -
 
 
 def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
-    """Return what stands behind the last piece of an answer when nothing follows it; empty if that cannot be told."""
+    """Return what the template writes behind the last piece of an answer when nothing follows it.
+
+    "" if it cannot be told.
+    """
     marked = Marked(unused_word(json.dumps(messages, ensure_ascii=False))[:-2])
     turns = [*messages[:place], marked.turn(place, messages[place])]
     try:
@@ -154,7 +169,7 @@ def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
 
 
 def common_start(one: str, other: str) -> str:
-    """Return the common start of two texts, cut back to the end of a tag or an object."""
+    """Return the common start of two texts, cut back to the last `>`, `}` or `]` in it."""
     size = next(
         (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
@@ -163,7 +178,10 @@ def common_start(one: str, other: str) -> str:
 
 
 def from_prefixes(template: Template, messages: Sequence[Turn], text: str, weight: float) -> Conversation | None:
-    """Return the spans between beginnings of the conversation rendered alone, if all are beginnings of the text."""
+    """Return the conversation with its answers' spans, found by rendering each beginning of it alone.
+
+    None unless every beginning renders as a beginning of the text.
+    """
     spans = []
     for place, turn in answers_in(messages):
         try:
@@ -180,7 +198,10 @@ def from_prefixes(template: Template, messages: Sequence[Turn], text: str, weigh
 
 
 def from_contents(template: Template, messages: Sequence[Turn], text: str, weight: float) -> Conversation:
-    """Return the spans of the answers' contents, found in the text one message after the other. Raises ChatError."""
+    """Return the conversation with the spans of its answers' contents, searched in the text in order.
+
+    Raises ChatError if an answer's content is not in the text.
+    """
     spans, position = [], 0
     for turn in messages:
         content = (turn.get("content") or "").strip()
@@ -197,7 +218,7 @@ def from_contents(template: Template, messages: Sequence[Turn], text: str, weigh
 
 
 def answers_in(messages: Sequence[Turn]) -> Iterator[tuple[int, Turn]]:
-    """Yield the answers with their places."""
+    """Return an iterator of (place, turn) of the assistant's turns."""
     return ((place, turn) for place, turn in enumerate(messages) if turn["role"] == "assistant")
 
 

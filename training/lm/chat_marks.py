@@ -15,7 +15,10 @@ THINK = re.compile(r"(</?think>)")
 
 @dataclass(frozen=True)
 class Mark:
-    """A piece of an answer in the rendered text. `leads`: the answer's own markup may stand before it."""
+    """A piece of the answer `turn` at characters [start, end) of the rendered text.
+
+    `leads`: the answer's own markup may stand before it.
+    """
 
     turn: int
     start: int
@@ -24,7 +27,7 @@ class Mark:
 
 
 def marks_in(template: Template, messages: Sequence[Turn], text: str) -> list[Mark] | None:
-    """Return the answers' pieces in the text, in its order; None where marks change the text elsewhere.
+    """Return the answers' pieces in the text, in its order; None if marks in their place change the text elsewhere.
 
     Raises ChatError for a piece that the template leaves out.
     """
@@ -62,7 +65,10 @@ class Marked:
         return re.compile(rf"{self.stem}\d+Y")
 
     def turn(self, place: int, turn: Turn) -> Turn:
-        """Return the turn with marks; a turn that is no answer is returned as it is."""
+        """Return the turn with marks in place of its pieces and remember these.
+
+        A turn that is no answer is returned as it is.
+        """
         if turn["role"] != "assistant":
             return turn
         changed = {**turn, "content": self.content(place, turn.get("content") or "")}
@@ -73,7 +79,7 @@ class Marked:
         return changed
 
     def content(self, place: int, content: str) -> str:
-        """Mark the text before, between and after tags of thought, which templates look for."""
+        """Return the content with marks for the text before, between and after its <think> tags."""
         parts = THINK.split(content)
         leads = content.lstrip().startswith("<think>") or parts[1:2] == ["</think>"]
         made = []
@@ -87,12 +93,12 @@ class Marked:
         return "".join(made)
 
     def call(self, place: int, call: Turn) -> Turn:
-        """Mark the name of a call, if it has one."""
+        """Return the call with a mark in place of its name, if it has one."""
         name = call["function"]["name"]
         return {**call, "function": {**call["function"], "name": self.piece(place, name, "call", leads=True)}}
 
     def piece(self, turn: int, text: str, kind: str, *, leads: bool) -> str:
-        """Return the text with a mark in place of what is not white space around it."""
+        """Remember the text as a piece and return its mark, with the white space around it; a blank text as it is."""
         plain = text.strip()
         if not plain:
             return text
@@ -102,7 +108,7 @@ class Marked:
         return f"{before}{mark}{text[len(text.rstrip()) :]}"
 
     def undone(self, text: str) -> tuple[str, list[Mark]]:
-        """Return the text with pieces in place of their marks, and the place where each first stands."""
+        """Return the text with pieces in place of their marks, and for each piece where it first stands."""
         parts: list[str] = []
         places: dict[str, Mark] = {}
         position = length = 0
@@ -116,7 +122,10 @@ class Marked:
 
 
 def require_pieces(template: Template, marked: Marked, text: str) -> None:
-    """Raise ChatError for a call or an answer's text that is not rendered, or reasoning that never is."""
+    """Raise ChatError if the text lacks a call or an answer's text, or the template never renders reasoning.
+
+    The last counts only if there is reasoning.
+    """
     # A template may change the case of what it renders.
     plain = text.casefold()
     missing = [piece for mark, piece in marked.pieces.items() if mark.casefold() not in plain]

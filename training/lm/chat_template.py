@@ -20,17 +20,17 @@ WRITTEN_END = r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,20}\]"
 
 
 class ChatError(ValueError):
-    """The template cannot render the conversation, or leaves out what it says."""
+    """Raised when a template cannot render the conversation, or leaves out a part of it."""
 
 
 def prompt_text(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
-    """Render a conversation as an engine does that is to answer it. Raises ChatError."""
+    """Return the conversation as text up to the answer to come, as an engine renders it. Raises ChatError."""
     return Template(tokenizer, tools).text(messages, add_generation_prompt=True)
 
 
 @dataclass
 class Template:
-    """A tokenizer's chat template with the tools of a row."""
+    """A tokenizer's chat template with the tools of a row. Raises ChatError without a template."""
 
     tokenizer: Any
     tools: list[Turn] | None
@@ -57,17 +57,17 @@ class Template:
 
     @property
     def reasoning_word(self) -> str:
-        """Return the field in which the template looks for an answer's reasoning."""
+        """Return the name of the field that the template reads an answer's reasoning from."""
         return next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", self.source)), REASONING[0])
 
     @cached_property
     def end(self) -> re.Pattern[str]:
-        """Return the pattern of an end of turn, with the space before it."""
+        """Return the pattern of an end of turn: a special token or what looks like one, with the space before it."""
         special = sorted(map(re.escape, self.tokenizer.all_special_tokens), key=len, reverse=True)
         return re.compile(rf"\s*(?:{'|'.join([*special, WRITTEN_END])})")
 
     def text(self, messages: Sequence[Turn], **options: Any) -> str:
-        """Render the messages. Raises ChatError when the template refuses them, or renders nothing."""
+        """Return the rendered messages. Raises ChatError if the template refuses them or renders nothing."""
         try:
             text = self.apply(messages, **options)
         except REFUSALS as error:
@@ -78,7 +78,10 @@ class Template:
         return text
 
     def apply(self, messages: Sequence[Turn], **options: Any) -> str:
-        """Render the messages; arguments of calls as objects, or as JSON for a template that joins them to a text."""
+        """Return the rendered messages, with arguments of calls as objects; if that fails, as JSON text.
+
+        Raises one of REFUSALS.
+        """
         try:
             return self.once(messages, as_text=False, **options)
         except REFUSALS:
@@ -87,12 +90,12 @@ class Template:
             return self.once(messages, as_text=True, **options)
 
     def once(self, messages: Sequence[Turn], *, as_text: bool, **options: Any) -> str:
-        """Render the messages in the template's own words for reasoning and arguments."""
+        """Return the rendered messages, with the template's own field for reasoning. Raises one of REFUSALS."""
         turns = [self.worded(turn, as_text=as_text) for turn in messages]
         return str(self.tokenizer.apply_chat_template(turns, tools=self.tools, tokenize=False, **options))
 
     def worded(self, turn: Turn, *, as_text: bool) -> Turn:
-        """Return a turn with the fields that templates know, without our weight."""
+        """Return a turn with the fields that the template knows: reasoning in its own field, and no weight."""
         plain = {
             name: value for name, value in turn.items() if name not in ("weight", "tool_calls", "reasoning_content")
         }
@@ -104,7 +107,7 @@ class Template:
 
 
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
-    """Return a call with its arguments as an object, or as JSON."""
+    """Return a call; with `as_text`, its arguments are JSON text."""
     function = call["function"]
     arguments = function.get("arguments", {})
     if as_text and not isinstance(arguments, str):
@@ -113,7 +116,7 @@ def with_arguments(call: Turn, *, as_text: bool) -> Turn:
 
 
 def require_everything(template: Template, messages: Sequence[Turn], text: str) -> None:
-    """Raise ChatError if the template leaves out tools, or the text of a system, user or tool message."""
+    """Raise ChatError if the template leaves out the tools, or the text of a system, user or tool message."""
     if template.tools and is_same_without_tools(template, messages, text):
         raise lacking(template, "tools")
     for place, turn in enumerate(messages):
@@ -127,7 +130,7 @@ def require_everything(template: Template, messages: Sequence[Turn], text: str) 
 
 
 def is_same_without_tools(template: Template, messages: Sequence[Turn], text: str) -> bool:
-    """Return True if the template renders the same text without the tools."""
+    """Return True if the template renders this text without the tools, too."""
     try:
         return Template(template.tokenizer, None).apply(messages) == text
     except REFUSALS:
@@ -135,14 +138,14 @@ def is_same_without_tools(template: Template, messages: Sequence[Turn], text: st
 
 
 def lacking(template: Template, what: str) -> ChatError:
-    """Return the error of a template that leaves something out."""
+    """Return, without raising it, the error of a template that leaves something out."""
     return ChatError(
         f"The chat template of {template.name} does not render {what}: take another base model or leave it out."
     )
 
 
 def unused_word(text: str, number: int = 0) -> str:
-    """Return a word of letters that the text does not hold."""
+    """Return a word of letters and the number that does not occur in the text."""
     stem = "Zqx"
     while stem in text:
         stem += "q"
@@ -159,7 +162,7 @@ def renders_reasoning(template: Template) -> bool:
 
 
 def generation_prompt(template: Template, earlier: Sequence[Turn]) -> str:
-    """Return what the template adds for an answer to come; empty if that cannot be told."""
+    """Return the text that the template adds for an answer to come; "" if that cannot be told."""
     try:
         without, with_prompt = template.apply(earlier), template.apply(earlier, add_generation_prompt=True)
     except REFUSALS:

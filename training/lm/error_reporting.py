@@ -15,15 +15,18 @@ MEMORY = ("out of memory", "can't allocate memory")
 
 
 class BadInput(ValueError):
-    """The program's input cannot be used; the message names the field and the fix."""
+    """Raised when the program's input cannot be used; the message names the field and the fix."""
 
 
 class Diverged(ValueError):
-    """The training ended in a model that is worse than its base; the message says by what."""
+    """Raised when a training ended in a model that is worse than its base; the message says by how much."""
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:
-    """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors; SystemExit passes through."""
+    """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors, which are reported by `ended`.
+
+    SystemExit passes through.
+    """
     try:
         work()
     except BadInput as error:
@@ -36,7 +39,7 @@ def guarded(events: Events, work: Callable[[], None]) -> int:
 
 
 def last(status: int) -> int:
-    """Return the status of a single process; end a process of several at once with os._exit.
+    """Return the status in a single process; in one of several, end the process at once with it by os._exit.
 
     The destructor of gloo's process group waits, holding Python's lock, for a thread that may need that lock (torch
     2.13).
@@ -49,7 +52,7 @@ def last(status: int) -> int:
 
 
 def ended(events: Events, code: str, message: str) -> int:
-    """Report the error on standard error and as an event; return the exit status."""
+    """Report the error on standard error and as an event; return the exit status, 2 for bad input, else 1."""
     sys.stderr.write(message + "\n")
     try:
         events.write("error", code=code, message=message)
@@ -59,9 +62,9 @@ def ended(events: Events, code: str, message: str) -> int:
 
 
 def code_of(error: Exception) -> str:
-    """Classify an error as diverged, gpu_oom, no_space or internal.
+    """Return the code of an error: diverged, gpu_oom, no_space or internal.
 
-    Also by its text: libraries wrap faults in types of their own.
+    Its text counts, too: libraries wrap faults in types of their own.
     """
     text = str(error)
     if isinstance(error, Diverged):
@@ -74,7 +77,7 @@ def code_of(error: Exception) -> str:
 
 
 def message_of(error: Exception) -> str:
-    """Return the error's message, or advice for the errors that have one."""
+    """Return advice for an error whose code has one, else its type and message."""
     advice = {
         "gpu_oom": "Memory ran out: lower batch_size or max_length.",
         "no_space": "The disk is full: free some space, then resume.",

@@ -44,14 +44,14 @@ class Countable(Protocol):
 
     @property
     def source(self) -> str:
-        """Return the source."""
+        """Return the source that the row names."""
 
 
 Sequenced = TypeVar("Sequenced", bound=Countable)
 
 
 def held_out_sample(sequences: Sequence[Sequenced], most: int, seed: int) -> list[Sequenced]:
-    """Return sequences with at most `most` loss tokens in all, drawn by the seed; always at least one.
+    """Return sequences drawn by the seed, with at most `most` loss tokens in all but always at least one sequence.
 
     Sequences of every source are drawn in proportion. One that does not fit is passed over.
     """
@@ -65,7 +65,7 @@ def held_out_sample(sequences: Sequence[Sequenced], most: int, seed: int) -> lis
 
 
 def by_source(sequences: Sequence[Sequenced], chance: random.Random) -> list[Sequenced]:
-    """Return the sequences in random order, so that each beginning of it has its share of every source."""
+    """Return the sequences in random order, such that any beginning of it has its share of every source."""
     sources: dict[str, list[Sequenced]] = {}
     for sequence in chance.sample(list(sequences), len(sequences)):
         sources.setdefault(sequence.source, []).append(sequence)
@@ -78,7 +78,10 @@ def by_source(sequences: Sequence[Sequenced], chance: random.Random) -> list[Seq
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
-    """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
+    """Return a causal model's loss on the sequences, independent of batching and order.
+
+    The model's mode is restored.
+    """
     measured = example_losses(model, sequences, pad)
     losses = [example.loss for example in measured]
     tokens = sum(example.tokens for example in measured)
@@ -86,13 +89,13 @@ def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int
 
 
 def mean_loss(losses: Sequence[float], sequences: Sequence[TokenSequence]) -> float:
-    """Return the mean over the sequences' tokens from the mean of each, by their weights."""
+    """Return the weighted mean over all tokens, from the mean loss of each sequence and its weight."""
     weights = [sequence.weight for sequence in sequences]
     return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
-    """Return the loss of each sequence, in order: the mean over its tokens by their weights. The mode is restored."""
+    """Return the loss of each sequence, in order: the weighted mean over its tokens, in nats. The mode is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -114,7 +117,7 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
 
 
 def widened(logits: torch.Tensor) -> torch.Tensor:
-    """Return the logits in float32 at least."""
+    """Return the logits in float32, or wider if they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -130,7 +133,7 @@ def weights_of(group: Sequence[TokenSequence], losses: torch.Tensor) -> torch.Te
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
     """Group sequences of similar length into batches of at most BATCH_TOKENS tokens, padding included.
 
-    A sequence that is longer by itself is a batch of its own.
+    A longer sequence is a batch of its own.
     """
     batches: list[list[TokenSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):

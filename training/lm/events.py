@@ -9,21 +9,27 @@ from typing import Any
 
 
 class Events:
-    """Writer that appends events to `path`; None writes nothing."""
+    """Writer that appends events to the file `path`; None writes nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.started = time.monotonic()
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an event; do nothing without a file."""
+        """Append an event of this kind with its fields as a line of JSON.
+
+        Raises ValueError for NaN and infinity, and OSError.
+        """
         if self.path is None:
             return
         with self.path.open("a") as stream:
             stream.write(json.dumps({"kind": kind, **fields}, allow_nan=False) + "\n")
 
     def progress(self, step: int, total: int, first: int = 0) -> None:
-        """Report that `step` of `total` is done, with the time left estimated from the pace since step `first`."""
+        """Write an event that `step` of `total` is done, with the estimated seconds left.
+
+        They come from the pace since step `first`.
+        """
         done = step - first
         seconds_a_step = (time.monotonic() - self.started) / done if done > 0 else 0.0
         self.write("progress", step=step, total=total, eta_s=round(seconds_a_step * (total - step), 1))

@@ -26,12 +26,12 @@ class Answer:
 
     @property
     def start(self) -> int:
-        """Return the place of the answer's first token."""
+        """Return the place of the answer's first token in the sequence."""
         return next(place for place, label in enumerate(self.sequence.labels) if label != IGNORED)
 
     @property
     def source(self) -> str:
-        """Return the row's source."""
+        """Return the source that the row names."""
         return self.sequence.source
 
     @property
@@ -43,11 +43,11 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Return all tokens."""
+        """Return the number of tokens of prompt and answer."""
         return len(self.sequence.ids)
 
     def after(self, other: Answer, max_length: int) -> TokenSequence:
-        """Return this answer after the other's prompt."""
+        """Return the sequence of this answer after the other's prompt, cut to `max_length`."""
         ids = [*other.sequence.ids[: other.start], *self.sequence.ids[self.start :]]
         labels = [*other.sequence.labels[: other.start], *self.sequence.labels[self.start :]]
         return TokenSequence(ids, labels).cut(max_length)
@@ -63,27 +63,27 @@ class Pair:
     weight = 1.0
 
     def cut(self, max_length: int) -> Pair:
-        """Return the pair with the first tokens of both sequences."""
+        """Return the pair with both sequences cut to `max_length` tokens."""
         return Pair(self.chosen.cut(max_length), self.rejected.cut(max_length))
 
     @property
     def is_told_apart(self) -> bool:
-        """Return True if both sides have an answer, and not the same one."""
+        """Return True if both sides have an answer left and they differ."""
         return bool(self.chosen.targets and self.rejected.targets) and self.chosen.ids != self.rejected.ids
 
     @property
     def source(self) -> str:
-        """Return the row's source."""
+        """Return the source that the row names."""
         return self.chosen.source
 
     @property
     def targets(self) -> int:
-        """Return the tokens of both answers."""
+        """Return the number of tokens of both answers that the loss counts."""
         return self.chosen.targets + self.rejected.targets
 
     @property
     def tokens(self) -> int:
-        """Return all tokens of both sequences."""
+        """Return the number of tokens of both sequences."""
         return len(self.chosen.ids) + len(self.rejected.ids)
 
 
@@ -104,16 +104,17 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def rows_in(path: Path) -> list[Row]:
-    """Read the preference rows of a file. Raises DataError."""
+    """Return the preference rows of a file. Raises DataError, and BadRow for a bad one."""
     return read_rows(path, checked)
 
 
 def pairs_of(
     rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
 ) -> list[Pair]:
-    """Tokenise pairs until there are `most`, and count what the length cuts. Raises DataError.
+    """Return the rows as tokenised pairs within the length, `most` of them at most; `cuts` counts what the length cuts.
 
-    A pair is left out if a side has no answer within the length, or if both sides are the same within it.
+    A pair is left out if a side has no answer within the length, or if both sides are the same within it. Raises
+    DataError for rows that are no pairs.
     """
     counted = cuts or Cuts()
 
@@ -130,7 +131,7 @@ def pairs_of(
 
 
 def note(cuts: Cuts, whole: Pair, pair: Pair) -> None:
-    """Count a pair and what of it was cut."""
+    """Add a pair, before and after its cut, to the counts."""
     cuts.rows += 1
     cuts.cut += whole.tokens > pair.tokens
     cuts.left_out += not pair.is_told_apart
@@ -140,7 +141,10 @@ def note(cuts: Cuts, whole: Pair, pair: Pair) -> None:
 def answers_of(
     rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
 ) -> list[Answer]:
-    """Tokenise answers that are marked good or bad, and both of a pair, until there are `most`. Raises DataError."""
+    """Return answers marked good or bad as token sequences within the length, `most` at most; a pair gives two.
+
+    `cuts` counts what the length cuts. Raises DataError.
+    """
     counted = cuts or Cuts()
 
     def cut() -> Iterator[Answer]:
@@ -164,7 +168,7 @@ def unpaired(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
-    """Tokenise the prompt with an answer, of which alone the tokens have labels. Raises DataError."""
+    """Return the tokens of the prompt with an answer; only the answer's tokens have labels. Raises DataError."""
     if not isinstance(row.get("prompt"), type(answer)):
         raise DataError("a row has no prompt of the kind of its answers: upload the file again, to be read anew.")
     rest: Row = {name: row[name] for name in ("tools", "source") if name in row}
@@ -175,7 +179,10 @@ def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
 
 
 def as_chat(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of texts as conversations; the text of HH-RLHF as the turns that it holds."""
+    """Return rows of texts as conversations; a text in HH-RLHF's form as the turns that it holds.
+
+    Other rows are unchanged.
+    """
     return [spoken(row) if all(isinstance(row.get(name), str) for name in parts_of(row)) else row for row in rows]
 
 

@@ -21,7 +21,10 @@ from training.lm.token_sequences import TokenSequence
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[Any]:
-    """Yield the model as it was before the training: its adapter is off within the block."""
+    """Yield the model with its adapter off inside the block, as it was before the training.
+
+    A model without an adapter is yielded as it is.
+    """
     plain = getattr(model, "module", model)
     if not hasattr(plain, "disable_adapter"):
         yield plain
@@ -37,7 +40,7 @@ def log_probabilities(model: Any, sequences: Sequence[TokenSequence], pad: int) 
 
 
 def added(model: Any, sequences: Sequence[TokenSequence], pad: int) -> Any:
-    """Return what the adapter adds to each sequence's log-probability: (sequences,)."""
+    """Return how much the adapter adds to each sequence's log-probability, in nats: (sequences,)."""
     with without_adapter(model) as reference:
         before = log_probabilities(reference, sequences, pad)
     return log_probabilities(model, sequences, pad) - before
@@ -49,7 +52,7 @@ def log_sigmoid(values: Any) -> Any:
 
 
 def held_out_dpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> HeldOutLoss:
-    """Measure DPO's loss and rewards on held-out pairs."""
+    """Return DPO's loss and rewards on held-out pairs, each row's loss included."""
     both = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     chosen, rejected = np.split(beta * added(model, both, pad), 2)
     return measured(-log_sigmoid(chosen - rejected), pairs, chosen, rejected)
@@ -58,7 +61,7 @@ def held_out_dpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> He
 def held_out_kto(
     model: Any, answers: Sequence[Answer], pad: int, beta: float, weights: tuple[float, float], max_length: int
 ) -> HeldOutLoss:
-    """Measure KTO's loss and rewards on held-out answers; `weights` are those of good and of bad ones.
+    """Return KTO's loss and rewards on held-out answers; `weights` are those of good and of bad ones.
 
     The divergence from the reference is estimated as TRL does in a batch: from each answer after the next row's prompt.
     """
@@ -72,12 +75,12 @@ def held_out_kto(
 
 
 def mismatched(answers: Sequence[Answer], max_length: int) -> list[TokenSequence]:
-    """Return each prompt with the answer of the row before it, the first with the last's."""
+    """Return each prompt with the answer of the row before it; the first prompt has the last answer."""
     return [answers[place - 1].after(answer, max_length) for place, answer in enumerate(answers)]
 
 
 def held_out_orpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> HeldOutLoss:
-    """Measure ORPO's loss and rewards on held-out pairs: all of them as one batch of TRL's."""
+    """Return ORPO's loss and rewards on held-out pairs, computed as one batch of TRL's."""
     both = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     means = log_probabilities(model, both, pad) / np.array([sequence.targets for sequence in both])
     chosen, rejected = np.split(means, 2)
@@ -92,7 +95,7 @@ def held_out_orpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> H
 
 
 def measured(losses: Any, rows: Sequence[Pair | Answer], chosen: Any, rejected: Any) -> HeldOutLoss:
-    """Return the mean loss, with the rewards of the preferred and of the rejected answers where there are any.
+    """Return the mean loss, with the mean rewards of preferred and rejected answers as far as there are any.
 
     The accuracy is the share of pairs whose preferred answer has the higher reward; of answers that are no pairs, of
     every good answer with every bad one.

@@ -25,11 +25,11 @@ Check = Callable[[Any, Path, int], Row]
 
 
 class DataError(ValueError):
-    """The data file cannot be used."""
+    """Raised when a data file cannot be used; the message says why."""
 
 
 class BadRow(DataError):
-    """Line `line` (from 1) of the file is not a valid row."""
+    """Raised when line `line` (from 1) of the file is not a valid row."""
 
     def __init__(self, path: Path, line: int, message: str) -> None:
         super().__init__(f"{path.name}, line {line}: {message}")
@@ -49,7 +49,7 @@ class TokenSequence:
     source: str = ""
 
     def cut(self, max_length: int) -> TokenSequence:
-        """Return the first tokens."""
+        """Return the sequence cut to its first `max_length` tokens."""
         weights = self.weights and self.weights[:max_length]
         return replace(self, ids=self.ids[:max_length], labels=self.labels[:max_length], weights=weights)
 
@@ -60,12 +60,14 @@ class TokenSequence:
 
     @property
     def targets(self) -> int:
-        """Count the tokens that the loss counts; the first token of a sequence is never predicted."""
+        """Return the number of tokens that the loss counts; the first token of a sequence is never predicted."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 def read_rows(path: Path, check: Check | None = None) -> list[Row]:
-    """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file. Raises DataError.
+    """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file.
+
+    Raises DataError, also for no rows.
 
     A row of a text file is a paragraph. `check(row, path, line)` returns a row of the form that the caller reads, or
     raises BadRow; without it a row is of one of the three forms of `checked`.
@@ -80,7 +82,7 @@ def read_rows(path: Path, check: Check | None = None) -> list[Row]:
 
 
 def read_jsonl(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the rows of a file of JSON lines. Raises BadRow."""
+    """Yield the checked rows of a file of JSON lines, without blank lines. Raises BadRow."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -96,7 +98,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_parquet(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the rows of a Parquet file. Raises DataError and BadRow."""
+    """Yield the checked rows of a Parquet file. Raises DataError for another file, and BadRow."""
     import pyarrow.parquet
 
     try:
@@ -108,7 +110,7 @@ def read_parquet(path: Path, check: Check) -> Iterator[Row]:
 
 
 def read_text(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the paragraphs of a text file as rows. Raises DataError."""
+    """Return an iterator of the checked paragraphs of a text file. Raises DataError if it is not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -118,7 +120,7 @@ def read_text(path: Path, check: Check) -> Iterator[Row]:
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
-    """Return the row if it has one of the three forms. Raises BadRow."""
+    """Return the row if it has messages, a prompt and a completion, or a text. Raises BadRow."""
     if not isinstance(row, dict):
         raise BadRow(path, number, "this is not a JSON object.")
     if "messages" in row:
@@ -133,7 +135,7 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def is_conversation(messages: Any) -> bool:
-    """Return True for a list of turns that holds an answer of the assistant."""
+    """Return True for a list of turns with role and content, one of which is the assistant's."""
     return (
         isinstance(messages, list)
         and all(isinstance(turn, dict) for turn in messages)
@@ -161,7 +163,7 @@ class Cuts:
     without_end: int = 0
 
     def note(self, whole: TokenSequence, max_length: int) -> None:
-        """Count a row before it is cut."""
+        """Add a row, given before its cut, to the counts."""
         cut = whole.cut(max_length)
         self.rows += 1
         self.cut += len(whole.ids) > max_length
@@ -193,17 +195,17 @@ def tokenised(
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int, loss: str = ANSWERS) -> TokenSequence:
-    """Tokenise a row; completions and texts end with EOS. Raises DataError for a conversation that cannot be rendered.
+    """Return the tokens of a row, at most `max_length`; completions and texts end with EOS.
 
     A row or an answer of weight 0 is read, and not counted, whatever the `loss` counts (one of LOSSES). The tokens are
-    the same for each of them.
+    the same for each of them. Raises DataError for a conversation that cannot be rendered.
     """
     whole = (conversation if "messages" in row else plain)(row, tokenizer, loss)
     return replace(whole.cut(max_length), source=row.get("source", ""))
 
 
 def plain(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
-    """Tokenise a prompt and its completion, or a text."""
+    """Return the tokens of a prompt and its completion, or of a text, with the end token."""
     prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
     answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
     ids = without_second_start([*prompt, *answer], tokenizer)
@@ -227,13 +229,16 @@ def ending(ids: list[int], tokenizer: Any) -> list[int]:
 
 
 def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
-    """Return a sequence whose labels are the tokens of a weight over 0; weights are kept where one is not 0 or 1."""
+    """Return a sequence in which the tokens of a weight above 0 are labels.
+
+    Weights are kept only if one is not 0 or 1.
+    """
     labels = [token if weight else IGNORED for token, weight in zip(ids, weights, strict=True)]
     return TokenSequence(ids, labels, None if set(weights) <= {0.0, 1.0} else weights)
 
 
 def conversation(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
-    """Apply the chat template and label what the loss counts. Raises DataError."""
+    """Return the tokens of a conversation in the chat template, with labels where the loss counts. Raises DataError."""
     share = float(row.get("weight", 1))
     messages = without_earlier(row["messages"]) if loss == LAST_ANSWER else row["messages"]
     try:
@@ -261,7 +266,7 @@ def without_earlier(messages: Sequence[Row]) -> list[Row]:
 
 
 def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the tokens of the text and the characters of each.
+    """Return the tokens of the rendered text, and the range of characters of each.
 
     A token that would join counted characters with others is avoided: an engine, too, reads the text before an answer
     as tokens of its own.
@@ -283,7 +288,10 @@ def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple
 
 
 def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[int, int]]] | None:
-    """Return the tokens of a text and their characters, counted from `at`; None if the tokenizer does not tell."""
+    """Return the tokens of a text and their ranges of characters, counted from `at`.
+
+    None if the tokenizer tells no ranges.
+    """
     if not tokenizer.is_fast:
         return None
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -291,7 +299,7 @@ def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[i
 
 
 def joins(text: str, start: int, end: int, borders: list[int]) -> bool:
-    """Return True if a border lies within a token, with more than white space on both sides of it."""
+    """Return True if a border lies within the token, with more than white space on both sides of it."""
     return any(
         start < border < end and text[start:border].strip() and text[border:end].strip()
         for border in borders[bisect_right(borders, start) : bisect_right(borders, end)]
@@ -316,7 +324,7 @@ def as_chat(rows: Iterable[Row]) -> list[Row]:
 
 
 def talk_of(row: Row) -> Row:
-    """Return a prompt and its completion as a conversation."""
+    """Return a prompt and its completion as a conversation of two turns; the row's other fields are kept."""
     turns = [
         {"role": "user", "content": row["prompt"].strip()},
         {"role": "assistant", "content": row["completion"].strip()},
@@ -326,7 +334,7 @@ def talk_of(row: Row) -> Row:
 
 
 def is_chat(path: Path) -> bool:
-    """Return True if the file's first row is a conversation, or goes on from one."""
+    """Return True if the first row of a JSON file has messages, or a prompt that is a list of turns."""
     if path.suffix not in (".jsonl", ".json"):
         return False
     row = next(iter(read_jsonl(path, lambda row, *_: row)), {})

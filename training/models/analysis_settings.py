@@ -50,7 +50,7 @@ def effective(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, A
 
 
 def arguments(chosen: dict[str, Any]) -> list[str]:
-    """Convert the chosen settings to flags of `python -m training.tars`."""
+    """Return the chosen settings as flags of `python -m training.tars`."""
     return [f"--{name.replace('_', '-')}={text_of(value)}" for name, value in sorted(chosen.items())]
 
 
@@ -60,7 +60,7 @@ def text_of(value: Any) -> str:
 
 
 def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -> None:
-    """Check the setting's type and limits. Raises Invalid."""
+    """Check that a setting, if chosen, is a number within the limits; a `least` of 0 excludes 0. Raises Invalid."""
     value = chosen.get(name, most)
     numbers = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, numbers):
@@ -70,14 +70,14 @@ def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -
 
 
 def check_rates(chosen: dict[str, Any]) -> None:
-    """Check the learning rates of the probe. Raises Invalid."""
+    """Check that the probe's learning rates are a short list of numbers between 0 and 1. Raises Invalid."""
     rates = chosen.get("probe_rates", [0.1])
     if not isinstance(rates, list) or not 1 <= len(rates) <= MOST_RATES or not all(map(is_rate, rates)):
         raise refused("probe_rates", f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
 
 
 def is_rate(value: Any) -> bool:
-    """Return True for a number between 0 and 1."""
+    """Return True for a float strictly between 0 and 1."""
     return isinstance(value, float) and math.isfinite(value) and 0 < value < 1
 
 
@@ -91,7 +91,7 @@ def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return the error of an invalid setting."""
+    """Return, without raising it, the error of an invalid setting."""
     return Invalid(f"{name} {message}", field=field_path(name), code="bad_settings")
 
 

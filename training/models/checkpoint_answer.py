@@ -38,7 +38,7 @@ class CheckpointAnswer(models.Model):
 
 
 def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
-    """Validate the number, names and lengths of prompts. Raises Invalid naming `prompts`."""
+    """Return the prompts. Raises Invalid for too many, for a bad name or length, and for a sharded run."""
     if prompts and sharded:
         raise wrong(
             "A sharded run cannot answer prompts, as no device holds the whole model: leave out prompts or sharded."
@@ -54,5 +54,5 @@ def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
 
 
 def wrong(message: str) -> Invalid:
-    """Return the error of invalid prompts."""
+    """Return, without raising it, the error of invalid prompts."""
     return Invalid(message, field="prompts", code="bad_prompts")

@@ -61,9 +61,12 @@ class Compression(GpuJob):
     def launch(
         cls, source: AdapterVersion, budget: dict[str, int], *, by: Actor, dataset: Dataset | None = None
     ) -> Compression:
-        """Queue a compression; the loss is measured on `dataset`, else on what the version was trained with.
+        """Queue a compression and return it.
 
-        Raises Invalid naming the field when the version is not ready or the budget makes nothing smaller.
+        The loss is measured on `dataset`, else on what the version was trained with.
+
+        Raises Invalid naming the field if the version is not ready, the dataset cannot be used, or the budget makes
+        nothing smaller.
         """
         if source.status != VersionStatus.READY:
             raise Invalid(f"{source} is {source.status}, not ready.", field="version", code="version_not_ready")
@@ -84,7 +87,7 @@ class Compression(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Return the command-line arguments of the compression child; empties its output folder first."""
+        """Fetch the version's files, empty the output folder, and return the child's command-line arguments."""
         ((kind, value),) = self.budget.items()
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
@@ -110,7 +113,7 @@ class Compression(GpuJob):
         return ["--model", str(self.base_model.folder), "--data", str(self.dataset.folder() / "eval.jsonl")]
 
     def note(self, event: dict[str, Any]) -> None:
-        """Apply an event of the child; a measured loss is stored."""
+        """Apply an event of the child, as for every job; a measured loss is stored, too."""
         super().note(event)
         if event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
@@ -153,13 +156,13 @@ class Compression(GpuJob):
 
 
 def trained_with(version: AdapterVersion) -> Dataset | None:
-    """Return the dataset that the version's lineage names; None if the project no longer has it, or of preferences."""
+    """Return the project's dataset that the version's lineage names; None if there is none, or it holds preferences."""
     dataset = Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
     return dataset if dataset and dataset.kind == "answers" else None
 
 
 def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
-    """Raise Invalid unless the budget buys at least one rank and is smaller than the version."""
+    """Check that the budget buys at least one rank and is smaller than the version. Raises Invalid."""
     ((kind, value),) = budget.items()
     shapes = version.adapter.base_model.linear_shapes()
     costs = {name: allocation.cost(shapes[name.rsplit(".", 1)[-1]]) for name in version.ranks}
@@ -174,7 +177,7 @@ def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
 
 
 def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
-    """Convert the child's report to the names of a version's metrics."""
+    """Return the figures of the child's report under the names of a version's metrics."""
     names = {
         "loss_before": "loss_before",
         "loss_after": "loss_after",

@@ -49,7 +49,7 @@ CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
-    """The file has lines that are not valid rows; nothing was stored."""
+    """Raised for a file with lines that are not valid rows, of which `lines` are the first; nothing was stored."""
 
     code = "broken_lines"
 
@@ -77,7 +77,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(status=DatasetStatus.READY)
 
     def waiting(self) -> DatasetQuerySet:
-        """Return uploads whose check has to be started again: their message or their worker was lost."""
+        """Return the datasets in state `checking` whose check must be started again: message or worker was lost."""
         lost = Q(check_began_at=None, created_at__lt=now() - timedelta(minutes=1))
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
@@ -138,10 +138,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         encoding: str = "",
         escape: bool = False,
     ) -> Dataset:
-        """Check and store a file; one over AT_ONCE_BYTES is stored and checked by a worker.
+        """Check and store a file and return its dataset; a worker checks one over AT_ONCE_BYTES later.
 
-        Raises BrokenLines with the first bad lines, or Invalid when the format is unknown or too little is left. The
-        same content again is the same dataset.
+        The same content again gives the same dataset. Raises BrokenLines, and Invalid for an unknown format, too few
+        rows or erased content.
         """
         dataset = cls(
             project=project,
@@ -203,9 +203,9 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def bring(
         cls, *, project: Project, source: Source, by: Actor, name: str = "", format: str = "", **choices: Any
     ) -> Dataset:
-        """Have a worker read a file in a bucket or rows of a hub, and check them.
+        """Create a dataset whose source a worker will read and check; return it. `choices` are those of `create`.
 
-        `choices` are those of `create`. Raises Invalid if an operator does not allow it.
+        Raises Invalid if an operator does not allow the source.
         """
         source.require_allowed(project.slug)
         dataset = cls(
@@ -221,7 +221,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return dataset.check_later(by=by, what={"source": dataset.source})
 
     def check_later(self, *, by: Actor, what: dict[str, Any]) -> Dataset:
-        """Save the dataset as `checking`, wake a worker after the commit; return the row."""
+        """Save the dataset as `checking` and send the signal of its upload on commit; return it."""
         self.status = DatasetStatus.CHECKING
         with transaction.atomic():
             self.save(force_insert=True)
@@ -231,7 +231,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
-        """Claim the check of an upload; None if it is checked already or another worker has claimed it."""
+        """Claim and return a dataset to check; None if its check has ended or another worker has it."""
         free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
         waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
         return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
@@ -247,15 +247,12 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
                 self.reject(error)
 
     def stored_upload(self, folder: Path) -> Path:
-        """Return a copy of the stored upload."""
+        """Return the path of a copy of the stored upload, made in the folder."""
         (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
         return file
 
     def end_check(self, report: Report, digest: str) -> None:
-        """Accept the dataset unless its check has ended already; reject it as a repetition if the content exists.
-
-        Raises Invalid if the content was erased.
-        """
+        """Accept the dataset, or reject it as a copy; no effect once the check has ended. Raises Invalid if erased."""
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -281,12 +278,12 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return Choices(self.mapping, self.encoding, self.escape)
 
     def describe(self, report: Report) -> None:
-        """Take over what the scan says of the rows."""
+        """Set the fields that describe the rows from the scan, without saving."""
         self.rows, self.splits, self.columns = report.rows, report.splits, report.columns
         self.read_as, self.warnings = report.read_as, report.warnings
 
     def reject(self, error: Invalid, *, same_as: Dataset | None = None) -> None:
-        """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended.
+        """Mark the upload as rejected, with its errors line by line; no effect once the check has ended.
 
         `same_as` is the dataset that has its content.
         """
@@ -299,11 +296,11 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
 
     def lock(self) -> Dataset:
-        """Return the row, locked."""
+        """Return the dataset's row, read anew and locked."""
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     def place_for(self, file: Path) -> AbstractContextManager[None]:
-        """Return the context of one of the project's places for child processes, if the check needs one."""
+        """Return a context that holds one of the project's places for child processes if the check needs a child."""
         return place_for_child(self.project_id) if needs_child(file, self.format) else nullcontext()
 
     @contextmanager
@@ -321,12 +318,12 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             yield report, folder
 
     def require_ready(self) -> None:
-        """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
+        """Check that the dataset is ready. Raises Invalid if it is being checked, was rejected, or was erased."""
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
 
     def require_not_erased(self) -> None:
-        """Raise Invalid if this content was erased here, after dropping the bytes stored again."""
+        """Raise Invalid if this content was erased here; bytes that were stored again are dropped first."""
         if self.status == DatasetStatus.ERASED:
             self.drop_content()
             raise Invalid(
@@ -339,7 +336,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             drop_bytes(digest)
 
     def folder(self) -> Path:
-        """Fetch a verified local copy of train.jsonl and eval.jsonl. Raises Invalid unless it is ready."""
+        """Return a verified local folder with train.jsonl and eval.jsonl, fetched if missing. Raises Invalid."""
         self.require_ready()
         return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
 
@@ -357,7 +354,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def rendered(
         self, model: BaseModel, max_length: int, reading: row_preview.ReadingOfRows = row_preview.PLAIN_READING
     ) -> dict[str, Any]:
-        """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
+        """Return the first rows as a training on the model reads them, with row lengths in tokens. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
             return row_preview.preview(file, row_preview.tokenizer_of(model.folder, model.digest), max_length, reading)
@@ -366,7 +363,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
 
 def require_enough(report: Report) -> None:
-    """Check that the file has no broken line and enough rows. Raises BrokenLines and Invalid."""
+    """Check that the file has no broken line, enough rows, and rows in both splits. Raises BrokenLines and Invalid."""
     if report.errors:
         raise BrokenLines(report)
     if not report.rows:
@@ -387,7 +384,7 @@ def require_enough(report: Report) -> None:
 
 
 def weight_of(file: Path) -> int:
-    """Return the bytes that a check reads; of a compressed file about what it unpacks to."""
+    """Return the bytes that a check reads: the file's size, or about what a compressed file unpacks to."""
     return file.stat().st_size * (PACKED_RATIO if text_streams.is_packed(file) else 1)
 
 

@@ -12,7 +12,10 @@ from training.models.preference_methods import HOLDS, require_kind
 
 
 class KindMixin(models.Model):
-    """The kind of a dataset's rows, by its columns. Until the check has told these, every method takes it."""
+    """The kind of a dataset's rows, by its columns.
+
+    While these are unknown, every training method takes the dataset.
+    """
 
     columns: Any
 
@@ -21,16 +24,19 @@ class KindMixin(models.Model):
 
     @property
     def kind(self) -> str:
-        """Return what the rows hold: `answers`, `pairs`, or `labels` (answers marked good or bad)."""
+        """Return the kind of the rows: `answers`, `pairs`, or `labels` (answers marked good or bad)."""
         return kind_of(self.columns)
 
     def require_answers(self) -> None:
-        """Raise Invalid for preference data, which only the methods that learn from it read."""
+        """Check that the dataset holds answers. Raises Invalid for preference data, which most jobs cannot read."""
         if self.kind != "answers":
             message = f"{self} holds {HOLDS[self.kind]}, but this job needs one answer a row."
             raise Invalid(message, field="dataset", code="preference_data")
 
     def require_for(self, method: str, field: str = "dataset") -> None:
-        """Raise Invalid for rows of another kind than the training method learns from."""
+        """Check that the method learns from this kind of rows; no effect while the columns are unknown.
+
+        Raises Invalid.
+        """
         if self.columns:
             require_kind(method, self.kind, str(self), field)

@@ -16,7 +16,7 @@ FIELDS = ("url", "revision", "config", "split")
 
 
 class SourceMixin(models.Model):
-    """A dataset that may lie elsewhere: `source` has its address, and under `read` the bytes that a worker read."""
+    """A dataset that may lie elsewhere: `source` has its address and, under `read`, the bytes that a worker read."""
 
     source = models.JSONField(
         default=dict, editable=False, help_text="Where a dataset of a bucket or a hub lies, and the bytes read there."
@@ -28,7 +28,12 @@ class SourceMixin(models.Model):
         abstract = True
 
     def fetched(self, folder: Path) -> Path:
-        """Return a copy of what the source gives, and note which bytes these are. Raises Invalid."""
+        """Copy what the source gives to a file in the folder and return its path.
+
+        Note in `source` which bytes these are.
+
+        Nothing is saved. Raises Invalid if operators do not allow the source or it cannot be read.
+        """
         source, target = Source(**{name: self.source[name] for name in FIELDS}), folder / "rows"
         # What operators allow may have changed since the dataset was asked for.
         source.require_allowed(self.project.slug)

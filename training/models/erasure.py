@@ -56,6 +56,8 @@ class Erasure(models.Model):
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
         """Request the erasure, and return the pending request, which may be an earlier one.
 
+        Each call is an audit event.
+
         Raises Conflict under a legal hold or before the retention period ends, Invalid if nobody answers for `by` or
         the dataset is not ready.
         """
@@ -71,7 +73,7 @@ class Erasure(models.Model):
         return erasure
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Mark the content as erased; `drop_content` removes its bytes.
+        """Approve as a second person: the dataset becomes erased, and `drop_content` can remove its bytes.
 
         Raises NotAllowed for the request's author and for tokens, InvalidTransition if it was decided before, and
         Conflict under a legal hold or before the retention period ends.
@@ -93,7 +95,10 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
-        """Reject the erasure and keep the content."""
+        """Reject the erasure as a second person and keep the content.
+
+        Raises NotAllowed and InvalidTransition as `approve` does.
+        """
         with transaction.atomic():
             erasure = self.decided(ErasureStatus.REJECTED, meaning, by)
             AuditEvent.record(
@@ -107,7 +112,7 @@ class Erasure(models.Model):
             self.dataset.drop_content()
 
     def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
-        """Record the decision of another person and return the locked row.
+        """Store the decision of another person and return the locked row; the caller records the audit event.
 
         Raises InvalidTransition if it was decided before, and NotAllowed for its author, tokens and people without the
         role.
@@ -123,7 +128,7 @@ class Erasure(models.Model):
 
 
 def drop_erased() -> int:
-    """Delete bytes left by an erasure whose process died after the commit; return how many datasets were examined."""
+    """Delete bytes that erasures left whose process died after the commit; return the number of erased datasets."""
     erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
     for dataset in erased:
         dataset.drop_content()

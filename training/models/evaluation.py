@@ -68,7 +68,7 @@ class Evaluation(GpuJob):
         against: AdapterVersion | None = None,
         pattern: str = "",
     ) -> Evaluation:
-        """Queue an evaluation. Raises Invalid naming the field."""
+        """Queue an evaluation and return it. Raises Invalid naming the field, and Conflict if the queue is full."""
         require_measurable(version, against)
         if dataset is None and not prompts:
             raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
@@ -93,7 +93,7 @@ class Evaluation(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write compare.json into the folder and return the command-line arguments of the evaluation child."""
+        """Fetch the versions' files, write compare.json into the folder, and return the child's arguments."""
         adapters = {"version": str(self.version.fetch(folder / "version"))}
         if self.against:
             adapters["against"] = str(self.against.fetch(folder / "against"))
@@ -114,7 +114,10 @@ class Evaluation(GpuJob):
         return ["training.recipes.compare", str(folder / "compare.json")]
 
     def is_chat(self) -> bool:
-        """Return True if prompts are asked in the chat template: unless the version was trained on other rows."""
+        """Return True if prompts are asked in the chat template.
+
+        Always, unless a run trained the version on other rows.
+        """
         run = getattr(self.version, "run", None)
         return run is None or self.reads_as_chat() or run.dataset.is_conversation()
 
@@ -144,7 +147,7 @@ class Evaluation(GpuJob):
 
 
 def require_measurable(version: AdapterVersion, against: AdapterVersion | None) -> None:
-    """Check that the versions are ready and comparable. Raises Invalid."""
+    """Check that the versions are ready, differ, and have one base model and project. Raises Invalid."""
     for field, one in (("version", version), ("against", against)):
         if one and one.status != VersionStatus.READY:
             raise Invalid(f"{one} is {one.status}, not ready.", field=field, code="version_not_ready")
@@ -155,7 +158,7 @@ def require_measurable(version: AdapterVersion, against: AdapterVersion | None) 
 
 
 def checked_prompts(prompts: list[str]) -> list[str]:
-    """Check number and length of the prompts and return them. Raises Invalid."""
+    """Return the prompts. Raises Invalid for too many, and for blank or too long ones."""
     if len(prompts) > MAX_PROMPTS or not all(prompt.strip() and len(prompt) <= MAX_PROMPT for prompt in prompts):
         message = f"Give at most {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT} characters."
         raise Invalid(message, field="prompts", code="bad_prompts")

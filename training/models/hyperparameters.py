@@ -96,7 +96,10 @@ WITHOUT = {"lora_dropout": ("full", "galore", *LEARNING_RATES), "weight_decay": 
 
 
 def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int | float | str]:
-    """Validate the given values and add the method's defaults of the others. Raises Invalid naming the field."""
+    """Return every hyper-parameter: the given values, checked, and the method's defaults of the others.
+
+    Raises Invalid naming the field.
+    """
     if unknown := sorted(set(values) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
     if method in LEARNING_RATES:
@@ -121,7 +124,7 @@ def checked(name: str, value: Any) -> int | float | str:
 
 
 def require_of_method(method: str, chosen: dict[str, Any]) -> None:
-    """Raise Invalid for a hyper-parameter that the method's optimiser or weights do not know."""
+    """Check that no chosen hyper-parameter is one that has no effect with the method. Raises Invalid."""
     for name, methods in WITHOUT.items():
         if method in methods and chosen[name]:
             message = f"{name} does nothing with {method}: leave it 0, or take another method."
@@ -147,5 +150,5 @@ def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return the error of an invalid hyperparameter."""
+    """Return, without raising it, the error of an invalid hyper-parameter."""
     return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

@@ -42,7 +42,7 @@ class GpuJob(LeasedJob):
         ordering = ["-created_at"]
 
     def require_of_project(self, field: str, record: models.Model | None) -> None:
-        """Raise Invalid when an object that the job names belongs to another project."""
+        """Check that an object that the job names belongs to its project; None passes. Raises Invalid."""
         if record is not None and cast(Any, record).project_id != self.project_id:
             raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
@@ -52,12 +52,15 @@ class GpuJob(LeasedJob):
         return settings.WORK_DIR / str(self.pk)
 
     def wake_worker(self) -> None:
-        """Signal that the job is queued; call it outside of a transaction that may be rolled back."""
+        """Send the signal that the job is queued; call it outside of a transaction that may be rolled back."""
         kind = self._meta.model_name
         job_queued.send(sender=None, kind=kind, job=str(self.pk), traceparent=self.traceparent)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
-        """Save the new job with its event; wake a worker after the commit. Raises Conflict if the queue is full."""
+        """Save the new job with its audit event, and wake a worker after the commit.
+
+        Raises Conflict if the project's queue is full, and Invalid if the dataset is not ready.
+        """
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()
@@ -67,7 +70,10 @@ class GpuJob(LeasedJob):
         transaction.on_commit(self.wake_worker, robust=True)
 
     def cancel(self, *, by: Actor, reason: str = "") -> None:
-        """Cancel a queued job at once, and let a running one save a checkpoint first; idempotent."""
+        """Cancel a queued job at once; have a running one save a checkpoint and stop.
+
+        No effect on one that stops or has ended.
+        """
         with transaction.atomic():
             job = self.lock()
             was = job.status
@@ -107,21 +113,27 @@ class GpuJob(LeasedJob):
         )
 
     def log_start(self) -> int:
-        """The byte of the log from which `keep_log` continues."""
+        """The byte of the log file from which `keep_log` continues; 0 for jobs whose log is not kept."""
         return 0
 
     def keep_log(self, start: int) -> int:
-        """Store the log that the child wrote since byte `start`; return the byte read up to."""
+        """Store what the child wrote to its log since byte `start`; return the byte up to which it is stored.
+
+        This class keeps no log and returns `start`.
+        """
         return start
 
     def note(self, event: dict[str, Any]) -> None:
-        """Store an event of the child. Raises StaleAttempt if the lease has passed to a later attempt."""
+        """Store the progress that an event of the child reports; others are ignored.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         if event["kind"] == "progress":
             self.write(progress={name: event.get(name) for name in ("step", "total", "eta_s")})
 
 
 def kinds() -> list[type[GpuJob]]:
-    """Return every model of job that runs on a device."""
+    """Return all models of jobs that run on a device."""
     return [model for model in apps.get_models() if issubclass(model, GpuJob)]
 
 
@@ -131,12 +143,12 @@ def running(project: Project) -> int:
 
 
 def count(project: Project, **condition: Any) -> int:
-    """Count the project's jobs of every kind that match the condition."""
+    """Return the number of the project's jobs of every kind that match the condition."""
     return sum(kind.objects.filter(project=project, **condition).count() for kind in kinds())
 
 
 def require_room(project: Project) -> None:
-    """Raise Conflict when the project has reached its limit of queued jobs."""
+    """Check that the project is below its limit of queued jobs. Raises Conflict."""
     if settings.PROJECT_QUEUED and count(project, status="queued") >= settings.PROJECT_QUEUED:
         raise Conflict(
             f"{project} has {settings.PROJECT_QUEUED} jobs waiting, which is its limit: cancel one, or wait.",

@@ -26,7 +26,11 @@ class Mixed:
 
 
 def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> list[dict[str, Any]]:
-    """Return the mixture as it is stored. Raises Invalid for a dataset that cannot be mixed in, or a wrong weight."""
+    """Return the mixture in the form in which it is stored, [{dataset: number, weight}].
+
+    Raises Invalid for a dataset that cannot be mixed in or is named twice, a wrong weight, and a method that takes
+    none.
+    """
     if mixture and method in LEARNS_FROM:
         raise Invalid(f"{method} learns from one dataset: leave the mixture out.", field=FIELD, code="not_of_method")
     if len(mixture) > MOST_DATASETS:
@@ -42,7 +46,10 @@ def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> 
 
 
 def check(part: Mixed, field: str, dataset: Dataset, method: str) -> None:
-    """Raise Invalid for a dataset of another project or kind, one that is not ready, or a weight that is none."""
+    """Check a part of a mixture: its dataset is of the project and kind and ready, its weight from 0 to 1000.
+
+    Raises Invalid.
+    """
     if part.dataset.project_id != dataset.project_id:
         raise Invalid(f"{part.dataset} belongs to another project.", field=f"{field}.dataset", code="unknown_dataset")
     if part.dataset.status != DatasetStatus.READY:
@@ -55,7 +62,10 @@ def check(part: Mixed, field: str, dataset: Dataset, method: str) -> None:
 
 
 def require_validation(validation: Dataset, dataset: Dataset, method: str) -> None:
-    """Raise Invalid for a validation dataset that is not ready, of another kind, or the training data."""
+    """Check that a validation dataset is ready, of a kind that the method reads, and not the training data.
+
+    Raises Invalid.
+    """
     field = "validation_dataset"
     if validation.pk == dataset.pk:
         raise Invalid("The validation dataset is the one that is trained on: name another.", field=field)
@@ -77,7 +87,7 @@ class MixtureMixin(models.Model):
         abstract = True
 
     def parts(self) -> list[Mixed]:
-        """Return all datasets that the run reads, its own first."""
+        """Return all datasets that the run reads with their weights, its own, of weight 1, first."""
         datasets = Dataset.objects.in_bulk([part["dataset"] for part in self.mixture])
         return [Mixed(self.dataset, 1.0), *(Mixed(datasets[part["dataset"]], part["weight"]) for part in self.mixture)]
 
@@ -86,7 +96,10 @@ class MixtureMixin(models.Model):
         return [{"dataset": part.dataset.digest, "weight": part.weight} for part in self.parts()[1:]]
 
     def mixed_files(self) -> list[dict[str, Any]]:
-        """Return the files of the datasets that are mixed in; without own held-out rows if the run has others."""
+        """Return the local files of the datasets that are mixed in, fetched if missing, as the run file names them.
+
+        They have no held-out file if the run has a validation dataset.
+        """
         files = []
         for part in self.parts()[1:]:
             data = part.dataset.folder()

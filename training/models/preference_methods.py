@@ -27,7 +27,7 @@ NEEDS = {"dpo": HOLDS["pairs"], "kto": f"{HOLDS['pairs']}, or {HOLDS['labels']}"
 
 
 def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
-    """Raise Invalid for a dataset of a kind that the method does not learn from."""
+    """Check that the method learns from datasets of this kind. Raises Invalid with a method or kind that fits."""
     if kind in LEARNS_FROM.get(method, ("answers",)):
         return
     if method in LEARNS_FROM:
@@ -39,7 +39,7 @@ def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
 
 
 def require_settings(method: str, chosen: Mapping[str, Any]) -> None:
-    """Raise Invalid for a hyper-parameter that the method does not honour."""
+    """Check that the method honours every hyper-parameter that is not at its default. Raises Invalid."""
     for name, (methods, default) in OWN.items():
         if method not in methods and chosen[name] != default:
             raise refused(name, f"{name} is of {', '.join(methods)}: leave it at {default:g}.")
@@ -55,5 +55,5 @@ def require_settings(method: str, chosen: Mapping[str, Any]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return the error of a hyper-parameter that is not the method's."""
+    """Return, without raising it, the error of a hyper-parameter that the method does not honour."""
     return Invalid(message, field=f"hyperparameters.{name}", code="bad_preference_setting")

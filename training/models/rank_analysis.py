@@ -63,7 +63,10 @@ class RankAnalysis(GpuJob):
 
     @classmethod
     def launch(cls, **wanted: Any) -> RankAnalysis:
-        """Queue an analysis with the arguments of `planned`. Raises Invalid, and Conflict if the queue is full."""
+        """Queue an analysis with the arguments of `planned` and return it.
+
+        Raises Invalid as `planned` does, and Conflict if the queue is full.
+        """
         analysis = cls.planned(**wanted)
         with transaction.atomic():
             analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=wanted["by"], after=analysis.asked_for())
@@ -81,7 +84,7 @@ class RankAnalysis(GpuJob):
         settings: dict[str, Any] | None = None,
         **fields: Any,
     ) -> RankAnalysis:
-        """Build an unsaved analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
+        """Return an unsaved analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
 
         Raises Invalid naming the field when a setting is unknown or no ranks in the bounds meet the budget.
         """
@@ -121,7 +124,7 @@ class RankAnalysis(GpuJob):
         }
 
     def check_budget(self) -> None:
-        """Check the budget before the analysis as the allocation does after it. Raises Invalid."""
+        """Check before the analysis that ranks within the bounds can meet the budget. Raises Invalid."""
         ((kind, value),) = self.budget.items()
         chosen = analysis_settings.resolved(self.preset, self.rank_min, self.settings)
         modules = self.modules()
@@ -131,7 +134,7 @@ class RankAnalysis(GpuJob):
             raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Return the command-line arguments of the rank analysis child."""
+        """Fetch the dataset's files and return the child's command-line arguments."""
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference
@@ -166,7 +169,7 @@ class RankAnalysis(GpuJob):
         ]
 
     def succeeded(self, folder: Path) -> None:
-        """Store the start values, save the plan with their digest, and end the job.
+        """Store the start values, save the plan with their digest, and end the job as succeeded.
 
         Raises StaleAttempt if the lease has passed to a later attempt.
         """
@@ -179,7 +182,10 @@ class RankAnalysis(GpuJob):
             self.record_end(evidence=evidence)
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
-        """Plan another budget from the stored signals. Raises Invalid before the analysis has them."""
+        """Return the plan for another budget from the stored signals; nothing is saved.
+
+        Raises Invalid before the analysis has signals, and for a budget that cannot be met.
+        """
         ((kind, value),) = budget.items()
         try:
             plan = allocation.reallocate(self.require_plan(), kind, value)
@@ -211,7 +217,7 @@ class RankAnalysis(GpuJob):
         return least, max(least, int(highs @ costs) // each)
 
     def start_values_file(self) -> Path:
-        """Return the path of a verified local copy of the plan's start values for A, of which a plan may have none.
+        """Return the path of a verified local copy of the plan's start values for A; call it only if the plan has some.
 
         Raises Invalid before the analysis has a plan, and ArtifactError if the store has lost the file.
         """
@@ -220,7 +226,10 @@ class RankAnalysis(GpuJob):
 
 
 def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
-    """Return the lowest max_lora_rank of the project's clusters for the base model as a list, empty without one."""
+    """Return a list of the lowest max_lora_rank among the project's clusters of the base model.
+
+    Empty without a cluster.
+    """
     least = project.clusters.filter(base_model=base_model).aggregate(Min("max_lora_rank"))["max_lora_rank__min"]
     return [] if least is None else [least]
 

@@ -11,7 +11,7 @@ from training.datasets.uploads import known_format
 
 
 class RepeatedUploadMixin(models.Model):
-    """The file that a dataset was made of. Two files may hold the same content, which is one dataset."""
+    """The file that a dataset was made of, by its sha256. Two files may hold the same content, which is one dataset."""
 
     file_digest = models.CharField(
         max_length=64, blank=True, default="", db_index=True, help_text="sha256 of the file as it was sent"

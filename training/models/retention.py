@@ -46,7 +46,7 @@ class RetentionMixin(models.Model):
 
     @property
     def kept_until(self) -> datetime:
-        """Return the time until which the record must be kept."""
+        """Return the time until which the record must be kept: its creation plus the time of its class."""
         created_at: datetime = cast(Any, self).created_at
         return created_at + RETAINED_FOR[Retention(self.retention)]
 
@@ -78,7 +78,7 @@ class RetentionMixin(models.Model):
         self.refresh_from_db()
 
     def require_erasable(self) -> Self:
-        """Raise Conflict under a legal hold or before the retention period ends."""
+        """Return the record. Raises Conflict under a legal hold or before the retention period ends."""
         if self.hold_reason:
             raise Conflict(f"{self} is under a legal hold: release it first.", code="legal_hold")
         if self.kept_until > now():
@@ -88,7 +88,10 @@ class RetentionMixin(models.Model):
 
 
 def keep(record: RetentionMixin, *, reason: str, by: Actor, retention: str = "", hold: bool | None = None) -> None:
-    """Apply the requested changes of retention class and legal hold in one transaction."""
+    """Apply the requested changes of retention class and legal hold in one transaction; what is the same is left alone.
+
+    Raises Invalid for an unknown class.
+    """
     with transaction.atomic():
         if retention and retention != record.retention:
             record.keep_as(retention, reason=reason, by=by)

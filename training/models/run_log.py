@@ -35,7 +35,12 @@ class RunLog(models.Model):
 
     @classmethod
     def keep(cls, run: Any, file: Path, start: int) -> int:
-        """Store what the file has gained since byte `start`, in whole lines if possible; return the end read."""
+        """Store what the file has gained since byte `start`, at most PART_BYTES.
+
+        Return the byte up to which it was read.
+
+        Whole lines are stored if there are any. Nothing more is stored once the run's log has MOST_BYTES.
+        """
         part, end = read_part(file, start), cls.end_of(run)
         if not part or end >= MOST_BYTES:
             return start
@@ -53,13 +58,16 @@ class RunLog(models.Model):
 
     @classmethod
     def tail(cls, run: Any, characters: int) -> str:
-        """Return the last `characters` characters of the log, or fewer."""
+        """Return the last `characters` characters of the log, from at most its eight last parts."""
         parts = cls.objects.filter(run=run).order_by("-position").values_list("text", flat=True)[:8]
         return "".join(reversed(list(parts)))[-characters:]
 
 
 def read_part(file: Path, start: int) -> bytes:
-    """Read at most PART_BYTES from byte `start`, up to the last line end if there is one."""
+    """Return at most PART_BYTES of the file from byte `start`, up to the last line end if there is one.
+
+    B"" without a file.
+    """
     if not file.is_file():
         return b""
     with file.open("rb") as stream:

@@ -100,10 +100,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         validation_dataset: Dataset | None = None,
         mixture: Sequence[Mixed] = (),
     ) -> TrainingRun:
-        """Build an unsaved run, for a preflight or to be queued. Raises Invalid.
+        """Return an unsaved run, for a preflight or to be queued. Raises Invalid naming the field.
 
-        A rank analysis gives its ranks, reallocated if a `budget` is given, and its start values if it has them, unless
-        `start_values` is False.
+        A rank analysis gives its ranks, for another `budget` if given, and its start values unless `start_values` is
+        False.
         """
         check_analysis(rank_analysis, adapter.base_model)
         check_budget(rank_analysis, budget)
@@ -139,7 +139,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return run
 
     def queue(self, *, by: Actor) -> None:
-        """Save and queue the planned run; `training.runs.launch` checks first that it will fit."""
+        """Save and queue the planned run, checked by `training.runs.launch`. Raises Conflict if the queue is full."""
         with transaction.atomic():
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
@@ -156,10 +156,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def resume(self, *, by: Actor) -> None:
-        """Queue a failed or cancelled run again; it continues from its last checkpoint.
-
-        Raises InvalidTransition for others.
-        """
+        """Queue a failed or cancelled run again, from its last checkpoint. Raises InvalidTransition for others."""
         with transaction.atomic():
             run = self.lock()
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
@@ -173,7 +170,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         self.refresh_from_db()
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write run.json and return the recipe's command-line arguments."""
+        """Fetch the data, write run.json into the folder and return the recipe's command-line arguments."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
         return launch_command.command(f"training.recipes.{self.method}", str(recipe), self.devices)
@@ -185,7 +182,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return devices
 
     def recipe(self, folder: Path) -> dict[str, Any]:
-        """Return the run file that the recipe reads."""
+        """Return the content of the run file that the recipe reads; files that it names are fetched."""
         data = self.dataset.folder()
         return {
             "base_model": str(self.base_model.folder),
@@ -208,7 +205,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def held_out_file(self, folder: Path) -> Path:
-        """Return the file to evaluate on: all rows of the validation dataset, else the held-out rows."""
+        """Return the file of held-out rows; of a validation dataset all rows, written into the folder."""
         if self.validation_dataset is None:
             rows: Path = self.dataset.folder() / "eval.jsonl"
             return rows
@@ -218,7 +215,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return whole
 
     def rank_plan(self) -> dict[str, Any]:
-        """Return each module's rank: the analysis' plan, else one everywhere. Raises Invalid without a plan."""
+        """Return the fields of LoRA's configuration: the analysis' plan, or one rank everywhere. Raises Invalid."""
         if self.rank_analysis:
             analysis = self.rank_analysis
             plan = analysis.reallocate(self.budget) if self.budget else analysis.require_plan()
@@ -236,13 +233,13 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def start_values(self) -> str:
-        """Return the analysis' file of start values for A, else the `init` hyper-parameter."""
+        """Return the path of the analysis' start values for A if the run takes them, else the word in `init`."""
         if self.takes_start_values and self.rank_analysis:
             return str(self.rank_analysis.start_values_file())
         return str(self.hyperparameters.get("init", "random"))
 
     def note(self, event: dict[str, Any]) -> None:
-        """Apply an event of the child: metrics and answers are stored."""
+        """Store progress, metrics, answers or losses that an event of the child reports. Raises StaleAttempt."""
         super().note(event)
         if event["kind"] == "metrics":
             with transaction.atomic():
@@ -262,12 +259,12 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return self.folder / "log.txt"
 
     def log_start(self) -> int:
-        """Return the number of log bytes kept; 0 when this host's log file is missing or shorter (a new host)."""
+        """Return the number of log bytes stored; 0 if this host's log file is missing or shorter, as on a new host."""
         stored_bytes = RunLog.end_of(self)
         return stored_bytes if self.log_file.is_file() and self.log_file.stat().st_size >= stored_bytes else 0
 
     def keep_log(self, start: int) -> int:
-        """Store what the log has gained since byte `start`; return the end read."""
+        """Store what the log file gained since byte `start`; return the end read. Raises StaleAttempt."""
         if not self.log_file.is_file() or self.log_file.stat().st_size <= start:
             return start
         with transaction.atomic():
@@ -275,12 +272,12 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             return RunLog.keep(self, self.log_file, start)
 
     def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the progress after a step's metrics."""
+        """Return the stored progress with the step and loss of an event."""
         progress = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
         return {**progress, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end the run, in one transaction.
+        """Publish the version and end the run, in one transaction; a run that is to stop is cancelled instead.
 
         Raises StaleAttempt if the lease has passed to a later attempt, so that a run never has two versions.
         """
@@ -334,7 +331,7 @@ class RunMetric(models.Model):
 
 
 def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]:
-    """Return the hyper-parameters with a default max_length that the base model can read."""
+    """Return the hyper-parameters, with the base model's limit as max_length if the default would be longer."""
     limit = base_model.config.get("max_position_embeddings")
     default = TABLE["max_length"].default
     if "max_length" in given or not isinstance(limit, int) or limit >= int(default):
@@ -343,7 +340,7 @@ def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]
 
 
 def check_init(run: TrainingRun) -> None:
-    """Raise Invalid for an `init` other than random with a method that does not train a plain LoRA."""
+    """Check that `init` is random unless the method trains a plain LoRA. Raises Invalid."""
     init = run.hyperparameters["init"]
     if init != "random" and run.method not in (TrainingRun.Method.LORA, *LEARNS_FROM):
         message = f"init = {init} is only for lora, {', '.join(LEARNS_FROM)}: leave it at random."
@@ -351,7 +348,7 @@ def check_init(run: TrainingRun) -> None:
 
 
 def check_curve(run: TrainingRun) -> None:
-    """Raise Invalid for an early stop without a held-out curve, or a curve of weights that no process has whole."""
+    """Check that an early stop has a held-out curve, and that a sharded run has none. Raises Invalid."""
     chosen = run.hyperparameters
     if chosen["patience"] and not chosen["eval_steps"]:
         message = "patience counts held-out losses: give eval_steps, too."
@@ -362,7 +359,7 @@ def check_curve(run: TrainingRun) -> None:
 
 
 def check_rslora(run: TrainingRun) -> None:
-    """Raise Invalid for rsLoRA with differing ranks, which would give the modules different scales."""
+    """Check that rsLoRA is used with one rank everywhere and by a method that takes it. Raises Invalid."""
     if run.hyperparameters["rslora"] and (run.rank_analysis or run.method not in SMALL):
         message = f"rslora is only for {', '.join(SMALL)}, with one rank everywhere: set it to 0, or drop the analysis."
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")
@@ -379,7 +376,7 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Raise Invalid for a budget without a rank analysis to allocate it, or one that cannot be met."""
+    """Check that a budget has a rank analysis to allocate it and can be met; None passes. Raises Invalid."""
     if budget is None:
         return
     if analysis is None:
@@ -388,7 +385,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 
 def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
+    """Return `wanted`; if it is None, whether the analysis has start values. Raises Invalid if it has none to take."""
     there = bool(analysis and analysis.require_plan()["start_values"])
     if wanted and not there:
         raise Invalid(

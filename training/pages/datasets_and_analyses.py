@@ -49,7 +49,10 @@ MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quant
 @login_required
 @accepts_files
 def datasets(request: HttpRequest) -> HttpResponse:
-    """Show the datasets; users who may train can upload another."""
+    """List the datasets; a POST uploads another and redirects to it.
+
+    Raises NotAllowed for a POST of a person without scope train.
+    """
     may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)
     if request.method == "POST":
         may_train = allowed_somewhere(request, Scope.TRAIN)
@@ -72,7 +75,10 @@ def datasets(request: HttpRequest) -> HttpResponse:
 
 
 def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
-    """Store the uploaded file as a dataset, or have a worker read its source."""
+    """Store the uploaded file as a dataset, or create one whose source a worker reads; return it.
+
+    Raises NotAllowed without scope train, and as `Dataset.create` and `Dataset.bring` do.
+    """
     require_scope(request, fields["project"], Scope.TRAIN)
     choices = {name: fields[name] for name in ("format", "encoding", "escape", "mapping")}
     if fields["source"]:
@@ -94,7 +100,10 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show a dataset's rows; with a base model in the query, as a training on it reads them."""
+    """Show a dataset's rows; with a base model in the query, as a training on it reads them.
+
+    The reading is recorded.
+    """
     viewed = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
     observe(Tag.DATASET_READ, by=actor_of(request), project=viewed.project, resource=request.path)
@@ -123,7 +132,10 @@ def with_sides(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
-    """Return the rows as a training reads them; add an error to the form if they cannot be read."""
+    """Return the context of the rows as a training reads them; {} if the form is not valid or they cannot be read.
+
+    In the last case an error is added to the form.
+    """
     if not form.is_valid():
         return {}
     try:
@@ -164,7 +176,10 @@ def new_analysis(request: HttpRequest) -> HttpResponse:
 
 
 def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
-    """Queue the analysis that the form describes."""
+    """Queue the analysis that the form describes and return it.
+
+    Raises NotAllowed, and as `RankAnalysis.launch` does.
+    """
     fields = {name: form.cleaned_data[name] for name in MAIN_FIELDS}
     project = fields["dataset"].project
     require_scope(request, project, Scope.TRAIN)
@@ -196,7 +211,10 @@ def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
 
 
 def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
-    """Return the context of the analysis' plan, or of a plan for the form's budget; empty before there is a plan."""
+    """Return the context of the analysis' plan, or of the plan for the form's budget; {} before there is a plan.
+
+    A budget that cannot be met gives the analysis' own plan and a `refusal`.
+    """
     if not analysis.plan:
         return {}
     slider = slider_of(analysis)
@@ -211,7 +229,7 @@ def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
 
 
 def slider_of(analysis: RankAnalysis) -> dict[str, int]:
-    """Return the range of the budget slider as a uniform rank, and the rank of the analysis' own budget."""
+    """Return the range of the budget slider as uniform ranks, and the one nearest to the analysis' own budget."""
     least, most = analysis.uniform_range()
     plan = analysis.require_plan()
     each = sum(cost(module["shape"]) for module in plan["modules"])
@@ -219,7 +237,7 @@ def slider_of(analysis: RankAnalysis) -> dict[str, int]:
 
 
 def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan with its heat map and its modules by score."""
+    """Return the plan with its heat map and its modules by score: the `first` SHOWN_MODULES, and the `rest`."""
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
     return {"plan": plan, "heat": heat, "first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
@@ -239,7 +257,10 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Queue a job that makes a stored version smaller and publishes it as a new version."""
+    """Queue a job that makes a stored version smaller as a new version, and redirect to it.
+
+    Raises NotAllowed and Invalid.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
     budget = dict(cleaned(BudgetForm(request.POST)))

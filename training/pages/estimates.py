@@ -45,7 +45,7 @@ class EstimateForm(forms.Form):
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the hyperparameters with the defaults of the others. Raises Invalid."""
+        """Return all hyper-parameters: those of the form, and the defaults of the others. Raises Invalid."""
         flags = {name: int(self.cleaned_data[name]) for name in ("sharded", "recompute")}
         return with_defaults({**{name: self.cleaned_data[name] for name in TUNED}, **flags})
 
@@ -64,7 +64,7 @@ def estimates(request: HttpRequest) -> HttpResponse:
 
 
 def answer(form: EstimateForm) -> dict[str, Any]:
-    """Return the context of the estimate: a bar of memory for every method."""
+    """Return the context of the estimate: a bar of memory for every method. Raises Invalid for an unknown model."""
     device_bytes = form.cleaned_data["device_gb"] * GB
     shape = estimator_inputs.named_shape(form.cleaned_data["base_model"])
     plan = estimator_inputs.plan_of(TrainingRun.Method.LORA, form.hyperparameters())
@@ -75,7 +75,7 @@ def answer(form: EstimateForm) -> dict[str, Any]:
 
 
 def bar_row(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
-    """Return the row's parts in gigabytes and as pieces of a bar; all bars have one scale."""
+    """Return the row with its parts in gigabytes and as pieces of a bar; `most` bytes fill the longest bar."""
     sizes = {part["name"]: part["bytes"] for part in row["parts"]}
     scale = BAR / max(most, device_bytes)
     pieces = [{**piece, "gb": piece["size"] / GB} for piece in stacked(sizes, names, scale)]

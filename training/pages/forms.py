@@ -33,7 +33,7 @@ class MappingField(forms.CharField):
     """Form field of comma-separated pairs ours=theirs."""
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Parse the pairs of columns. Raises ValidationError."""
+        """Return {our column: the file's column}. Raises ValidationError."""
         pairs = [pair.partition("=") for pair in (super().to_python(value) or "").split(",") if pair.strip()]
         if not all(sign and column.strip() for _, sign, column in pairs):
             raise forms.ValidationError("Enter pairs separated by commas, such as prompt=question, completion=answer.")
@@ -85,7 +85,7 @@ class UploadForm(forms.Form):
     broken: Sequence[LineError] = ()
 
     def clean(self) -> dict[str, Any]:
-        """Add an error unless there is either a file or a source."""
+        """Return the fields; add an error to `file` unless there is either a file or a source."""
         if bool(self.cleaned_data.get("file")) == bool(self.cleaned_data.get("source")):
             self.add_error("file", "Choose a file, or name a source, and not both.")
         return self.cleaned_data
@@ -125,7 +125,7 @@ class PromptsField(forms.CharField):
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Parse lines of NAME: PROMPT. Raises ValidationError."""
+        """Return {name: prompt} from lines of NAME: PROMPT. Raises ValidationError."""
         lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
         parted = [line.partition(":") for line in lines]
         for line, (name, _, prompt) in zip(lines, parted, strict=True):
@@ -146,7 +146,7 @@ class MixtureField(forms.CharField):
         return "\n".join(f"{part['dataset']}: {part['weight']:g}" for part in value)
 
     def to_python(self, value: Any) -> list[tuple[str, float]]:  # type: ignore[override]  # a field gives what it likes
-        """Parse lines of NAME: WEIGHT. Raises ValidationError."""
+        """Return pairs (name, weight) from lines of NAME: WEIGHT. Raises ValidationError."""
         lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
         parted = [line.rpartition(":") for line in lines]
         try:
@@ -159,7 +159,10 @@ class MixtureField(forms.CharField):
         return [Mixed(self.one_named(project, name), weight) for name, weight in mixture]
 
     def one_named(self, project: int, name: str) -> Dataset:
-        """Return the project's dataset of this name or number. Raises ValidationError."""
+        """Return the project's dataset of this number, else of this name.
+
+        Raises ValidationError if there is none, or several have the name.
+        """
         of_project = self.datasets.filter(project=project)
         if name.isdecimal() and (numbered := of_project.filter(pk=int(name)).first()):
             return numbered
@@ -254,7 +257,7 @@ class RunForm(forms.Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Offer the best learning rate of the named analysis as initial value; ignore an unknown analysis."""
+        """Set the learning rate that the named analysis found as initial value; ignore an unknown analysis."""
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
@@ -264,7 +267,7 @@ class RunForm(forms.Form):
             self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
 
     def clean(self) -> dict[str, Any]:
-        """Add an error to a dataset or rank analysis of another project than the adapter's."""
+        """Return the fields; add errors for a dataset or rank analysis of another project than the adapter's."""
         adapter = self.cleaned_data.get("adapter")
         for name in ("dataset", "validation_dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
@@ -287,11 +290,11 @@ class RunForm(forms.Form):
             self.add_error("mixture", error)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the hyperparameters of the form."""
+        """Return the hyper-parameters that the form gives a value."""
         return {name: self.cleaned_data[name] for name in TABLE if self.cleaned_data[name] is not None}
 
     def launch_arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments with which to launch the run."""
+        """Return the keyword arguments of `TrainingRun.planned` that the form gives."""
         return {
             **{
                 name: self.cleaned_data[name]
@@ -318,7 +321,7 @@ class RunForm(forms.Form):
         ]
 
     def planned(self) -> dict[str, Any]:
-        """Return the run's rank analysis, its budget as a uniform rank, and False if start values are declined."""
+        """Return the run's rank analysis, its budget (None for none), and False if start values are declined."""
         rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
         return {
             "rank_analysis": self.cleaned_data["rank_analysis"],
@@ -335,7 +338,7 @@ class WordsField(forms.CharField):
         self.number = number
 
     def to_python(self, value: Any) -> list[Any]:  # type: ignore[override]  # a field gives what it likes
-        """Parse words or numbers parted by commas. Raises ValidationError."""
+        """Return a list of words, or of numbers if the field is one of numbers. Raises ValidationError."""
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
         try:
             return [self.number(word) for word in words] if self.number else words

@@ -64,12 +64,12 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
-    """Return the latest jobs that have not ended."""
+    """Return the LATEST newest jobs that the person sees and that have not ended."""
     return visible_rows(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
-    """Return the approvals that this person may sign: not their own, and not yet signed by them."""
+    """Return the approvals that this person may sign: not requested or broken by them, and not yet signed by them."""
     approvals = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
     return without_bodies(approvals.exclude(own).select_related("alias", "candidate__adapter__project"), "candidate")

@@ -21,7 +21,10 @@ SHOWN_MODULES, OFFERED = 20, 20
 
 @login_required
 def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show the plans of two analyses side by side, with the modules whose ranks differ."""
+    """Show the plans of two analyses side by side, with the modules whose ranks differ.
+
+    Raises Invalid, as `require_alike`.
+    """
     queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
     pair = [visible_or_404(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
     require_alike(pair)
@@ -41,7 +44,7 @@ def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def require_alike(pair: Sequence[RankAnalysis]) -> None:
-    """Raise Invalid unless both analyses have a plan for the same base model."""
+    """Check that both analyses have a plan for the same base model. Raises Invalid."""
     if not all(each.plan for each in pair):
         raise Invalid("Compare two analyses that have a plan: one of these has none yet.", field="to")
     if pair[0].base_model_id != pair[1].base_model_id:
@@ -61,6 +64,6 @@ def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, An
 
 
 def comparable(analysis: RankAnalysis) -> QuerySet[RankAnalysis]:
-    """Return the project's other analyses that have a plan for the same base model, newest first."""
+    """Return the OFFERED newest other analyses of the project that have a plan for the same base model."""
     others = RankAnalysis.objects.filter(project=analysis.project, base_model=analysis.base_model, plan__isnull=False)
     return others.exclude(pk=analysis.pk).select_related("dataset").defer("plan").order_by("-created_at")[:OFFERED]

@@ -36,7 +36,10 @@ def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
 
 
 def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
-    """Return the dataset if the caller has the scope in its project."""
+    """Return the dataset.
+
+    Raises Http404 if the caller does not see it, and NotAllowed without the scope in its project.
+    """
     dataset: Dataset = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     require_scope(request, dataset.project, scope)
     return dataset
@@ -80,7 +83,10 @@ def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Approve or reject a pending erasure, after a fresh sign-in."""
+    """Approve or reject a pending erasure as a second person, after a fresh sign-in.
+
+    Raises Http404 without a pending one and for another verb, NotAllowed, and what the signer raises.
+    """
     erasure = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):
         raise Http404

@@ -68,7 +68,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest) -> dict[str, Any]:
-    """Return initial form values from the query: single fields, or a run to be cloned; single fields win."""
+    """Return initial form values from the query: the fields of a run to `clone`, and over them single fields."""
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
@@ -91,14 +91,17 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
 
 
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
-    """Queue the run that the form describes."""
+    """Queue the run that the form describes and return it. Raises NotAllowed, and as `launch_run` does."""
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
     return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.launch_arguments())
 
 
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
-    """Return the preflight, the adviser's ranking and the equivalent file, request and command of the form's run."""
+    """Return the preflight, the adviser's ranking, and the file, request and command that ask for the form's run.
+
+    Raises NotAllowed without scope train, and Invalid.
+    """
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
     run = TrainingRun.planned(by=actor_of(request), **form.launch_arguments())
@@ -123,7 +126,7 @@ def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
 
 
 def named(text: str) -> UUID:
-    """Parse a run's id from a query. Raises Http404."""
+    """Parse the id of a run or an analysis from a query. Raises Http404."""
     try:
         return UUID(text)
     except ValueError:
@@ -172,7 +175,7 @@ def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Cancel or resume a run."""
+    """Cancel or resume a run, as `verb` says, and redirect to it. Raises Http404 for another verb, and NotAllowed."""
     if verb not in ("cancel", "resume"):
         raise Http404
     moved = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)

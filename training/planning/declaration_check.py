@@ -65,7 +65,10 @@ class DeclarationCheck:
 
     @contextmanager
     def noting(self, field: str) -> Iterator[None]:
-        """Note a domain error of the block, under `field` unless the error names a field of the declaration."""
+        """Catch a domain error of the block and add it to `refusals`.
+
+        Its place is `field`, unless the error names a field of the declaration.
+        """
         try:
             yield
         except DomainError as error:
@@ -86,7 +89,7 @@ class DeclarationCheck:
         return {"refusals": [asdict(one) for one in self.refusals], "hyperparameters": self.hyperparameters}
 
     def base(self) -> BaseModel | None:
-        """Return the declared base model; None if there is no such one that is ready."""
+        """Return the declared base model; None, with a refusal noted, if there is none of this name that is ready."""
         slug = self.declared["base"]
         base = BaseModel.objects.ready().filter(slug=slug).first()
         with self.noting("base"):
@@ -96,7 +99,10 @@ class DeclarationCheck:
         return base
 
     def version(self) -> AdapterVersion | None:
-        """Return the version that the caller found made by this recipe; None if one has to be trained."""
+        """Return the version that the caller found to be made by this recipe; None if it names none.
+
+        An unknown one is noted as a refusal.
+        """
         named = self.declared["version"]
         rows = AdapterVersion.objects.filter(adapter__project=self.project).select_related("adapter__project")
         version = rows.filter(served_name=named).first() if named else None
@@ -117,7 +123,7 @@ class DeclarationCheck:
         return stored
 
     def dataset(self) -> Dataset:
-        """Return the declared dataset; an unsaved one for a file that is to be uploaded. Raises Invalid."""
+        """Return the declared dataset, or an unsaved one for a file that is still to be uploaded. Raises Invalid."""
         pk = self.declared["dataset"]
         if pk is None:
             columns = self.declared["columns"]
@@ -125,14 +131,17 @@ class DeclarationCheck:
         return self.stored(pk, "dataset")
 
     def stored(self, pk: int, field: str) -> Dataset:
-        """Return the project's dataset of this number. Raises Invalid with the field."""
+        """Return the project's dataset of this number. Raises Invalid naming `field`."""
         dataset = Dataset.objects.filter(project=self.project, pk=pk).first()
         if dataset is None:
             raise Invalid(f"There is no dataset {pk} in {self.project}.", field=field, code="unknown_dataset")
         return dataset
 
     def training(self, adapter: Adapter) -> None:
-        """Check data, ranks, hyper-parameters and memory of the training."""
+        """Check data, ranks, hyper-parameters, memory and the queue; note what would be refused.
+
+        A dataset that is still being checked is taken as ready.
+        """
         with self.noting("data"):
             dataset = self.dataset()
             dataset.require_for(self.declared["method"])
@@ -148,7 +157,7 @@ class DeclarationCheck:
             require_room(self.project)
 
     def ranks(self, adapter: Adapter, dataset: Dataset) -> None:
-        """Check the budget of the ranks. Raises Invalid."""
+        """Check the budget of the ranks, if one is declared. Raises Invalid."""
         if self.declared["budget"]:
             base = adapter.base_model
             RankAnalysis.planned(
@@ -161,7 +170,10 @@ class DeclarationCheck:
             )
 
     def recipe(self, adapter: Adapter, dataset: Dataset) -> None:
-        """Complete the hyper-parameters and check that the run can be trained and fits. Raises Invalid."""
+        """Check that the run can be trained and fits, and store its complete hyper-parameters.
+
+        Raises Invalid and Conflict.
+        """
         validation = self.declared["validation_dataset"]
         mixed = [Mixed(self.stored(part["dataset"], "mixture"), part["weight"]) for part in self.declared["mixture"]]
         run = TrainingRun.planned(
@@ -178,13 +190,13 @@ class DeclarationCheck:
         preflight.require(run)
 
     def alias(self) -> Alias | None:
-        """Return the declared alias, if it exists."""
+        """Return the alias of the declared rollout; None without a rollout, or if it does not exist yet."""
         name = (self.declared["rollout"] or {}).get("alias")
         rows = Alias.objects.select_related("project", "version", "cluster__base_model", "default_of")
         return rows.filter(project=self.project, name=name).first()
 
     def policy(self) -> None:
-        """Check that the alias may get the declared quorum."""
+        """Check that the alias may get the declared quorum; note what would be refused."""
         quorum = self.declared["gates"].get("quorum")
         alias = self.alias()
         with self.noting("gates.quorum"):
@@ -197,7 +209,10 @@ class DeclarationCheck:
                     alias.policy_approval(policy)
 
     def rollout(self, base: BaseModel | None, version: AdapterVersion | None) -> None:
-        """Check the plan, and that the alias may be moved to the version on its cluster."""
+        """Check the rollout's plan, its cluster, and that its alias may be moved to the version.
+
+        Note what would be refused.
+        """
         wanted = self.declared["rollout"]
         alias, steps, guardrails = self.alias(), wanted["steps"], wanted["guardrails"]
         with self.noting("rollout"):
@@ -229,7 +244,7 @@ class DeclarationCheck:
         return alias.cluster
 
     def servable(self, cluster: Cluster, base: BaseModel, version: AdapterVersion | None) -> None:
-        """Require that the cluster serves the version, or what the recipe would make. Raises Invalid."""
+        """Check that the cluster serves the version, or what the recipe would make if it is None. Raises Invalid."""
         if version:
             if version.status != VersionStatus.CHECKING:
                 version.require_fits(cluster)
@@ -249,7 +264,10 @@ class DeclarationCheck:
         return int((is_extracted and self.hyperparameters["export_rank"]) or self.hyperparameters["rank"])
 
     def movable(self, alias: Alias, version: AdapterVersion | None) -> None:
-        """Require that a rollout to the version, or to a new one, may be opened and promoted. Raises Conflict."""
+        """Check that a rollout to the version, or a new one for None, may be opened and promoted.
+
+        Raises Conflict and Invalid.
+        """
         active = alias.rollouts.active().select_related("candidate").first()
         if active and (version is None or active.candidate_id != version.pk):
             raise Conflict(

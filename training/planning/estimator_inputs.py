@@ -37,7 +37,7 @@ def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
 
 
 def named_shape(name: str) -> Shape:
-    """Return the shape of a published configuration or a registered base model. Raises Invalid."""
+    """Return the shape of a published model that is known by name, or of a registered base model. Raises Invalid."""
     if name in memory_estimator.KNOWN:
         return shape_of(memory_estimator.KNOWN[name])
     model = BaseModel.objects.ready().filter(slug=name).first()
@@ -50,7 +50,7 @@ def named_shape(name: str) -> Shape:
 
 
 def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> Plan:
-    """Build the estimator's plan from hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
+    """Return the estimator's plan for the hyper-parameters: weights of 2 bytes on a GPU, of 4 on a CPU."""
     return Plan(
         method,
         rank=chosen["rank"],
@@ -65,12 +65,15 @@ def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> P
 
 
 def largest_device() -> Device | None:
-    """Return the device with the most memory that a worker reports; None while none does."""
+    """Return the device with the most memory that a worker reported recently; None without any."""
     return Device.objects.alive().order_by("-memory_bytes").first()
 
 
 def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict[str, Any]]:
-    """Estimate every method: total bytes on each device, the parts, and the verdict if the device's size is known."""
+    """Return a row for each method.
+
+    Total bytes on each device, the parts, and a verdict if the device's bytes are known.
+    """
     return [
         {
             "method": method,
@@ -99,7 +102,10 @@ def situation(
     model: BaseModel | None,
     **stated: Any,
 ) -> method_adviser.Situation:
-    """Build the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it."""
+    """Return the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it.
+
+    What is not known is None.
+    """
     return method_adviser.Situation(
         rows=dataset.splits["train"] if dataset else None,
         targets=targets(dataset, model) if dataset and model else None,
@@ -114,7 +120,10 @@ def situation(
 
 
 def divergence(dataset: Dataset, model: BaseModel) -> float | None:
-    """Return the modules' mean divergence, in nats a channel, in the newest analysis that measured it, or None."""
+    """Return the modules' mean divergence, in nats a channel, in the newest analysis that measured it.
+
+    None without one.
+    """
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
         modules: list[dict[str, Any]] = plan["modules"]
@@ -125,13 +134,19 @@ def divergence(dataset: Dataset, model: BaseModel) -> float | None:
 
 
 def targets(dataset: Dataset, model: BaseModel) -> int | None:
-    """Estimate the completion tokens of the training split from its first rows; None without a tokenizer."""
+    """Return an estimate of the training split's completion tokens from its first rows.
+
+    None if they cannot be counted.
+    """
     mean = mean_tokens(dataset, model)
     return None if mean is None else round(mean * dataset.splits["train"])
 
 
 def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> float | None:
-    """Return mean tokens of a row's loss text, or of the `whole` row; None without tokenizer or readable rows."""
+    """Return the mean tokens of a row's loss text, or of the `whole` row.
+
+    None without a tokenizer, or if the data is lost.
+    """
     tokenizer = model.folder / "tokenizer.json"
     try:
         return counted(dataset.digest, tokenizer, whole) if tokenizer.is_file() else None
@@ -141,9 +156,9 @@ def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> f
 
 @lru_cache(maxsize=256)
 def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
-    """Return the mean tokens of a dataset's first rows, cached by digest: verifying it all takes as long as reading it.
+    """Return the mean tokens of a dataset's first rows, kept by digest, as verifying the dataset takes long.
 
-    Raises ArtifactError when the store has lost the dataset.
+    None if the tokenizer cannot be read. Raises ArtifactError when the store has lost the dataset.
     """
     from tokenizers import Tokenizer
 
@@ -177,13 +192,13 @@ def text_of(row: dict[str, Any], whole: bool) -> str:
 
 
 def said_in(turn: dict[str, Any]) -> str:
-    """Return the texts of a turn: its reasoning, content and calls."""
+    """Return the texts of a turn on lines: its reasoning, content and calls."""
     structured = [json.dumps(turn[name]) for name in ("tool_calls", "tools") if turn.get(name)]
     return "\n".join([*(turn[name] for name in ("reasoning_content", "content") if turn.get(name)), *structured])
 
 
 def advice(situation: method_adviser.Situation) -> dict[str, Any]:
-    """Return the adviser's answer and its inputs as JSON."""
+    """Return the adviser's ranking and the inputs that it is based on, as JSON."""
     return {
         "methods": [
             {

@@ -46,7 +46,7 @@ KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a decoder: widths in channels, `modules` (out, in) of the linear modules of one layer."""
+    """Dimensions of a decoder: widths in channels, and `modules`, (out, in) of each linear module of one layer."""
 
     hidden: int
     intermediate: int
@@ -57,7 +57,10 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Read the shape from a Llama-type transformers configuration. Raises KeyError with the missing field."""
+        """Return the shape that a transformers configuration of the Llama kind describes.
+
+        Raises KeyError for a missing field.
+        """
         hidden, wide = config["hidden_size"], config["intermediate_size"]
         heads = config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads
@@ -166,7 +169,7 @@ class Estimate:
         return {name: size for name, size in named.items() if size}
 
     def verdict(self, device_bytes: float) -> str:
-        """`fits`, `tight` (over nine tenths) or `will not fit`."""
+        """Return `fits`, `tight` (over nine tenths of the device's bytes) or `will not fit`."""
         share = self.total / device_bytes
         return "fits" if share <= 0.9 else "tight" if share <= 1 else "will not fit"
 
@@ -196,12 +199,15 @@ def weight_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def layer_bytes(shape: Shape, weights: float) -> float:
-    """Return the bytes of the largest part that shards gather at once: a layer, or the embedding."""
+    """Return the bytes of the largest part that shards gather at once: a layer, or the embedding in 16 bits."""
     return max(weights / shape.layers, 2 * shape.vocabulary * shape.hidden)
 
 
 def full_states(shape: Shape, plan: Plan) -> float:
-    """Return bytes of 16-bit gradients and two moments; with master weights (mixed precision) all four in float32."""
+    """Return bytes of gradients and two moments.
+
+    With master weights (mixed precision) these and the copy in float32.
+    """
     return (16 if plan.master_weights else 3 * plan.value_bytes) * shape.parameters
 
 
@@ -247,7 +253,7 @@ WHOLE_LOGITS = ("orpo",)
 
 
 def tokens_in_batch(plan: Plan) -> int:
-    """Return the tokens of a micro-batch whose activations are kept."""
+    """Return the tokens of a micro-batch whose activations are kept; DPO and ORPO have two sequences a row."""
     return SEQUENCES.get(plan.method, 1) * plan.batch_size * plan.length
 
 
@@ -267,7 +273,10 @@ def logit_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def transient_bytes(shape: Shape, plan: Plan) -> float:
-    """Return the bytes of the largest temporary copy that a kernel makes: a dequantised or DoRA weight."""
+    """Return the bytes of a kernel's largest temporary copy.
+
+    A dequantised weight for QLoRA, a whole one for DoRA, else 0.
+    """
     largest = max(shape.modules.values(), key=math.prod)
     if plan.method == "qlora":
         return plan.value_bytes * math.prod(largest)
@@ -275,12 +284,12 @@ def transient_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
-    """Estimate every method for the same plan."""
+    """Return the estimate of every method for the same plan."""
     return {method: estimate(shape, replace(plan, method=method)) for method in STATES}
 
 
 def largest_batch(shape: Shape, plan: Plan, device_bytes: float) -> int:
-    """Return the largest batch size that fits with a margin at the plan's length; 0 when not even one sequence does."""
+    """Return the largest batch size up to 1,024 that fits at the plan's length; 0 when not even one sequence does."""
     batch = 0
     while batch < 1024 and estimate(shape, replace(plan, batch_size=batch + 1)).verdict(device_bytes) == "fits":
         batch += 1

@@ -83,7 +83,7 @@ Criterion = Callable[[str, Situation], Reason]
 
 
 def memory(method: str, situation: Situation) -> Reason:
-    """Rate whether the method fits into the device; a method that does not is excluded."""
+    """Return points for whether the method fits into the device; a method that does not fit is excluded."""
     if situation.verdicts is None:
         return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
     verdict = situation.verdicts[method]
@@ -93,7 +93,7 @@ def memory(method: str, situation: Situation) -> Reason:
 
 
 def capacity(method: str, situation: Situation) -> Reason:
-    """Rate the capacity: an adapter should have at least as many parameters as completion tokens to learn."""
+    """Return points for capacity: an adapter should have at least as many parameters as completion tokens to learn."""
     if situation.targets is None or not situation.rank_parameters:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
     room = situation.rank * situation.rank_parameters
@@ -115,7 +115,7 @@ def rank_for(situation: Situation) -> int | None:
 
 
 def data_size(method: str, situation: Situation) -> Reason:
-    """Rate the method by the number of rows."""
+    """Return points for how the method suits the number of rows."""
     if situation.rows is None:
         return Reason("dataset size", 0, "No dataset was named.", "stated")
     size = f"{situation.rows:,} rows"
@@ -129,7 +129,7 @@ def data_size(method: str, situation: Situation) -> Reason:
 
 
 def domain_shift(method: str, situation: Situation) -> Reason:
-    """Rate the method by how far the data lies from general text."""
+    """Return points for how the method suits the distance of the data from general text."""
     if situation.divergence is None:
         return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")
     far = f"{situation.divergence:.3g} nats a channel from general text"
@@ -143,7 +143,7 @@ def domain_shift(method: str, situation: Situation) -> Reason:
 
 
 def serving(method: str, situation: Situation) -> Reason:
-    """Rate the cost of serving the method's result beside other adapters on one base model."""
+    """Return points for the cost of serving the method's result beside other adapters on one base model."""
     words = {
         "lora": (2, "Served as it is, beside hundreds of others."),
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
@@ -161,7 +161,7 @@ def serving(method: str, situation: Situation) -> Reason:
 
 
 def forgetting(method: str, situation: Situation) -> Reason:
-    """Rate the loss of general skill: 'LoRA learns less and forgets less' (arXiv 2405.09673)."""
+    """Return points for keeping general skill: 'LoRA learns less and forgets less' (arXiv 2405.09673)."""
     if not situation.keeps_general_skill:
         return Reason("forgetting", 0, "General skill may be lost.", "stated")
     if method in WHOLE:
@@ -170,7 +170,7 @@ def forgetting(method: str, situation: Situation) -> Reason:
 
 
 def latency(method: str, situation: Situation) -> Reason:
-    """Rate the latency of what the method leaves to serve."""
+    """Return points for the latency of what the method leaves to serve."""
     if not situation.least_latency:
         return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
     if method in WHOLE:
@@ -181,7 +181,7 @@ def latency(method: str, situation: Situation) -> Reason:
 
 
 def pace(method: str, situation: Situation) -> Reason:
-    """Rate the training speed in steps a second, relative to full fine-tuning."""
+    """Return points for the training speed in steps a second, relative to full fine-tuning."""
     if method not in PACE:
         return Reason("training speed", 0, "No published figure.", "rule of thumb")
     text = f"About {PACE[method]:.2g} times the steps a second of full fine-tuning."
@@ -189,7 +189,7 @@ def pace(method: str, situation: Situation) -> Reason:
 
 
 def preferences(method: str, situation: Situation) -> Reason:
-    """Rate how a method reads preferences; of data that hold none it says that they hold none."""
+    """Return points for how the method reads preferences; 0 for data without any."""
     words = {
         ("dpo", "pairs"): (2, "It compares both answers of a pair, which is all that a pair says."),
         ("kto", "pairs"): (0, "It reads a pair as two answers, each good or bad for itself."),
@@ -207,7 +207,7 @@ CRITERIA: tuple[Criterion, ...] = (memory, capacity, data_size, domain_shift, se
 
 
 def advise(situation: Situation) -> list[Advice]:
-    """Rate all methods and sort them, best first; those that cannot be trained come last."""
+    """Return all methods that learn from the data, best first; those that cannot be trained come last."""
     criteria = CRITERIA if situation.kind == "answers" else (preferences, *CRITERIA)
     methods = situation.methods
     ratings = [Advice(method, tuple(criterion(method, situation) for criterion in criteria)) for method in methods]
@@ -215,7 +215,7 @@ def advise(situation: Situation) -> list[Advice]:
 
 
 def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
-    """Return single changed inputs (one entry changes three together), each with its description."""
+    """Return pairs (description, changed inputs); the last changes several inputs together."""
     only_4_bit = {**dict.fromkeys(situation.methods, "will not fit"), "qlora": "fits"}
     return [
         ("every method fitted the device", {"verdicts": dict.fromkeys(situation.methods, "fits")}),

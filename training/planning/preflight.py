@@ -42,7 +42,7 @@ def check(run: TrainingRun) -> dict[str, Any]:
 
 
 def needs(run: TrainingRun) -> dict[str, Any]:
-    """Estimate memory and disk on the largest known device, for rows as long as the data's, and what engines serve."""
+    """Return memory and disk on the largest known device, for rows as long as the data's, and what engines serve."""
     device = estimator_inputs.largest_device()
     shape = estimator_inputs.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
@@ -53,7 +53,7 @@ def needs(run: TrainingRun) -> dict[str, Any]:
 
 
 def serving(run: TrainingRun) -> dict[str, Any]:
-    """Compare max_length with what the engines serve that have the base model and may serve the project."""
+    """Return a verdict on max_length against the engines that have the base model and may serve the project."""
     lengths = Replica.objects.lengths(run.base_model, run.project)
     length = run.hyperparameters["max_length"]
     if not lengths:
@@ -73,7 +73,10 @@ def serving(run: TrainingRun) -> dict[str, Any]:
 
 
 def require_trainable(run: TrainingRun) -> None:
-    """Raise Invalid if a dataset of the run has no row to train on, or rows are longer than the model reads."""
+    """Check that each dataset of the run has a row to train on, and that max_length is within the model's.
+
+    Raises Invalid.
+    """
     require_length(run)
     length = run.hyperparameters["max_length"]
     for part in parts_of(run) or []:
@@ -86,7 +89,7 @@ def require_trainable(run: TrainingRun) -> None:
 
 
 def require_length(run: TrainingRun) -> None:
-    """Raise Invalid for a max_length above the positions that the base model knows."""
+    """Check that max_length is not above the positions that the base model knows. Raises Invalid."""
     limit = run.base_model.config.get("max_position_embeddings")
     if isinstance(limit, int) and run.hyperparameters["max_length"] > limit:
         message = f"{run.base_model} reads at most {limit} tokens: lower max_length to that."
@@ -102,14 +105,14 @@ class Part:
     sample: Sample
 
     def trainable(self, length: int) -> int:
-        """Return the rows that are not left out."""
+        """Return how many rows a training with this max_length would read, as estimated."""
         return self.sample.rows - self.sample.cut_to(length)["left_out"]
 
 
 def parts_of(run: TrainingRun) -> list[Part] | None:
     """Return the run's datasets, its own first; None without a tokenizer or without the data of one.
 
-    Raises Invalid when the model cannot render a row: its chat template refuses it, or leaves out what it says.
+    Raises Invalid when a dataset is not ready or the model cannot render a row.
     """
     mixed = run.parts()
     total = sum(part.weight for part in mixed)
@@ -125,7 +128,7 @@ def parts_of(run: TrainingRun) -> list[Part] | None:
 def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
     """Return a sample of a dataset's rows in the base model's tokens; None without a tokenizer or without the data.
 
-    Raises Invalid when the model cannot render a row.
+    Raises Invalid when the dataset is not ready or the model cannot render a row.
     """
     dataset.require_ready()
     if not dataset.digest:
@@ -141,14 +144,17 @@ def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
 
 
 def reading_of(run: TrainingRun) -> ReadingOfRows:
-    """Return whether the run puts prompts in the chat template, and what its loss counts (default: all answers)."""
+    """Return how the run reads its rows.
+
+    Prompts in the chat template or not, what the loss counts, and pairs apart for KTO.
+    """
     chosen = run.hyperparameters
     return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS), run.method == run.Method.KTO)
 
 
 @lru_cache(maxsize=64)
 def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: ReadingOfRows) -> Sample:
-    """Sample a dataset, cached by the digests: to verify it all takes as long as to read it.
+    """Return a sample of a dataset's rows, kept by the digests, as verifying the dataset takes long.
 
     Raises NotReadable, and ArtifactError when the store has lost the dataset.
     """
@@ -201,7 +207,7 @@ def of_part(run: TrainingRun, part: Part, parts: list[Part]) -> dict[str, Any]:
 
 
 def offer(run: TrainingRun) -> str:
-    """Return the advice to read prompts as chats, where the base model has a chat template and they are not."""
+    """Return the advice to render plain prompts by the base model's chat template; "" where it does not apply."""
     is_plain = "prompt" in run.dataset.columns and not run.dataset.is_conversation()
     if not is_plain or run.hyperparameters.get("as_chat") or not run.base_model.template_digest:
         return ""
@@ -211,7 +217,7 @@ def offer(run: TrainingRun) -> str:
 
 
 def cuts_in_words(sample: Sample, length: int) -> str:
-    """Return in words what a length cuts of the rows."""
+    """Return a sentence on what this max_length cuts of the rows."""
     cuts, about = sample.cut_to(length), "" if sample.is_whole else "about "
     if not cuts["cut"] and not cuts["left_out"]:
         return f"No row is longer than {length} tokens; the longest has {sample.longest}."
@@ -222,7 +228,10 @@ def cuts_in_words(sample: Sample, length: int) -> str:
 
 
 def row_length(run: TrainingRun) -> int:
-    """Return the tokens of the longest row that a batch is padded to."""
+    """Return the tokens that a batch's rows are padded to: the longest row's, with a margin for rows not measured.
+
+    It is max_length with packing, and if the rows cannot be measured.
+    """
     most: int = run.hyperparameters["max_length"]
     parts = parts_of(run)
     if parts is None or run.hyperparameters["packing"]:
@@ -233,7 +242,10 @@ def row_length(run: TrainingRun) -> int:
 
 
 def require(run: TrainingRun) -> None:
-    """Raise Invalid with the nearest fix when the run will not fit."""
+    """Check that the run fits into memory and disk and is within what engines serve.
+
+    Raises Invalid with the nearest fix.
+    """
     for part, need in needs(run).items():
         if need["verdict"] == "will not fit":
             text = f"{need['text']} Change it, or queue it with anyway = true."
@@ -241,7 +253,7 @@ def require(run: TrainingRun) -> None:
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    """Compare the memory that the run needs with the device's; return bytes, parts, device, verdict and a sentence.
+    """Return bytes, parts, device, verdict and a sentence on the run's memory against the device's.
 
     The verdict is unknown without a device.
     """
@@ -259,7 +271,7 @@ def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
-    """Return the smallest change that makes the run fit the device."""
+    """Return a sentence that names the smallest change that makes the run fit the device."""
     if batch := largest_batch(shape, plan, device_bytes):
         return f"batch_size {batch} fits."
     if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
@@ -271,7 +283,7 @@ def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
 
 
 def time(run: TrainingRun) -> dict[str, Any]:
-    """Estimate the seconds from past runs of the same base model and method; None before there is one."""
+    """Return an estimate of the seconds, from past runs of the same base model and method; None without such a run."""
     speeds = past_paces(run)
     tokens = planned_tokens(run)
     if not speeds or tokens is None:
@@ -282,7 +294,7 @@ def time(run: TrainingRun) -> dict[str, Any]:
 
 
 def past_paces(run: TrainingRun) -> list[float]:
-    """Return the final tokens per second of the newest successful runs of the same model, method and device count."""
+    """Return the last tokens per second of the newest successful runs of the same model, method and devices."""
     alike = type(run).objects.filter(base_model=run.base_model, method=run.method, status=JobStatus.SUCCEEDED)
     paces = []
     for past in alike.filter(hyperparameters__devices=run.devices)[:PAST_RUNS]:
@@ -293,7 +305,7 @@ def past_paces(run: TrainingRun) -> list[float]:
 
 
 def planned_tokens(run: TrainingRun) -> int | None:
-    """Estimate the tokens that the run will read from the mean row length; None without a tokenizer."""
+    """Return an estimate of the tokens that the run will read; None if the rows cannot be measured."""
     chosen = run.hyperparameters
     parts = parts_of(run)
     if parts is None:
@@ -304,12 +316,12 @@ def planned_tokens(run: TrainingRun) -> int | None:
 
 
 def mean_tokens(parts: list[Part], length: int) -> float:
-    """Return the mean tokens that are read of a row of any dataset."""
+    """Return the mean tokens that are read of a row, over all datasets by their shares."""
     return sum(part.share * part.sample.mean_tokens(length) for part in parts)
 
 
 def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
-    """Return how many of the data's rows are read, where a packed row holds as many as fit on average."""
+    """Return how many of the data's rows the run reads; with packing a row of the trainer holds several on average."""
     chosen, rows = run.hyperparameters, planned_rows(run, parts)
     if not chosen["packing"] or chosen.get("epochs"):
         return rows
@@ -318,7 +330,7 @@ def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
 
 
 def planned_rows(run: TrainingRun, parts: list[Part]) -> int:
-    """Return the rows that the run reads: as often as its epochs say, else in its steps.
+    """Return the rows that the trainer reads: as often as its epochs say, else in its steps.
 
     An epoch of a mixture has read every row; datasets with few rows for their share are read more often.
     """
@@ -331,7 +343,10 @@ def planned_rows(run: TrainingRun, parts: list[Part]) -> int:
 
 
 def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> dict[str, Any]:
-    """Estimate the disk for checkpoints with two moments of the trained weights, for copies, and the final output."""
+    """Return bytes, verdict and a sentence on the disk.
+
+    Checkpoints with two moments, further copies, and the output.
+    """
     whole = plan.method in ("full", "galore")
     trained = shape.parameters if whole else shape.adapter_parameters(plan.rank)
     needed = CHECKPOINTS * 12 * trained + 4 * (1 + copies) * trained
@@ -343,7 +358,7 @@ def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> di
 
 
 def queue(run: TrainingRun) -> dict[str, Any]:
-    """Count the jobs that are running, the jobs queued ahead of the run, and the devices."""
+    """Return the numbers of running jobs, of jobs queued ahead of the run, and of devices, and a sentence."""
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())

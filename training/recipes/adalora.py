@@ -48,7 +48,7 @@ def pruned_at(run: Run) -> int:
 
 
 def adalora_config(run: Run) -> Any:
-    """Build PEFT's configuration: warm-up for a tenth of the steps, pruning until half, then training on."""
+    """Return PEFT's configuration: warm-up for a tenth of the steps, pruning until half, then training on."""
     from peft import AdaLoraConfig
 
     steps, target = run.hyperparameters.steps, mean_rank(run)
@@ -67,13 +67,16 @@ def adalora_config(run: Run) -> Any:
 
 
 def mean_rank(run: Run) -> int:
-    """Return the mean rank of the plan, or the run's one rank."""
+    """Return the mean rank of the run's plan, rounded; without a plan the run's one rank."""
     ranks = list(run.rank_pattern.values())
     return max(1, round(sum(ranks) / len(ranks))) if ranks else run.r
 
 
 def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
-    """Convert to a plain LoRA, exactly: B (A * E) alpha / (r + 1e-5) as PEFT computes it, without pruned values."""
+    """Return each module's factors of a plain LoRA that equals the AdaLoRA exactly, without pruned values.
+
+    B (A * E) alpha / (r + 1e-5), as PEFT computes it.
+    """
     from training.recipes.output.low_rank import Factors
 
     factors = {}

@@ -76,7 +76,10 @@ def compare(comparison: Comparison, events: Events) -> None:
 
 
 def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
-    """Return, by arm, a function that calls another with the model as that arm; the base is loaded once."""
+    """Return (arms, tokenizer); an arm calls the function that it is given with the model in its state.
+
+    The arms are the base and each adapter; the base is loaded once.
+    """
     from peft import PeftModel
 
     from training.lm.base_model import load_model, load_tokenizer
@@ -104,7 +107,10 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 
 
 def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Measure each arm's held-out loss, in all and by example, and the version's paired differences to the others."""
+    """Add to `result` each arm's held-out loss, and the version's paired differences to the other arms.
+
+    The loss is there in all and by example. Raises BadInput for data that cannot be read.
+    """
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
     from training.recipes.scoring import paired_difference
@@ -132,7 +138,7 @@ def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> l
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, comparison: Comparison) -> None:
-    """Measure forgetting: the loss on general text, compared with the base model's."""
+    """Add to `result` each arm's loss on general text, and by how much it exceeds the base's (`forgetting`)."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
 
@@ -147,7 +153,7 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 
 
 def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Score answers to the first rows with a question by exact match, token F1 and the pattern.
+    """Add to `result` the scores of answers to the first rows with a question: exact match, token F1 and the pattern.
 
     The question of a conversation is all before its last answer, in the chat template, with its tools.
     """
@@ -173,12 +179,12 @@ def mean(values: Any) -> float:
 
 
 def question_of(prompt: str, *, is_chat: bool) -> Question:
-    """Return the prompt as a user's turn, or as plain text."""
+    """Return the prompt as a question: a user's turn if `is_chat`, else plain text."""
     return {"messages": [{"role": "user", "content": prompt}]} if is_chat else {"prompt": prompt}
 
 
 def question_and_answer(row: Row) -> tuple[Question, str] | None:
-    """Return a row's question and the text that should answer it; None for a text, or a call of a tool."""
+    """Return a row's question and the text that should answer it; None for a text, or if a tool is called."""
     if "completion" in row:
         return {"prompt": row["prompt"]}, row["completion"]
     if "messages" not in row or len(row["messages"]) < 2 or row["messages"][-1].get("tool_calls"):
@@ -188,7 +194,7 @@ def question_and_answer(row: Row) -> tuple[Question, str] | None:
 
 
 def tokens_of(question: Question, tokenizer: Any) -> Any:
-    """Return the tokens of a question as an engine would read it."""
+    """Return the tokens of a question as an engine would read it, as tensors of one row."""
     if "messages" in question:
         text = prompt_text(question["messages"], question.get("tools"), tokenizer)
         return tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -196,7 +202,7 @@ def tokens_of(question: Question, tokenizer: Any) -> Any:
 
 
 def answer_of(arm: Any, tokenizer: Any, question: Question, new_tokens: int) -> str:
-    """Return the greedy answer to the question."""
+    """Return the arm's greedy answer to the question, at most `new_tokens` tokens."""
 
     def generate(model: Any) -> str:
         model.eval()

@@ -15,7 +15,7 @@ from gguf import GGUFReader
 
 
 class Unsupported(ValueError):
-    """The file is no GGUF, or transformers cannot read its architecture."""
+    """Raised when the file is no GGUF, or transformers cannot read its architecture; the message says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def convert(source: Path, output: Path) -> None:
 
 
 def require_gguf(source: Path) -> None:
-    """Raise Unsupported unless the file exists and is a GGUF: transformers' own errors do not say so."""
+    """Check that the file exists and is a GGUF. Raises Unsupported: transformers' own errors do not say so."""
     if not source.is_file():
         raise Unsupported("There is no such file.")
     try:

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    """Try some steps of a run and print what all would take; return the exit status."""
+    """Try some steps of a run and print what all would take as JSON; return 0, or 2 with a message for bad input."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.dry_run", description=__doc__)
     parser.add_argument("run_json", type=Path)
     parser.add_argument("method", choices=METHODS)
@@ -82,7 +82,7 @@ class Watch:
     watts: list[float] = field(default_factory=list)
 
     def follow(self, child: subprocess.Popen[bytes]) -> None:
-        """Read events and power until the child has ended."""
+        """Collect events, and the power during the steps, until the child has ended."""
         while child.poll() is None:
             self.read_events()
             if self.steps and (power := power_now()) is not None:
@@ -91,7 +91,7 @@ class Watch:
         self.read_events()
 
     def read_events(self) -> None:
-        """Read the events that are new since the last call."""
+        """Add the events that the child has written since the last call, with the time of now."""
         lines = self.events.read_text().splitlines(keepends=True) if self.events.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
         self.events_seen += [(time.monotonic(), event) for event in whole[len(self.events_seen) :]]
@@ -102,7 +102,10 @@ class Watch:
         return [(at, event) for at, event in self.events_seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:
-        """Return time, memory, power and energy of the run. Raises BadInput with fewer than two steps done."""
+        """Return what `planned` steps would take: seconds, memory in bytes, watts and joules (None if not known).
+
+        Raises BadInput with fewer than two steps done.
+        """
         steps = self.steps
         if len(steps) < 2:
             errors = [str(event["message"]) for _, event in self.events_seen if event["kind"] == "error"]

@@ -20,20 +20,23 @@ File = TypeVar("File", bound=RunFile)
 
 
 class Cancel:
-    """SIGTERM handler: ends the process at once, but a training at its next step, with a checkpoint."""
+    """Handler of SIGTERM: it ends the process at once, but during a training after the next step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.requested = self.training = False
         signal.signal(signal.SIGTERM, self.request)
 
     def request(self, *_: Any) -> None:
-        """Note the request, or exit at once before the training."""
+        """Note the request; exit at once unless a training runs."""
         self.requested = True
         if not self.training:
             sys.exit(CANCELLED)
 
     def leave_if_requested(self) -> None:
-        """Exit if SIGTERM arrived during the training, whose last checkpoint is written by now."""
+        """Note that the training has ended.
+
+        Exit if SIGTERM arrived during it: its last checkpoint is written by now.
+        """
         self.training = False
         if self.requested:
             sys.exit(CANCELLED)
@@ -49,7 +52,7 @@ class RunEvents(Events):
     run: Run | None = None
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an event; of memory that ran out with advice for this run."""
+        """Append an event, unless this process is silent and it is no error; one of memory that ran out gets advice."""
         if self.run and fields.get("code") == "gpu_oom":
             fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
         if kind == "error" or not self.silent:
@@ -57,7 +60,7 @@ class RunEvents(Events):
 
 
 def see_one_gpu() -> None:
-    """Hide all GPUs but the first, before torch starts: the trainer refuses a single process that sees several."""
+    """Hide all visible GPUs but the first from torch, which must not be loaded yet: the trainer refuses several."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
@@ -81,7 +84,10 @@ def program(arguments: list[str], train: Train) -> int:
 
 
 def measure(arguments: list[str], kind: type[File], work: Callable[[File, Events], None]) -> int:
-    """Run a measurement of the file that the arguments name; return 0, 2 for bad input, 1 for anything else."""
+    """Run a measurement of the file that the arguments name; return 0, 2 for bad input, 1 for anything else.
+
+    `kind` is the class of the file, and `work(file, events)` measures.
+    """
     events = Events(None)
 
     def read_and_work() -> None:

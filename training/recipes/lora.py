@@ -31,14 +31,14 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
-    """Return the model and PEFT's configuration, or the wrapped model with the run's start values and None."""
+    """Return (model, PEFT's configuration), or, for start values, (the wrapped model with these, None)."""
     from training.recipes.training_loop.start_values import started
 
     return started(model, lora_config(run), run, material)
 
 
 def keep(trained: Trained, run: Run) -> dict[str, Any]:
-    """Write OUTPUT/adapter, and return its parameters."""
+    """Write OUTPUT/adapter, and return the number of its parameters as facts."""
     from training.recipes.output.adapter_output import save_adapter, trainable
 
     save_adapter(trained.model, run, trained.weights)
@@ -46,7 +46,7 @@ def keep(trained: Trained, run: Run) -> dict[str, Any]:
 
 
 def lora_config(run: Run, **changes: Any) -> Any:
-    """Build PEFT's configuration with the run's ranks."""
+    """Return PEFT's configuration with the run's ranks and the `changes`."""
     from peft import LoraConfig
 
     return LoraConfig(

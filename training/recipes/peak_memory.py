@@ -11,7 +11,7 @@ GB = 1e9
 
 
 def peak_memory() -> int:
-    """Return the peak in bytes: of GPU memory that torch allocated, else of this process."""
+    """Return the peak in bytes: of GPU memory that torch allocated, without a GPU of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
@@ -25,13 +25,16 @@ def own_peak() -> int:
 
 
 def out_of_memory(chosen: Hyperparameters, method: str) -> str:
-    """Return the out-of-memory message with this run's figures and the cheapest change that needs less memory."""
+    """Return the message of a run that ran out of memory: its figures and the cheapest change that needs less."""
     size = f"{chosen.batch_size} sequences of up to {chosen.max_length} tokens"
     return f"Memory ran out at {peak_memory() / GB:.2f} GB with {size}. {advice(chosen, method)} Then clone the run."
 
 
 def advice(chosen: Hyperparameters, method: str) -> str:
-    """Return the cheapest change: half the batch at the same step, then recomputation, length, 4 bits."""
+    """Return a sentence with the cheapest change.
+
+    Half the batch at the same step, then recomputation, length, 4 bits.
+    """
     if chosen.batch_size > 1:
         half, twice = chosen.batch_size // 2, chosen.gradient_accumulation * 2
         return f"Set batch_size {half} and gradient_accumulation {twice}: the same step with less memory."

@@ -36,7 +36,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def load_in_4_bits(run: Run) -> Any:
-    """Load the base with linear weights in NF4; embeddings, norms and the head stay as they are."""
+    """Return the base model with linear weights in NF4; embeddings, norms and the head stay as they are."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -59,7 +59,10 @@ def load_in_4_bits(run: Run) -> Any:
 
 
 def keep_trainable_on_cpu(model: Any) -> None:
-    """Stop evaluations on AVX512-BF16 CPUs from repacking weights into a form without a backward pass."""
+    """Stop bitsandbytes from repacking weights in evaluations on AVX512-BF16 CPUs.
+
+    Repacked weights have no backward pass.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

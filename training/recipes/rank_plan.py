@@ -10,7 +10,7 @@ from training.recipes.run_file import Run
 
 
 def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
-    """Require that every name is a module's and alpha / r is the same everywhere. Raises BadInput.
+    """Check that every name is a module's and that alpha / r is the same everywhere. Raises BadInput.
 
     PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the patterns would
     scale some modules wrongly. So keys are whole names ("^" and the escaped name), as training.tars writes them.
@@ -26,7 +26,7 @@ def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
 
 
 def is_target(name: str, target_modules: Iterable[str]) -> bool:
-    """Return True if a target names the module, by its end or in full."""
+    """Return True if one of the targets is the module's name or its end after a dot."""
     return any(name == target or name.endswith("." + target) for target in target_modules)
 
 

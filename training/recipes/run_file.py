@@ -35,13 +35,13 @@ FIXES = {
 
 
 class Checked(BaseModel):
-    """A part of a run file. A field that it does not know is refused, and so is a text in place of a number."""
+    """Base of the parts of a run file: unknown fields are refused, and so is a text in place of a number."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def read(cls, record: Record) -> Self:
-        """Build it from a file's record. Raises BadInput naming the first field that is wrong."""
+        """Return the part that a file's record describes. Raises BadInput naming the first field that is wrong."""
         try:
             return cls.model_validate(record)
         except ValidationError as error:
@@ -102,7 +102,10 @@ class RunFile(Checked):
 
     @classmethod
     def read(cls, record: Record) -> Self:
-        """Build it from a file's record, in which null is as good as left out. Raises BadInput naming the field."""
+        """Return the file that the record describes, in which null is as good as left out.
+
+        Raises BadInput naming the field.
+        """
         made = super().read({name: value for name, value in record.items() if value is not None})
         if not (made.base_model / "config.json").is_file():
             raise BadInput(f"base_model: {made.base_model} is not a model's folder.")
@@ -159,7 +162,7 @@ class Run(RunFile):
 
 
 def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
-    """Say which field is wrong and what it takes instead; of several the first."""
+    """Return a sentence on the first wrong field and what it takes instead."""
     error = errors.errors(include_url=False)[0]
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -170,7 +173,7 @@ def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def fields_around(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Return the fields of the part of the file that the place is in."""
+    """Return the names of all fields of the part of the file that the place is in."""
     part: Any = kind
     for name in place[:-1]:
         part = part.model_fields[name].annotation
@@ -189,14 +192,14 @@ def read_record(path: Path) -> Record:
 
 
 def events_path(record: Record) -> Path:
-    """Return the file that progress and errors are told in. Raises BadInput."""
+    """Return the path of the file for progress and errors. Raises BadInput without one."""
     if not isinstance(record.get("events"), str):
         raise BadInput("events: name a path.")
     return Path(record["events"])
 
 
 def write_atomically(path: Path, record: Record) -> None:
-    """Write the file under another name and rename it when it is complete."""
+    """Write the record as JSON under another name and rename it when it is complete. Raises ValueError for NaN."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     part.replace(path)

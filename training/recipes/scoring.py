@@ -40,7 +40,7 @@ def paired_difference(
 
 
 def words(text: str) -> list[str]:
-    """Split a text into words; case, punctuation and spaces do not count."""
+    """Return a text's words in lower case, without punctuation."""
     return re.findall(r"\w+", text.casefold())
 
 
@@ -57,5 +57,5 @@ def token_f1(answer: str, wanted: str) -> float:
 
 
 def matches(answer: str, pattern: str) -> float:
-    """Return 1 if the pattern occurs in the answer, else 0."""
+    """Return 1 if the pattern occurs in the answer, else 0. Raises BadPattern."""
     return float(contains(pattern, answer))

@@ -28,7 +28,11 @@ class Command(BaseCommand):
         parser.add_argument("--user", required=True, help="The user who requests it; recorded in the audit trail.")
 
     def handle(self, *args: Any, file: Path, user: str, **options: Any) -> None:
-        """Queue the run and print its id. Raises CommandError."""
+        """Queue the run and print its id.
+
+        Raises CommandError, which names the field, for a file that cannot be used, an unknown user or project, and a
+        missing scope.
+        """
         body = read(file)
         person = User.objects.filter(username=user).first()
         project = Project.objects.filter(slug=body["project"], archived_at=None).first()
@@ -54,7 +58,7 @@ def may_train(person: User, project: Project) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read the file and validate it as the REST API does. Raises CommandError naming the field."""
+    """Read the file and return its fields, validated as the REST API does. Raises CommandError naming the field."""
     try:
         body = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:

@@ -23,7 +23,10 @@ def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) ->
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[str, Any]) -> None:
-    """Let `write` fill a temporary folder with PEFT's files, then rename it to `folder` when it is complete."""
+    """Let `write` fill a temporary folder with PEFT's files, then put it in the place of `folder` in one step.
+
+    `overriding` are fields of the configuration that are replaced.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     write(part)

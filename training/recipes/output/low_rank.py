@@ -25,7 +25,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """Return the rank."""
+        """Return the rank: the number of rows of `a`."""
         return self.a.shape[0]
 
 
@@ -53,7 +53,7 @@ def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors]
 
 
 def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return new minus old weight of every target module; `trained` and `base` are by parameter name."""
+    """Return new minus old weight of every target module by its name; `trained` and `base` are by parameter name."""
     names = [name.removesuffix(".weight") for name in trained if name.endswith(".weight")]
     return {
         name: trained[f"{name}.weight"].float() - base[f"{name}.weight"].to(trained[f"{name}.weight"].device).float()

@@ -8,7 +8,7 @@ from training.recipes.training_loop.trainer import Trained
 
 
 def loss_as_served(trained: Trained, run: Run) -> float | None:
-    """Measure the held-out loss of OUTPUT/adapter on the base model that engines load; None without held-out rows."""
+    """Return the held-out loss of OUTPUT/adapter on the base model that engines load; None without held-out rows."""
     from peft import PeftModel
 
     served = PeftModel.from_pretrained(load_model(run.base_model), str(run.output / "adapter"))

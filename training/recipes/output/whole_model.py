@@ -33,7 +33,7 @@ def keep(trained: Trained, run: Run) -> Facts:
 
 
 def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
-    """Save the model in the base's dtype for transformers and vLLM; renamed to OUTPUT/model when it is complete."""
+    """Write the model in `dtype` with its tokenizer to OUTPUT/model, in one step, for transformers and vLLM."""
     part, folder = run.output / "model.part", run.output / "model"
     shutil.rmtree(part, ignore_errors=True)
     trained.model.save_pretrained(
@@ -45,6 +45,6 @@ def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
 
 
 def whole_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """Return the model's state with the trained weights in place; a head tied to the embedding is its second name."""
+    """Return the model's state with the trained weights in place."""
     state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
     return {**state, **trained.weights}

@@ -16,18 +16,21 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Collator:
-    """A collator that pads with the token `pad`."""
+    """Base of the collators, which pad with the token `pad`."""
 
     pad: int
 
     def padded(self, rows: Rows, *names: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (ids, attention mask, labels) of the sequences of these names, one name's rows after the other's."""
+        """Return (ids, attention mask, labels) of the rows' sequences of these names.
+
+        All rows of one name stand after each other.
+        """
         sequences = [TokenSequence(row[f"{name}_ids"], row[f"{name}_labels"]) for name in names for row in rows]
         ids, mask, labels = (torch.tensor(each) for each in padded(sequences, self.pad))
         return ids, mask, labels
 
     def completions(self, rows: Rows, *names: str, prefix: str = "") -> Batch:
-        """Return the inputs of the sequences, with a mask of the counted tokens."""
+        """Return the sequences' ids, attention mask and mask of counted tokens; the names begin with `prefix`."""
         ids, mask, labels = self.padded(rows, *names)
         counted = (labels != IGNORED).long()
         return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask, f"{prefix}completion_mask": counted}

@@ -37,7 +37,7 @@ class Preference:
     """The common part of the preference objectives."""
 
     def guess(self, model: Any) -> float | None:
-        """Return None: the base, which is the reference, is the guess that knows nothing."""
+        """Return None: there is no loss to compare with, as the base is the method's reference."""
         return None
 
 
@@ -45,11 +45,11 @@ class Dpo(Preference):
     """Direct preference optimisation on pairs (arXiv 2305.18290)."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Tokenise pairs. Raises BadInput."""
+        """Return the run's pairs as tokenised material. Raises BadInput."""
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's DPOTrainer."""
+        """Return TRL's DPOTrainer for the run, with the base model as reference."""
         config = DPOConfig(**options, max_length=None, beta=run.hyperparameters.beta)
         collator = PairCollator(parts["processing_class"].pad_token_id)
         return with_base_as_reference(
@@ -65,11 +65,11 @@ class Kto(Preference):
     """Kahneman-Tversky optimisation on answers that are marked good or bad (arXiv 2402.01306)."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Tokenise answers, and both of each pair. Raises BadInput."""
+        """Return the run's answers, and both of each pair, as tokenised material. Raises BadInput."""
         return read_answers(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's KTOTrainer."""
+        """Return TRL's KTOTrainer for the run, with the base model as reference."""
         chosen = run.hyperparameters
         weights: dict[str, Any] = {
             "desirable_weight": chosen.desirable_weight,
@@ -92,11 +92,11 @@ class Orpo(Preference):
     """Odds ratio preference optimisation on pairs (arXiv 2403.07691), which has no reference; experimental in TRL."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Tokenise pairs. Raises BadInput."""
+        """Return the run's pairs as tokenised material. Raises BadInput."""
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's ORPOTrainer."""
+        """Return TRL's ORPOTrainer for the run."""
         # It warns on its import that its interface may change; the pin of TRL and docs/training.md say so.
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -117,7 +117,7 @@ class Orpo(Preference):
 
 
 def with_base_as_reference(trainer: Any) -> Any:
-    """Remove the copy of the adapter that TRL takes as reference where the model came with start values.
+    """Return the trainer without the copy of the adapter that TRL takes as reference for a model with start values.
 
     An adapter with start values changes nothing before its first step, so that the base is the same reference.
     """

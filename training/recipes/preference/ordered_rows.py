@@ -21,17 +21,17 @@ Tokenise = Callable[..., list[Kind]]
 
 
 def read_pairs(run: Run, tokenizer: Any) -> Material:
-    """Tokenise preference pairs. Raises BadInput."""
+    """Return preference pairs as tokenised material in reading order. Raises BadInput."""
     pairs, material = read(run, tokenizer, preference.pairs_of)
     rows = [columns(chosen=pair.chosen, rejected=pair.rejected) for pair in pairs]
     return material(rows)
 
 
 def read_answers(run: Run, tokenizer: Any) -> Material:
-    """Tokenise answers that are marked good or bad, with each prompt's mismatched answer in its batch.
+    """Return answers that are marked good or bad as tokenised material, each with its batch's mismatched answer.
 
-    Raises BadInput. The mismatched ones, from which KTO estimates the divergence, are those of TRL: each prompt of a
-    batch with the answer of the row before it.
+    The mismatched ones, from which KTO estimates the divergence, are those of TRL: each prompt of a batch with the
+    answer of the row before it. Raises BadInput.
     """
     answers, material = read(run, tokenizer, preference.answers_of)
     size = run.hyperparameters.batch_size
@@ -44,7 +44,7 @@ def read_answers(run: Run, tokenizer: Any) -> Material:
 
 
 def columns(**sequences: TokenSequence) -> dict[str, Any]:
-    """Return the columns of named sequences."""
+    """Return the ids and labels of the named sequences as columns NAME_ids and NAME_labels."""
     parts: dict[str, Any] = {}
     for name, sequence in sequences.items():
         parts |= {f"{name}_ids": sequence.ids, f"{name}_labels": sequence.labels}
@@ -54,7 +54,10 @@ def columns(**sequences: TokenSequence) -> dict[str, Any]:
 def read(
     run: Run, tokenizer: Any, tokenise: Tokenise[Kind]
 ) -> tuple[list[Kind], Callable[[list[dict[str, Any]]], Material]]:
-    """Return the tokenised rows in reading order, and what makes material of their columns. Raises BadInput."""
+    """Return the tokenised rows in reading order, and a function that makes material of their columns.
+
+    Raises BadInput.
+    """
     chosen, cuts = run.hyperparameters, Cuts()
 
     def tokenised(path: Any, field: str, most: int | None, counted: Cuts | None) -> list[Kind]:
@@ -83,5 +86,5 @@ def read(
 
 
 def worded(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return the rows as they are, or texts as chats where the run asks for it."""
+    """Return the rows; texts become chats if the run's `as_chat` asks for it."""
     return preference.as_chat(rows) if run.hyperparameters.as_chat else list(rows)

@@ -8,7 +8,7 @@ from training.recipes.run_file import Run
 
 
 def require_supported(run: Run) -> None:
-    """Raise BadInput for what TRL's trainers of preferences do not do with our rows."""
+    """Check that the run asks for nothing that TRL's preference trainers do not do. Raises BadInput."""
     chosen = run.hyperparameters
     if chosen.packing:
         raise BadInput("hyperparameters.packing: preference rows are not packed: set it to 0.")
@@ -23,6 +23,6 @@ def require_supported(run: Run) -> None:
 
 
 def require_batches(run: Run) -> None:
-    """Raise BadInput for batches of one row, in which KTO has no mismatched answer."""
+    """Check that a batch has at least two rows: KTO needs a mismatched answer. Raises BadInput."""
     if run.hyperparameters.batch_size < 2:
         raise BadInput("hyperparameters.batch_size: KTO compares the answers of a batch: take at least 2.")

@@ -19,12 +19,12 @@ KERNEL_TYPES = (torch.bfloat16, torch.float16)
 
 
 def has_kernel() -> bool:
-    """Return True if the GPU can run flash attention."""
+    """Return True if there is a GPU that can run flash attention."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST_WITH_FLASH
 
 
 def attend_within_bounds(model: Any) -> None:
-    """Make a model with torch's attention use the kernel; without bounds it computes as before."""
+    """Set the attention of a model with torch's sdpa to `attend`; no effect on others."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(WITHIN_BOUNDS, attend)
         AttentionMaskInterface.register(WITHIN_BOUNDS, sdpa_mask)
@@ -43,9 +43,10 @@ def attend(
     max_length_q: int = 0,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each sequence: (1, heads, tokens, size) each -> (1, tokens, heads, size).
+    """Return attention within each sequence: (1, heads, tokens, size) each -> (1, tokens, heads, size), and None.
 
-    `cu_seq_lens_q` (sequences + 1,) holds the start of each sequence and the end of the last.
+    `cu_seq_lens_q` (sequences + 1,) holds the start of each sequence and the end of the last. Without it, or in another
+    type than the kernel's, it is torch's own attention.
     """
     dtype = computed_in(query)
     if cu_seq_lens_q is None or dtype not in KERNEL_TYPES:
@@ -67,6 +68,9 @@ def attend(
 
 
 def computed_in(tensor: torch.Tensor) -> torch.dtype:
-    """Return the dtype under autocast, which converts for torch's own attention but not for this kernel."""
+    """Return the dtype that autocast computes in, else the tensor's.
+
+    Autocast converts for torch's own attention alone.
+    """
     place = tensor.device.type
     return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else tensor.dtype

@@ -21,7 +21,7 @@ class WithoutCasts(TrainerCallback):
 
 
 def set_casts(model: Any, are_on: bool) -> None:
-    """Set the casts of every LoRA module."""
+    """Switch the casts of every LoRA module on or off."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = are_on

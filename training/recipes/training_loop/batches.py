@@ -57,7 +57,7 @@ class Material:
         return COLUMN in self.rows.column_names
 
     def first_sequences(self, count: int) -> list[TokenSequence]:
-        """Return the first `count` rows that the training reads."""
+        """Return the sequences of the first `count` rows that the training reads."""
         rows = self.rows.select(range(min(count, len(self.rows))))
         names = [(ids, labels) for ids, labels in SEQUENCES.items() if ids in rows.column_names]
         return [TokenSequence(row[ids], row[labels]) for row in rows for ids, labels in names]
@@ -65,7 +65,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Reading:
-    """The data to read: tokens of each sequence, in the order of the datasets, each with its size and its share."""
+    """The data to read.
+
+    Tokens of each sequence in the order of the datasets, and the size and share of each dataset.
+    """
 
     lengths: list[int]
     sizes: list[int]
@@ -77,7 +80,7 @@ class Reading:
         return cls(lengths, [len(lengths)], [1.0])
 
     def rounds(self, total: int = 0) -> Draw | None:
-        """Return what draws the rows of a run anew; None for one dataset, which is read in plain epochs.
+        """Return a function that draws the rows of a mixture; None for one dataset, which is read in plain epochs.
 
         `total`: the rows that are read, where they are known before.
         """
@@ -90,7 +93,7 @@ class Reading:
 
 
 def read_material(run: Run, tokenizer: Any) -> Material:
-    """Tokenise only the rows that the run will read, in the trainer's reading order. Raises BadInput."""
+    """Return the rows that the run will read, tokenised, in the trainer's reading order. Raises BadInput."""
     chosen = run.hyperparameters
     cuts = Cuts()
     sequences, reading = read_train(run, tokenizer, cuts)
@@ -106,9 +109,9 @@ def read_material(run: Run, tokenizer: Any) -> Material:
 
 
 def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence], Reading]:
-    """Tokenise the rows to train on, of each dataset no more than the run reads of it, and count what is cut.
+    """Return the tokenised rows to train on and their sizes, of each dataset no more than the run reads of it.
 
-    Raises BadInput.
+    What is cut is counted in `cuts`. Raises BadInput.
     """
     chosen = run.hyperparameters
     shares = shares_of([part.weight for part in run.parts])
@@ -124,7 +127,9 @@ def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence
 
 
 def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[HeldOutPart]]:
-    """Tokenise the held-out rows and draw a sample; the loss counts in them what it counts in training.
+    """Return a tokenised sample of the held-out rows, with the rows of each dataset.
+
+    The loss counts what it does in training.
 
     Each dataset gives its share of the tokens, and at least one row. Raises BadInput.
     """
@@ -142,17 +147,17 @@ def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[H
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return all rows in the order in which they are tokenised, until the run has as many as it reads."""
+    """Return all rows in a random order that the run's seed fixes; texts become chats if the run asks for it."""
     return worded(sample(rows, len(rows), run.hyperparameters.seed), run)
 
 
 def worded(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return the rows as they are, or prompts as chats where the run asks for it."""
+    """Return the rows; prompts become chats if the run's `as_chat` asks for it."""
     return as_chat(rows) if run.hyperparameters.as_chat else list(rows)
 
 
 def steps_of(run: Run, reading: Reading) -> int:
-    """Return the steps in which the run reads its sequences as often as it should."""
+    """Return the number of steps: the run's own, or as many as its epochs take."""
     chosen = run.hyperparameters
     if not chosen.epochs:
         return chosen.steps
@@ -168,7 +173,7 @@ def rows_in_step(run: Run) -> int:
 
 
 def reading_groups(reading: Reading, run: Run, steps: int) -> list[list[int]]:
-    """Return the sequences of each row that the trainer reads: one, or with packing as many as fit."""
+    """Return, for each row that the trainer reads, the places of its sequences: one, or with packing as many as fit."""
     chosen, lengths, count = run.hyperparameters, reading.lengths, steps * rows_in_step(run)
     if chosen.packing:
         return packed(lengths, count, chosen.max_length, chosen.seed, reading.rounds())

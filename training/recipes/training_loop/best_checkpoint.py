@@ -41,7 +41,7 @@ class HeldOutCurve(TrainerCallback):
         self.latest: tuple[int, HeldOutLoss] | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure at every `eval_steps` and at the end."""
+        """Measure the loss every `eval_steps` and at the end, keep the best weights, and stop after `patience`."""
         if state.global_step % self.chosen.eval_steps and state.global_step < state.max_steps:
             return
         measured = self.measure(model)
@@ -76,7 +76,7 @@ class HeldOutCurve(TrainerCallback):
 
 
 def weights_file(folder: Path, step: int) -> Path:
-    """Return the file of the weights at a step; `best.json` names the step, so one cut off by a crash is not read."""
+    """Return the path of the weights at a step; `best.json` names the step, so one cut off by a crash is not read."""
     return folder / f"best-{step}.safetensors"
 
 

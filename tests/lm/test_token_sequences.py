@@ -10,6 +10,7 @@ from tests.tiny_model import make_tokenizer, write_jsonl
 from training.lm import token_sequences
 
 TOKENIZER = make_tokenizer()
+DEEPSEEK_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 
 def words(sequence: token_sequences.TokenSequence) -> tuple[str, str]:
@@ -27,6 +28,32 @@ def words(sequence: token_sequences.TokenSequence) -> tuple[str, str]:
 )
 def test_the_loss_counts_the_completion_and_the_end(row, read: str, learned: str) -> None:
     assert words(token_sequences.tokenise(row, TOKENIZER, 64)) == (read, learned)
+
+
+@pytest.mark.parametrize("last", ["<unk>", "<pad>", "<s>", "<user>", "unheard-of"])
+def test_a_special_token_that_ends_nothing_is_no_end(last: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<user>"]})
+    for row in ({"text": f"the bank {last}"}, {"prompt": "the bank", "completion": f"shall {last}"}):
+        sequence = token_sequences.tokenise(row, tokenizer, 64)
+        assert (sequence.ids[-1], sequence.labels[-1]) == (tokenizer.eos_token_id, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("last", ["<end>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", DEEPSEEK_END, "</s>"])
+def test_an_end_that_a_text_has_is_not_added_twice(last: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [last]})
+    sequence = token_sequences.tokenise({"prompt": "the bank", "completion": f"shall {last}"}, tokenizer, 64)
+    assert tokenizer.convert_ids_to_tokens(sequence.ids)[-2:] == ["shall", last]
+
+
+def test_a_token_with_which_the_template_ends_an_answer_is_an_end() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<over>"]})
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <over> {% endfor %}"
+    assert (
+        tokenizer.decode(token_sequences.tokenise({"text": "the bank <over>"}, tokenizer, 64).ids) == "the bank <over>"
+    )
 
 
 def test_every_turn_of_the_assistant_is_learned() -> None:

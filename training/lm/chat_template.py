@@ -17,6 +17,11 @@ Turn = dict[str, Any]
 TELLING = 24
 # An end of turn as templates write it, for tokenizers that do not call it special.
 WRITTEN_END = r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,20}\]"
+# Tokens by which families of models end a turn or a text, whatever their tokenizer calls its end token.
+NAMED_END = re.compile(
+    r"(?i)</s>|<turn\|>|<[|\uff5c]?(?:eo[admst]|eo[dmt]_id|im_end|end|return|call|endoftext|end_of_\w+(?<!role)|"
+    r"end\u2581of\u2581\w+)[|\uff5c]?>"
+)
 
 
 class ChatError(ValueError):
@@ -159,6 +164,30 @@ def renders_reasoning(template: Template) -> bool:
         return "Zqxq" in template.apply(turns)
     except REFUSALS:
         return False
+
+
+def is_end(token: int, tokenizer: Any) -> bool:
+    """Return True for a token that ends a turn or a text: the tokenizer's, a known one, or the chat template's."""
+    if token == tokenizer.eos_token_id:
+        return True
+    name = str(tokenizer.convert_ids_to_tokens(token))
+    if token in (tokenizer.unk_token_id, tokenizer.bos_token_id):
+        return False
+    if NAMED_END.fullmatch(name):
+        return True
+    return token in tokenizer.all_special_ids and bool(tokenizer.chat_template) and closes_answers(name, tokenizer)
+
+
+def closes_answers(name: str, tokenizer: Any) -> bool:
+    """Return True if the chat template ends an answer with this token."""
+    word = unused_word("")
+    try:
+        text = Template(tokenizer, None).apply(
+            [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": word}]
+        )
+    except REFUSALS:
+        return False
+    return text.partition(word)[2].lstrip().startswith(name)
 
 
 def generation_prompt(template: Template, earlier: Sequence[Turn]) -> str:

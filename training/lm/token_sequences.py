@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.lm.chat import Conversation, rendered
-from training.lm.chat_template import ChatError
+from training.lm.chat_template import ChatError, is_end
 
 IGNORED = -100
 # What the loss counts: every answer, only the last one of a conversation, or prompts as well.
@@ -222,10 +222,9 @@ def without_second_start(ids: list[int], tokenizer: Any) -> list[int]:
 
 
 def ending(ids: list[int], tokenizer: Any) -> list[int]:
-    """Return the end token as a list; empty if there is none, or if the tokens end with a special token already."""
-    if tokenizer.eos_token_id is None or (ids and ids[-1] in tokenizer.all_special_ids):
-        return []
-    return [tokenizer.eos_token_id]
+    """Return the end token as a list; empty if there is none, or if the tokens end with an end of a turn already."""
+    end = tokenizer.eos_token_id
+    return [] if end is None or (ids and is_end(ids[-1], tokenizer)) else [end]
 
 
 def weighted(ids: list[int], weights: list[float]) -> TokenSequence:

@@ -6,6 +6,7 @@ STAMP := .venv/installed
 VLLM_STAMP := .venv-vllm/installed
 MLFLOW_STAMP := .venv-mlflow/installed
 CLIENTS_STAMP := .venv-clients/installed
+SBOM_STAMP := .venv-sbom/installed
 LOCKS := $(wildcard requirements/*.lock)
 
 .PHONY: demo run test test-slow test-bare test-vllm soak bench lint install stop screenshots lock sbom
@@ -45,7 +46,7 @@ stop:  ## end a running AdapterHub of this data folder
 test: install  ## a verdict in 8 minutes on two cores: nearly all tests
 	$(BIN)/python -m pytest -q -m 'not slow and not vllm' $(ARGS)
 
-test-slow: install $(MLFLOW_STAMP) $(CLIENTS_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
+test-slow: install $(MLFLOW_STAMP) $(CLIENTS_STAMP) $(SBOM_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
 	$(BIN)/python -m pytest -q --timeout 600 -m 'slow and not vllm' $(ARGS)
 
 # A machine without nginx, Chromium, openssl, npm and Docker: the tests that look for them are left out, and say so.
@@ -69,6 +70,12 @@ $(CLIENTS_STAMP): tests/clients/requirements.txt
 	.venv-clients/bin/pip install -q --disable-pip-version-check --require-hashes --no-deps -r tests/clients/requirements.txt
 	touch $(CLIENTS_STAMP)
 
+# What lists the packages of an image; pyproject.toml says why it is not in .venv.
+$(SBOM_STAMP): requirements/sbom.lock
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install -q --disable-pip-version-check --require-hashes --no-deps -r requirements/sbom.lock
+	touch $(SBOM_STAMP)
+
 # An environment of its own: vLLM pins other releases of torch's company than the product. Our plugin is built from a
 # copy, so that nothing is built among the sources.
 $(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml tests/vllm/plugin/vllm_cpu_base_rows.py \
@@ -90,7 +97,7 @@ screenshots: install  ## every page, wide and on a phone, light and dark, into d
 bench: install  ## the short form of every benchmark
 	$(BIN)/python benchmarks/run_all.py
 
-sbom: install  ## the packages of each image with their licences, as CycloneDX, into build/sbom
+sbom: install $(SBOM_STAMP)  ## the packages of each image with their licences, as CycloneDX, into build/sbom
 	$(BIN)/python .ci/image_packages.py build/sbom
 
 lint: install  ## style, types, what is declared and locked, and scans of our code and of what we build on

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ("app", "router")
+LISTER = ROOT / ".venv-sbom/bin/python"
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
 
 
 def write_list(packages: Path, file: Path) -> None:
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", str(packages), "--output-file", str(file)]
+    command = [str(LISTER), "-m", "cyclonedx_py", "environment", str(packages), "--output-file", str(file)]
     subprocess.run(command, check=True)  # noqa: S603 - our own arguments
 
 

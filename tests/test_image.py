@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import requires
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
 IMAGE_PACKAGES = runpy.run_path(str(ROOT / ".ci/image_packages.py"))
@@ -101,12 +103,14 @@ def test_a_router_can_import_neither_torch_nor_a_database_nor_django(tmp_path: P
     assert done.stdout.split() == ["starlette"]
 
 
+@requires("sbom")
+@pytest.mark.slow
 def test_each_image_lists_its_packages(tmp_path: Path) -> None:
     """By the Dockerfile's command, on the packages that the lock file names."""
     packages = IMAGE_PACKAGES["environment"]("router", tmp_path / "venv")
     [command] = {command_of_list("app"), command_of_list("router")}
     words = [word.replace("/opt/venv", str(packages)) for word in command.split()]
-    subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True)
+    subprocess.run([IMAGE_PACKAGES["LISTER"], *words[1:]], check=True, capture_output=True)
     listed = json.loads((packages / "sbom.cdx.json").read_text())
     installed = {(package.name, package.version) for package in IMAGE_PACKAGES["packages_of"]("router")}
     assert {(part["name"], part["version"]) for part in listed["components"]} == installed

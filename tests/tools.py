@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 MLFLOW = ROOT / ".venv-mlflow/bin/mlflow"
 TRACKERS = ROOT / ".venv-mlflow/bin/wandb"
 TRACKERS_PYTHON = ROOT / ".venv-mlflow/bin/python"
+SBOM_PYTHON = ROOT / ".venv-sbom/bin/python"
 CLIENTS_PYTHON = ROOT / ".venv-clients/bin/python"
 VLLM_PYTHON = ROOT / ".venv-vllm/bin/python"
 AXE_VERSION = "4.10.3"
@@ -113,6 +114,8 @@ TABLE = (
     Tool("trackers", "Weights & Biases and TensorBoard", "make .venv-mlflow/installed", lambda _: TRACKERS.exists()),
     # The packages that applications use.
     Tool("clients", "OpenAI's SDK and others", "make .venv-clients/installed", lambda _: CLIENTS_PYTHON.exists()),
+    # Lists the packages of an image.
+    Tool("sbom", "cyclonedx-bom", "make .venv-sbom/installed", lambda _: SBOM_PYTHON.exists()),
     # Runs for minutes and only when it is asked for, also where it is installed.
     Tool("vllm", "a real vLLM", "make test-vllm", lambda _: "vllm" in required() and VLLM_PYTHON.exists()),
     Tool("gpu", "a GPU", "a machine with an NVIDIA GPU and its driver", has_gpu),

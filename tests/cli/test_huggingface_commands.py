@@ -34,7 +34,7 @@ def test_a_version_is_published_with_its_card(
     (tmp_path / "output/result.json").write_text(json.dumps(measured))
     job.succeeded(tmp_path)
     there = {"HF_ENDPOINT": far.url, "HF_TOKEN": far.token, "HF_HOME": str(tmp_path / "hf")}
-    done = command("hub", "publish", version.served_name, "acme/dora", "--json", **there)
+    done = command.run("hub", "publish", version.served_name, "acme/dora", "--json", **there)
     assert done.returncode == 0, done.stderr
     files = far.repositories["acme/dora"]
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(files)
@@ -43,11 +43,11 @@ def test_a_version_is_published_with_its_card(
     assert yaml.safe_load(front)["base_model"] == version.adapter.base_model.source
     for fact in (version.served_name, version.digest, version.base_digest, "base model tiny", "-0.7500 to -0.2500"):
         assert fact in text, text
-    again = command("hub", "publish", version.served_name, "acme/dora", **there)
+    again = command.run("hub", "publish", version.served_name, "acme/dora", **there)
     assert (again.returncode, far.repositories["acme/dora"]) == (0, files)
-    refused = command("hub", "publish", version.served_name, "acme/dora", **{**there, "HF_TOKEN": "hf_wrong"})
+    refused = command.run("hub", "publish", version.served_name, "acme/dora", **{**there, "HF_TOKEN": "hf_wrong"})
     assert refused.returncode == 3, refused.stderr
-    assert command("hub", "publish", "dora", "acme/dora", **there).returncode == 2
+    assert command.run("hub", "publish", "dora", "acme/dora", **there).returncode == 2
 
 
 def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub, tmp_path: Path) -> None:
@@ -55,10 +55,10 @@ def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub
     far.repositories["acme/foreign"] = {file.name: file.read_bytes() for file in folder.iterdir()} | {"evil.py": b"1"}
     far.repositories["acme/empty"] = {"README.md": b"nothing"}
     there = {"HF_ENDPOINT": far.url, "HF_TOKEN": far.token, "HF_HOME": str(tmp_path / "hf")}
-    done = command("hub", "import", "acme/foreign", "--adapter", "dora", "--json", **there)
+    done = command.run("hub", "import", "acme/foreign", "--adapter", "dora", "--json", **there)
     assert done.returncode == 0, done.stderr
     version = AdapterVersion.objects.get()
     assert (json.loads(done.stdout)["served_name"], version.adapter) == (version.served_name, adapter)
     assert version.lineage["conversions"] == [f"Imported from acme/foreign at {far.head('acme/foreign')}."]
-    assert command("hub", "import", "acme/empty", "--adapter", "dora", **there).returncode == 2
-    assert command("hub", "import", "acme/none", "--adapter", "dora", **there).returncode == 1
+    assert command.run("hub", "import", "acme/empty", "--adapter", "dora", **there).returncode == 2
+    assert command.run("hub", "import", "acme/none", "--adapter", "dora", **there).returncode == 1

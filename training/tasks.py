@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @shared_task
 def work(kind: str, pk: str) -> None:
-    """Claim the job and run it in a child process."""
+    """Claim the job `pk` of the model `kind`, or a more urgent one, and run it in a child process until it ends."""
     runner.work(kind, pk)
 
 
@@ -40,7 +40,7 @@ def mirror() -> None:
 
 @shared_task
 def check_dataset(pk: int) -> None:
-    """Check an uploaded dataset."""
+    """Check an uploaded dataset, unless its check has ended or another worker has it."""
     if dataset := Dataset.begin_check(pk):
         dataset.judge()
 
@@ -53,7 +53,7 @@ def fetch_dataset(pk: int) -> None:
 
 @shared_task
 def check_datasets() -> None:
-    """Check uploads whose message or worker was lost; those that lie elsewhere go to the downloads' queue again."""
+    """Check all uploads that still wait, whose message or worker was lost."""
     waiting = Dataset.objects.waiting()
     for pk in waiting.filter(source={}).values_list("pk", flat=True):
         check_dataset(pk)

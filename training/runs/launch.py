@@ -10,9 +10,10 @@ from training.planning import preflight
 
 
 def launch_run(*, by: Actor, anyway: bool = False, **wanted: Any) -> TrainingRun:
-    """Plan the run with `TrainingRun.planned` and queue it. Raises Invalid with the field.
+    """Plan the run with `TrainingRun.planned`, queue it and return it.
 
-    A run that would train on nothing is refused. One that will not fit, by the preflight, is queued only with `anyway`.
+    Raises Invalid with the field, also for a run that would train on nothing, or, unless `anyway`, for one that the
+    preflight says will not fit; Conflict if the queue is full.
     """
     run = TrainingRun.planned(by=by, **wanted)
     preflight.require_trainable(run)

@@ -20,7 +20,7 @@ Body = dict[str, Any]
 
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
-    """Return the project's object that a request body names. Raises Invalid naming the field."""
+    """Return the project's object with this slug or pk. Raises Invalid naming the field if there is none."""
     record = model._default_manager.filter(project=project, **identity).first()
     if record is None:
         value = next(iter(identity.values()))
@@ -29,7 +29,7 @@ def of_project(model: type[Model], project: Project, field: str, **identity: Any
 
 
 def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
-    """Convert a validated request body to arguments of `TrainingRun.launch`. Raises Invalid with the field."""
+    """Convert a validated request body to the arguments of `launch_run`. Raises Invalid naming the field."""
     adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
     if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
         raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
@@ -75,7 +75,10 @@ def body_of(run: TrainingRun) -> Body:
 
 
 def twins(run: TrainingRun, origin: str) -> dict[str, str]:
-    """Return the run as YAML file, curl request and command; `origin` is this installation's address."""
+    """Return the run as YAML file, curl request and shell command, as texts by the keys yaml, curl and command.
+
+    `origin` is this installation's address.
+    """
     body = body_of(run)
     curl = f"""curl -X POST {origin}/api/v1/training-runs/ \\
   -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\
@@ -85,7 +88,10 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 
 
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
-    """List the requested settings that differ, by name; `this` or `other` is None where the run did not name it."""
+    """Return the requested settings that differ as {name, this, other}.
+
+    A value is None where that run did not give it.
+    """
     first, second = flat(body_of(one)), flat(body_of(other))
     names = [*first, *(name for name in second if name not in first)]
     return [

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
+    """Return the options of the command line; exits with status 2 and a usage message for wrong ones."""
     parser = argparse.ArgumentParser(prog="python -m training.tars", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the base model, or its id on a hub")
     parser.add_argument("--data", type=Path, required=True, help="JSONL, Parquet or text of the task")
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def rates(text: str) -> tuple[float, ...]:
-    """Parse learning rates parted by commas. Raises ArgumentTypeError."""
+    """Parse learning rates separated by commas. Raises ArgumentTypeError unless each is above 0 and below 1."""
     try:
         parsed = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -94,12 +94,12 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Parse words parted by commas."""
+    """Return the words separated by commas, without spaces and empty ones."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run(options: argparse.Namespace, events: Events) -> Analysis:
-    """Load the inputs, analyse and write the plan. Raises BadInput naming the field."""
+    """Check the options, load the inputs and return the analysis. Raises BadInput naming the option."""
     for name, least in LEAST.items():
         if getattr(options, name) < least:
             raise BadInput(f"--{name.replace('_', '-')}: is {getattr(options, name)}; it must be at least {least}.")
@@ -114,7 +114,10 @@ def run(options: argparse.Namespace, events: Events) -> Analysis:
 
 
 def require_places(options: argparse.Namespace) -> None:
-    """Check before the analysis that its outputs can be written. Raises BadInput."""
+    """Check before the analysis that its outputs can be written: folders exist and a heat map ends in .svg.
+
+    Raises BadInput.
+    """
     for flag, path in (("--out", options.out), ("--heat-map", options.heat_map)):
         if path and not path.parent.is_dir():
             raise BadInput(f"{flag}: the folder {path.parent} does not exist; make it, or name another.")
@@ -128,7 +131,7 @@ def is_first_process() -> bool:
 
 
 def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
-    """Load the model and analyse it with the options."""
+    """Load the model and return the analysis of the rows; the reference is the model's own words if so named."""
     import torch
 
     from training.lm.base_model import load_named
@@ -151,7 +154,7 @@ def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] 
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
-    """Convert errors of an analysis to BadInput with the flag."""
+    """Convert errors of an analysis in the block to BadInput with the option to change."""
     from training.tars.analysis import NoLinearModules
     from training.tars.signals import LossNotFinite
 
@@ -166,7 +169,10 @@ def refused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that reports progress as a bar on a terminal and as events to a named file."""
+    """Yield a callback(done, total) that shows progress as a bar on a terminal and writes it as events.
+
+    Only the first process reports.
+    """
     with Progress(
         *Progress.get_default_columns()[:3],
         TimeRemainingColumn(),
@@ -184,7 +190,7 @@ def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
 
 
 def written(options: argparse.Namespace, analysis: Analysis) -> None:
-    """Write start values, heat map and then the plan, so that whoever sees the plan finds all files."""
+    """Write start values and heat map, if any, and then the plan, so that whoever sees the plan finds all files."""
     if analysis.init:
         from safetensors.torch import save
 
@@ -196,12 +202,12 @@ def written(options: argparse.Namespace, analysis: Analysis) -> None:
 
 
 def init_path(plan: Path) -> Path:
-    """Return the path of a plan's start values: A (rank_max, in) in float32 by full module name."""
+    """Return the path of a plan's start values, beside it: A (rank_max, in) in float32 by full module name."""
     return plan.with_name(plan.stem + ".init.safetensors")
 
 
 def show(plan: dict[str, Any], out: Path) -> None:
-    """Print the ranks by kind of module, their cost, and the verdict."""
+    """Print the ranks by kind of module, the cost of serving, the probed learning rate, the verdict and the path."""
     table = Table("module", "ranks (layer by layer)", title=f"{plan['parameters']:,} parameters")
     kinds: dict[str, list[int]] = {}
     for module in plan["modules"]:

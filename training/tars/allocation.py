@@ -83,12 +83,12 @@ class RankPattern:
 
 
 def cost(shape: Shape) -> int:
-    """Return the parameters of one rank: a row of A and a column of B."""
+    """Return the parameters of one rank of a module of shape (out, in): a row of A and a column of B."""
     return shape[0] + shape[1]
 
 
 def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
-    """Convert the budget to LoRA parameters. Raises BadBudget.
+    """Convert the budget to a number of LoRA parameters. Raises BadBudget for an unknown kind or a value below 1.
 
     The kind is uniform_rank (or uniform), parameters (or params), or bytes in bfloat16.
     """
@@ -113,7 +113,7 @@ class Bounds:
     def of(self, shapes: Sequence[Shape], *, open_to: Sequence[bool]) -> tuple[Quanta, Quanta]:
         """Return the minimum and maximum quanta of every module; a module that is not open stays at the minimum.
 
-        Raises BadQuantum, BadBounds.
+        A quantum is the number of ranks that `quantum` says. Raises BadQuantum, BadBounds.
         """
         if self.quantum < 1:
             raise BadQuantum(f"quantum is {self.quantum}; it must be at least 1.")
@@ -161,14 +161,14 @@ class Problem:
 
     @property
     def spare(self) -> int:
-        """Parameters of the budget beyond the minimum ranks."""
+        """Return the parameters of the budget beyond the minimum ranks."""
         return self.budget - int(self.costs @ self.lows)
 
 
 def check_budget(
     kind: str, value: int, names: Sequence[str], shapes: Sequence[Shape], bounds: Bounds, settings: Settings
 ) -> int:
-    """Return the budget in parameters. Raises the same errors as its allocation would."""
+    """Return the budget as a number of parameters. Raises AllocationError, as an allocation would."""
     budget = budget_parameters(kind, value, shapes)
     Problem.of(names, shapes, budget, bounds, settings.kinds)
     return budget
@@ -216,7 +216,10 @@ def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Qua
 
 
 def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Remove steps over the capacity (solver tolerance), then spend the rest on the highest gain that fits."""
+    """Remove steps over the capacity, from the lowest gain up, then spend the rest on the highest gain that fits.
+
+    `steps` is changed in place and returned.
+    """
     order = np.argsort(-gains, kind="stable")
     free = capacity - int(weights @ steps)
     for module in order[::-1]:
@@ -231,7 +234,10 @@ def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity:
 
 
 def allocate_uniform(problem: Problem) -> list[int]:
-    """Return equal quanta everywhere, as many as the budget allows. Raises BudgetTooSmall when that is none."""
+    """Return equal quanta everywhere, as many as the budget allows, capped by each module's maximum.
+
+    Raises BudgetTooSmall when that is none.
+    """
     each = problem.budget // int(problem.costs.sum())
     if each == 0:
         raise BudgetTooSmall(problem.budget, int(problem.costs.sum()))
@@ -239,7 +245,10 @@ def allocate_uniform(problem: Problem) -> list[int]:
 
 
 def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[list[int], float]:
-    """Return the quanta that maximise the sum of `values`, and the share of the optimum that greedy misses."""
+    """Return the quanta that maximise the sum of `values`, and the share of that optimum that a greedy choice misses.
+
+    `values` has for each module the worth of 0, 1, ... quanta.
+    """
     ranges = list(zip(problem.lows.tolist(), problem.highs.tolist(), strict=True))
     costs = problem.costs.tolist()
     best = exact_solver.optimum(values, costs, problem.budget, ranges)
@@ -251,7 +260,10 @@ def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[lis
 
 
 def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds) -> NDArray[np.float64]:
-    """Return the worth of 0, 1, ... quanta: weight * sum over the leading singular values of sigma ** power."""
+    """Return a module's worth of 0, 1, ... quanta up to rank_max.
+
+    Weight * the sum of sigma ** power over leading ranks.
+    """
     most = bounds.rank_max // bounds.quantum
     padded = np.zeros(most * bounds.quantum)
     leading = np.asarray(spectrum, dtype=np.float64)[: len(padded)]
@@ -261,7 +273,10 @@ def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds
 
 
 def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bounds, settings: Settings) -> Chosen:
-    """Allocate ranks to `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective."""
+    """Return the ranks of `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective.
+
+    Raises BudgetTooSmall (uniform) and BadScores (linear).
+    """
     if settings.objective == "uniform":
         quanta, gap = allocate_uniform(problem), None
     elif settings.objective == "linear":
@@ -274,7 +289,7 @@ def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bou
 
 @dataclass(frozen=True)
 class Chosen:
-    """The ranks of all modules, and how far the greedy choice lies from the optimum, if that is known."""
+    """The ranks of all modules, and the share of the optimum that a greedy choice would miss; None if not computed."""
 
     ranks: list[int]
     greedy_gap: float | None
@@ -283,8 +298,9 @@ class Chosen:
 def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
     """Return PEFT's pattern for these ranks by full module name; rank 0 leaves a module out.
 
-    alpha / r is `scale` everywhere, so engines that ignore alpha_pattern still scale correctly. Keys are anchored full
-    names, because PEFT takes the first key that matches and saves keys sorted. Raises BadBounds when all are 0.
+    `r` is the highest rank; only modules that differ from it are listed. alpha / r is `scale` everywhere, so engines
+    that ignore alpha_pattern still scale correctly. Keys are anchored full names, because PEFT takes the first key that
+    matches and saves keys sorted. Raises BadBounds when all ranks are 0.
     """
     adapted = {name: rank for name, rank in ranks.items() if rank > 0}
     if not adapted:
@@ -301,14 +317,17 @@ def whole(number: float) -> int | float:
 
 
 def target_modules(ranks: Mapping[str, int]) -> list[str]:
-    """Return last names where every module of that name is kept, full names elsewhere."""
+    """Return the names of modules with a rank.
+
+    The last part if no module of that last part has rank 0, else the full name.
+    """
     left_out = {name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank == 0}
     short = {name: name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank > 0}
     return sorted({name if last in left_out else last for name, last in short.items()})
 
 
 def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int]:
-    """Return the cost of a vLLM slot: its --max-lora-rank for the highest rank, and its bytes in bfloat16.
+    """Return max_lora_rank, vLLM's option for the highest rank, and slot_bytes, a slot's size in bfloat16.
 
     vLLM sizes a slot by that rank for every module of every adapter, so one high rank raises the memory of all.
     """
@@ -338,6 +357,9 @@ def plan_fields(
 
 
 def reallocate(plan: Mapping[str, Any], kind: str, value: int) -> dict[str, Any]:
-    """Plan another budget from the plan's stored signals, settings, bounds and scale."""
+    """Return the plan for another budget, from its stored signals, settings, bounds and scale.
+
+    Raises AllocationError.
+    """
     bounds = Bounds(plan["rank_min"], plan["rank_max"], plan["quantum"])
     return {**plan, **plan_fields(plan["modules"], Settings(**plan["settings"]), kind, value, bounds, plan["scale"])}

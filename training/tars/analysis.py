@@ -92,7 +92,8 @@ def analyze(
 def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """Return linear modules by full name in the model's order, without the output head and modules tied to it.
 
-    `wanted` are last names. Raises NoLinearModules.
+    `wanted` are last parts of names; None takes all. Raises NoLinearModules if there are none, if a wanted one does not
+    exist, or if two share a weight.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     linear: dict[str, nn.Module] = {
@@ -127,12 +128,12 @@ def require_unshared(modules: dict[str, nn.Module]) -> None:
 
 
 def shape_of(module: nn.Module) -> list[int]:
-    """Return [out, in] from the module's features, as the weight of a 4-bit module is packed."""
+    """Return [out, in] from the module's features; the weight of a 4-bit module is packed and has another shape."""
     return [int(module.out_features), int(module.in_features)]  # type: ignore[arg-type]
 
 
 def json_loss(loss: float) -> float | None:
-    """Round the loss for JSON; None for an infinite or NaN one, as JSON has no infinity."""
+    """Return the loss to six decimals; None for an infinite or NaN one, which JSON cannot hold."""
     return round(loss, 6) if math.isfinite(loss) else None
 
 
@@ -144,7 +145,10 @@ def planned(
     bounds: Bounds,
     started: float,
 ) -> Analysis:
-    """Allocate the ranks by the scores and return the analysis."""
+    """Return the analysis, with ranks allocated by the scores; `started` is of time.monotonic().
+
+    Raises AllocationError.
+    """
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)
     stability = scores.stability()

@@ -14,7 +14,7 @@ from training.tars import allocation, presets
 
 
 def budget(text: str) -> tuple[str, int]:
-    """Parse KIND:VALUE. Raises ArgumentTypeError."""
+    """Parse KIND:VALUE to the kind as written and the number. Raises ArgumentTypeError."""
     kind, _, value = text.partition(":")
     if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")
@@ -23,7 +23,7 @@ def budget(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def named(flag: str) -> Iterator[None]:
-    """Convert library errors in the block to BadInput, with the setting's flag or, for bad data, with `flag`."""
+    """Convert library errors in the block to BadInput with the option of the wrong setting, or `flag` for bad data."""
     try:
         yield
     except (allocation.AllocationError, presets.BadSettings) as error:

@@ -35,7 +35,7 @@ ENERGY = Settings("spectrum", "none", "concave", power=2.0, rank_min=0)
 
 @dataclass(frozen=True)
 class Update:
-    """A module's update U diag(s) V', with s descending."""
+    """A module's weight update U diag(s) V', with s descending: `left` is U, `values` s, `right` V'."""
 
     left: Tensor  # (out, r)
     values: Tensor  # (r,)
@@ -43,14 +43,14 @@ class Update:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> Update:
-        """Decompose scale * B A by an SVD of the factors' QR triangles: A (r, in), B (out, r)."""
+        """Return the decomposition of scale * B A, by an SVD of the factors' QR triangles; A is (r, in), B (out, r)."""
         (left, upper), (right, lower) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
         u, values, v = torch.linalg.svd(scale * upper @ lower.T)
         return cls(left @ u, values, v @ right.T)
 
     @property
     def shape(self) -> list[int]:
-        """Return (outputs, inputs)."""
+        """Return [outputs, inputs]."""
         return [self.left.shape[0], self.right.shape[1]]
 
     def factors(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compressed adapter: factors by module name, its plan's fields, and the share of energy it keeps."""
+    """A compressed adapter: (A, B) by module name, its plan's fields, and the share of squared singular values kept."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
     fields: dict[str, Any]
@@ -69,7 +69,10 @@ class Compressed:
 
 
 def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bounds, scale: float) -> Compressed:
-    """Truncate the updates to the best adapter within the budget. Raises AllocationError."""
+    """Return the adapter within the budget that keeps the most energy (squared singular values).
+
+    Raises AllocationError.
+    """
     energies = {name: float(update.values.square().sum()) for name, update in updates.items()}
     modules: list[dict[str, Any]] = [
         {
@@ -89,7 +92,7 @@ def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bound
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
-    """Read (updates by module name, adapter_config). Raises BadInput unless it is a plain LoRA adapter."""
+    """Return the updates by module name, and adapter_config. Raises BadInput unless it is a plain LoRA adapter."""
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = load_file(folder / "adapter_model.safetensors")
@@ -118,14 +121,14 @@ def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
 
 def matches(key: str, name: str) -> bool:
-    """Return True if a PEFT pattern's key matches the name, as PEFT does: against its end, from a dot on."""
+    """Return True if a PEFT pattern's key, a regular expression, matches the name's end, from a dot on, as in PEFT."""
     import re
 
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
 def write_adapter(compressed: Compressed, config: Mapping[str, Any], out: Path) -> None:
-    """Write the smaller adapter's two files to a folder that is renamed when it is complete."""
+    """Write the smaller adapter's two files to a temporary folder that is renamed to `out` when it is complete."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -150,7 +153,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
+    """Return the options of the command line; exits with status 2 and a usage message for wrong ones."""
     parser = argparse.ArgumentParser(prog="python -m training.tars compress", description=__doc__)
     parser.add_argument("--adapter", type=Path, required=True, help="folder of a PEFT LoRA adapter")
     parser.add_argument("--budget", type=budget, required=True, help="uniform:RANK, params:N or bytes:N")
@@ -165,7 +168,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
-    """Compress the adapter, measure it if a model is named, and write both files. Raises BadInput."""
+    """Compress the adapter into the folder `out`, write a report beside it as `out`.json, and print it.
+
+    Raises BadInput.
+
+    The report has parameters and energy, and, if a model is named, the losses.
+    """
     if options.out.exists():
         raise BadInput(f"--out: {options.out} already exists: remove it, or name another folder.")
     if bool(options.model) != bool(options.data):
@@ -191,7 +199,10 @@ def run(options: argparse.Namespace, events: Events) -> None:
 
 
 def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
-    """Measure the held-out loss in nats a token with the adapter before and after the compression."""
+    """Return loss_before and loss_after in nats a token on held-out data, with the numbers of tokens and rows.
+
+    Each measurement is also written as an event.
+    """
     from peft import PeftModel
 
     from training.lm.base_model import load_named, sequences_of

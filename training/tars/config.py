@@ -39,7 +39,10 @@ class AnalysisConfig:
     seed: int = 0
 
     def settings(self) -> Settings:
-        """Return the preset's settings with the overrides. Raises BadSettings."""
+        """Return the preset's settings with the overrides.
+
+        Raises BadSettings, also for a scale or probe rates that cannot be.
+        """
         if not self.scale > 0:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
         if not self.probe_rates:

@@ -21,9 +21,9 @@ Found = TypeVar("Found")
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Join the launcher's process group in the block and wait for all at its end; does nothing for a single process.
+    """Join the launcher's process group in the block and wait for all at its end; no effect for a single process.
 
-    The group is not destroyed: several processes end by `error_reporting.last`.
+    The group is not destroyed: several processes end by `error_reporting.last`. An error in the block skips the wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -36,22 +36,22 @@ def together() -> Iterator[None]:
 
 
 def size() -> int:
-    """Return the number of processes."""
+    """Return the number of processes; 1 outside a group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def place() -> int:
-    """Return this process' rank."""
+    """Return this process' rank, from 0; 0 outside a group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def share(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield this process' share of the items."""
+    """Yield this process' share of the items: each size-th one, from its rank on."""
     return islice(items, place(), None, size())
 
 
 def every(items: list[Item], work: Callable[[Item], Found]) -> list[Found]:
-    """Apply `work` to every item; each process does its share, and all get every result in order."""
+    """Return `work` of every item in order; each process computes its share, and all get every result."""
     parts = gathered([work(item) for item in share(items)])
     return [parts[number % size()][number // size()] for number in range(len(items))]
 
@@ -66,7 +66,7 @@ def gathered(part: Found) -> list[Found]:
 
 
 def add_up(*sums: Tensor | None) -> None:
-    """Replace each tensor by its sum over the processes, in place."""
+    """Replace each tensor by its sum over the processes, in place; None is skipped."""
     for tensor in sums:
         if tensor is not None and size() > 1:
             distributed.all_reduce(tensor)

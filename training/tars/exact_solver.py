@@ -22,7 +22,12 @@ Ranges = Sequence[tuple[int, int]]  # by module: least and most quanta
 
 
 def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
-    """Return each module's quanta: exact while the table has at most MOST_CELLS, else to within the table's unit."""
+    """Return each module's quanta that maximise the sum of `values` within the budget.
+
+    `values` has for each module the worth of 0, 1, ... quanta, `weights` the parameters of one quantum, `ranges` its
+    least and most quanta. Exact while the table has at most MOST_CELLS cells, else to within the table's unit; greedy
+    if that unit is too coarse for the minimum.
+    """
     unit = unit_of(weights, budget, len(values))
     costs = [-(-weight // unit) for weight in weights]
     room = budget // unit - sum(low * price for (low, _), price in zip(ranges, costs, strict=True))
@@ -44,7 +49,7 @@ def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
 def one_more(
     best: NDArray[np.float64], value: NDArray[np.float64], price: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Return the best worth for every capacity with one more module, and the quanta that the module then takes."""
+    """Return the best worth for every capacity with one more module, and the quanta that the module takes for each."""
     values, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
     for step in range(1, len(value)):
         if step * price >= len(best):
@@ -57,7 +62,7 @@ def one_more(
 
 
 def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int) -> list[int]:
-    """Return the quanta of each module, read backwards from the table's choices."""
+    """Return the quanta of each module beyond its least, read backwards from the table's choices."""
     steps = []
     for choice, price in zip(reversed(choices), reversed(costs), strict=True):
         steps.append(int(choice[room]))
@@ -66,7 +71,10 @@ def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int
 
 
 def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
-    """Add each quantum where a parameter gains most: within one quantum of the optimum when V is concave."""
+    """Return quanta by adding each where a parameter gains most.
+
+    Within one quantum of the optimum for concave values.
+    """
     steps = [low for low, _ in ranges]
     free = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
     gains = sorted(

@@ -10,7 +10,10 @@ CELL, GAP, LEFT, TOP = 18, 2, 110, 28
 
 
 def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
-    """Draw the SVG document of `modules` ({name, rank}); each cell has a tooltip with its module and rank."""
+    """Return an SVG document of `modules` ({name, rank}): columns are layers, rows kinds, darker cells higher ranks.
+
+    Each cell has a tooltip with its module and rank.
+    """
     layers = sorted({layer_of(module["name"]) for module in modules})
     kinds = list(dict.fromkeys(kind_of(module["name"]) for module in modules))
     most = max((module["rank"] for module in modules), default=0) or 1
@@ -27,12 +30,12 @@ def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def layer_of(name: str) -> int:
-    """Return the first number in a module's name; 0 without one."""
+    """Return the first number in a module's dotted name, which is its layer; 0 without one."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
 
 
 def kind_of(name: str) -> str:
-    """Return the last part of the module's name."""
+    """Return the last part of the module's dotted name."""
     return name.rsplit(".", 1)[-1]
 
 
@@ -42,7 +45,7 @@ def text(x: int, y: int, content: str, anchor: str) -> str:
 
 
 def cell(module: Mapping[str, Any], layers: list[int], kinds: list[str], most: int) -> str:
-    """Return the cell of a module, whose shade grows with its rank."""
+    """Return the SVG cell of a module, whose opacity grows with its rank relative to `most`; clear for rank 0."""
     x = LEFT + CELL * layers.index(layer_of(module["name"]))
     y = TOP + CELL * kinds.index(kind_of(module["name"]))
     shade = round(0.06 + 0.94 * module["rank"] / most, 3) if module["rank"] else 0.0

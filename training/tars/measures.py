@@ -48,7 +48,7 @@ class GradientNorms:
         self.squares.append(squared_norms(inputs, gradients))
 
     def values(self) -> Tensor:
-        """Return the norms (sequences,) on the CPU; the only transfer, so that no batch waits for one."""
+        """Return the squared norms (sequences,) on the CPU; the only transfer, so that no batch waits for one."""
         return torch.cat(self.squares).cpu()
 
 
@@ -81,7 +81,7 @@ class GradientSketch:
         self.z = z if self.z is None else self.z.add_(z)
 
     def merge(self) -> None:
-        """Add the other processes' sketches; all must have drawn the same projections."""
+        """Add up the sketches of all processes, in place; all must have drawn the same projections."""
         distributed.add_up(self.y, self.z)
 
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,10 @@ class GradientSketch:
 
 
 def pseudo_inverse(tall: Tensor) -> Tensor:
-    """Invert (m, n), m >= n, to (n, m); only the small triangle leaves the device, null directions are dropped."""
+    """Return the pseudo-inverse (n, m) of a matrix (m, n) with m >= n; directions near zero are dropped.
+
+    Only the small triangle leaves the device.
+    """
     orthogonal, triangle = torch.linalg.qr(tall)
     inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
     pseudo: Tensor = inverse.to(orthogonal) @ orthogonal.T
@@ -107,7 +110,7 @@ def pseudo_inverse(tall: Tensor) -> Tensor:
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:
-    """Return a seeded matrix of normal numbers."""
+    """Return a matrix of standard normal numbers from the seed."""
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
@@ -120,7 +123,7 @@ class OutputMoments:
     tokens: Tensor | None = None  # (HALVES,)
 
     def add(self, output: Tensor, counted: Tensor, half: Tensor) -> None:
-        """Add outputs (B, T, out) with token weights (B, T) and the half of each sequence (B,)."""
+        """Add outputs (B, T, out) with token weights (B, T) and the half, 0 or 1, of each sequence (B,)."""
         wide, weights = output.float(), counted.unsqueeze(1)
         halves = functional.one_hot(half, HALVES).double().T  # (HALVES, B)
         batch_sums = (
@@ -138,7 +141,7 @@ class OutputMoments:
             )
 
     def merge(self) -> None:
-        """Add the other processes' sums."""
+        """Add up the sums of all processes, in place."""
         distributed.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
@@ -155,7 +158,7 @@ class OutputMoments:
 
 
 def softmax_divergence(base: Tensor, target: Tensor) -> float:
-    """Return KL(softmax(base) || softmax(target)) over a module's channels, in nats; both (out,)."""
+    """Return KL(softmax(base) || softmax(target)) over a module's channels, in nats; at least 0; both are (out,)."""
     log_base, log_target = base.double().log_softmax(0), target.double().log_softmax(0)
     return max(0.0, float((log_base.exp() * (log_base - log_target)).sum()))
 
@@ -173,14 +176,5 @@ def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tens
 
 
 def output_shift(base: Tensor, target: Tensor) -> float:
-    """Return
-
-    target - base
-
-    /
-
-    base
-
-    of a module's mean outputs. (out,), (out,)
-    """
+    """Return |target - base| / |base|, the relative change of a module's mean outputs, (out,) each."""
     return float((target - base).norm() / base.norm().clamp(min=1e-12))

@@ -32,7 +32,8 @@ class BadSettings(ValueError):
 class Settings:
     """Settings of an analysis.
 
-    A rank's value is sum(sigma_i ** `power`); modules of the `kinds` may get ranks above rank_min.
+    A module's worth is the sum of sigma_i ** `power` over its ranks; only modules of the `kinds` may get ranks above
+    rank_min.
     """
 
     sensitivity: str
@@ -46,7 +47,7 @@ class Settings:
 
     @property
     def needs_reference(self) -> bool:
-        """Return True if the analysis measures the base on other text."""
+        """Return True if the analysis compares with text other than the task's."""
         return self.divergence != "none" or self.sensitivity == "output_shift"
 
 
@@ -74,7 +75,10 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
 
 
 def consistent(settings: Settings) -> Settings:
-    """Return the settings. Raises BadSettings for ones that contradict each other."""
+    """Return the settings unchanged.
+
+    Raises BadSettings for a power not above 0, or a concave objective without a spectrum.
+    """
     if not (math.isfinite(settings.power) and settings.power > 0):
         raise BadSettings("power", f"power is {settings.power}; it must be a number above 0.")
     if settings.objective == "concave" and settings.sensitivity not in WITH_SPECTRUM:
@@ -87,5 +91,5 @@ def consistent(settings: Settings) -> Settings:
 
 
 def is_attention(name: str) -> bool:
-    """Return True if the name, full or last part only, is that of an attention projection."""
+    """Return True if some part of the dotted name is that of an attention projection."""
     return any("attn" in part or "attention" in part or part in ATTENTION for part in name.split("."))

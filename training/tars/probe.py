@@ -24,7 +24,10 @@ TAIL = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """Result of a probe: `spectra`, singular values of B A by module, descending; `losses`, one a step, in nats."""
+    """Result of a probe: its learning `rate`, `losses` in nats, one a step, and `spectra`.
+
+    `spectra` has the singular values of B A by module, descending.
+    """
 
     rate: float
     losses: list[float]
@@ -32,7 +35,7 @@ class Probe:
 
     @property
     def reached(self) -> float:
-        """Mean of the last losses; infinite when the learning rate was too high for the model."""
+        """Return the mean of the last TAIL losses; infinite if one is not finite, as when the rate was too high."""
         tail = self.losses[-TAIL:]
         loss = sum(tail) / len(tail)
         return loss if math.isfinite(loss) else math.inf
@@ -47,13 +50,13 @@ class Factors:
 
     @classmethod
     def of(cls, module: nn.Module, rank: int, generator: torch.Generator, device: torch.device) -> Factors:
-        """Create PEFT's start values: A uniform in +-1/sqrt(in), B zero."""
+        """Return PEFT's start values on the device: A uniform in ±1/sqrt(in), B zero; both collect gradients."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
         uniform = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
         return cls(uniform.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
 
     def spectrum(self) -> list[float]:
-        """Return the singular values of B A from the factors' QR triangles, without an (out, in) matrix."""
+        """Return the singular values of B A, descending, to six decimals; no matrix of (out, in) is made."""
         left, right = (torch.linalg.qr(part.detach().double().cpu())[1] for part in (self.b, self.a.T))
         return [round(float(value), 6) for value in torch.linalg.svdvals(left @ right.T)]
 
@@ -72,8 +75,8 @@ def probe(
 ) -> Probe:
     """Train LoRA factors of `rank` for `steps` steps at `rate`, and return their losses and spectra.
 
-    Batches are repeated if there are fewer; `done` is called after each step; the model is left as it was. Raises
-    LossNotFinite for the first step's loss.
+    The rate warms up over the first WARMUP steps. Batches are repeated if there are fewer than steps; `done` is called
+    after each step; the model is left as it was. Raises LossNotFinite if the first step's loss is not finite.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -93,7 +96,7 @@ def probe(
 
 
 def one_step(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
-    """Train one step on the batch and return its loss."""
+    """Train one step on the batch, with gradients clipped to a norm of 1, and return the loss before it."""
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     loss = loss_by_sequence(logits, batch.labels).mean()
     optimiser.zero_grad()
@@ -113,7 +116,7 @@ def adapted(modules: dict[str, nn.Module], factors: dict[str, Factors], scale: f
 
 
 def adding(pair: Factors, scale: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """Return a hook that adds the factors' product to a module's output."""
+    """Return a forward hook that adds scale * B A x to a module's output."""
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]

@@ -17,7 +17,10 @@ from training.tars.signals import Batch, batch_of
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled token sequences; the parity of a sequence's index gives its half."""
+    """Token sequences drawn from the task (`target`) and from the reference (`base`, perhaps none).
+
+    The parity of a sequence's index gives its half.
+    """
 
     target: list[TokenSequence]
     base: list[TokenSequence]
@@ -34,7 +37,10 @@ class Sample:
         reference: Sequence[Row] | None,
         config: AnalysisConfig,
     ) -> Sample:
-        """Draw and tokenise rows of the task and of the reference. Raises DataError."""
+        """Return rows drawn from the task and the reference, tokenised.
+
+        Raises DataError if none has a token to predict.
+        """
         # Padding is masked everywhere, so any token will do.
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         target = sampled_sequences(rows, tokenizer, config)
@@ -42,7 +48,7 @@ class Sample:
         return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
 
     def shuffled(self, half: int) -> list[Batch]:
-        """Return the half's sequences in batches, in the sample's random order."""
+        """Return the sequences of one half (0 or 1) of the task in batches, in the sample's order."""
         places = [place for place in range(len(self.target)) if place % 2 == half] or [0]
         starts = range(0, len(places), self.batch_size)
         return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
@@ -61,7 +67,10 @@ def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfi
 
 
 def own_words(model: Any, tokenizer: Any, config: AnalysisConfig) -> list[Row]:
-    """Generate reference text by sampling from the base model, from the start of a text and with a fixed seed."""
+    """Return rows of text that the base model generates at random from the start of a text, with the seed of `config`.
+
+    There are `samples` rows of up to max_length tokens. Torch's global random state is seeded.
+    """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     torch.manual_seed(config.seed)
     written: list[Row] = []

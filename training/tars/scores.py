@@ -30,7 +30,7 @@ ByModule = dict[str, float | None]
 
 @dataclass
 class Scores:
-    """Signals and scores by module name; `halves` are the scores on the two halves of the sample."""
+    """Signals and scores by module name; `halves` are the scores on the two halves of the sample, in modules' order."""
 
     sensitivity: ByModule
     divergence: ByModule
@@ -44,7 +44,7 @@ class Scores:
 
     @classmethod
     def none(cls, modules: Iterable[str]) -> Scores:
-        """Create the scores of a preset that measures nothing."""
+        """Return the scores of a preset that measures nothing: no signals, and 1 for each module."""
         names = list(modules)
         return cls(dict.fromkeys(names), dict.fromkeys(names), dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
 
@@ -55,14 +55,14 @@ class Scores:
 
     @property
     def learning_rate(self) -> float | None:
-        """Return a rate for a whole run with decay: a multiple of the constant rate that did best in the probe.
+        """Return a rate for a whole run with decay: RUN_OVER_PROBE times the constant rate that did best in the probe.
 
         None if the analysis had no probe.
         """
         return RUN_OVER_PROBE * min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return a module's stored signals, which suffice to plan another budget."""
+        """Return a module's stored signals as JSON, which suffice to plan another budget."""
         signals = {
             "sensitivity": self.sensitivity[name],
             "divergence": self.divergence[name],
@@ -71,7 +71,7 @@ class Scores:
         return signals | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Give modules that were not measured no worth for any rank."""
+        """Record that modules were not measured: their signals are None, and no rank of theirs has worth."""
         for name in names:
             self.sensitivity[name] = self.divergence[name] = None
             self.weight[name] = self.score[name] = 0.0
@@ -79,7 +79,7 @@ class Scores:
                 self.spectrum[name] = []
 
     def stability(self) -> float | None:
-        """Return the rank correlation of the two halves' scores; None if there is none."""
+        """Return the rank correlation of the two halves' scores, from -1 to 1; None without halves."""
         return spearman(*self.halves) if self.halves else None
 
 
@@ -92,7 +92,7 @@ class Steps:
     done: int = 0
 
     def advance(self, weight: int) -> None:
-        """Report that work of this weight is done."""
+        """Add work of this weight, and report the work done and in all."""
         self.done += weight
         self.report(self.done, self.total)
 
@@ -105,7 +105,10 @@ def measure(
     config: AnalysisConfig,
     progress: Callable[[int, int], None],
 ) -> Scores:
-    """Read the task's data, the reference if the settings need it, and run the probe; return the scores."""
+    """Measure what the settings need on the task's data, the reference and a probe; return the scores.
+
+    Progress is reported as (work done, work in all). With kinds `mlp`, attention is left out.
+    """
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
     modules = {name: module for name, module in modules.items() if name not in left_out}
@@ -127,7 +130,7 @@ def measure(
 
 
 def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisConfig) -> Watch:
-    """Return the measurements of a module that the settings need."""
+    """Return an object with the measurements of a module that the settings need, all still empty."""
     sketched = settings.sensitivity == "spectrum" or settings.init == "gradient"
     return Watch(
         norms=GradientNorms() if settings.sensitivity in ("grad_norm", "spectrum") else None,
@@ -145,7 +148,7 @@ def read(
     steps: Steps,
     weight: int,
 ) -> None:
-    """Pass the sequences through the model, with the watches attached."""
+    """Pass this process' share of the sequences through the model and measure; merge with the others' at the end."""
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))
     for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
@@ -255,7 +258,7 @@ def sensitivities(
 
 
 def shifts(watch: Watch, base: Watch | None) -> list[float]:
-    """Return the module's output shift on the whole sample and on each half; 1 if it was not measured."""
+    """Return a module's relative output shift on the whole sample and each half; 1 for each if it was not measured."""
     if watch.moments is None or base is None or base.moments is None:
         return [1.0] * len(PARTS)
     reference = base.moments.of()[0]
@@ -263,7 +266,10 @@ def shifts(watch: Watch, base: Watch | None) -> list[float]:
 
 
 def divergences(target: Watched, base: Watched | None, name: str, settings: Settings) -> list[float | None]:
-    """Return a module's divergence from the whole reference on the sample and each half; None if not measured."""
+    """Return a module's divergence from the whole reference on the sample and each half.
+
+    None for each if not measured.
+    """
     moments = target.modules[name].moments
     if base is None or moments is None or settings.divergence == "none":
         return [None] * len(PARTS)
@@ -276,7 +282,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 def divergence(base: Moments, target: Moments, settings: Settings) -> float:
-    """Return the divergence of the module's outputs in the direction of the settings."""
+    """Return the divergence in nats of two (mean, variance) of a module's outputs, in the settings' direction."""
     first, second = (base, target) if settings.direction == "base_target" else (target, base)
     if settings.divergence == "gaussian_diag":
         return measures.gaussian_divergence(first, second)
@@ -284,7 +290,10 @@ def divergence(base: Moments, target: Moments, settings: Settings) -> float:
 
 
 def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> dict[str, list[float]]:
-    """Return each module's weights by its divergence."""
+    """Return each module's weights on the whole sample and each half.
+
+    A weight is the divergence (linear) or 1 + it over the mean of all modules (concave); 1 if it was not measured.
+    """
     columns = list(zip(*divergence.values(), strict=True))
     means = [sum(value or 0.0 for value in column) / len(column) for column in columns]
 
@@ -297,12 +306,15 @@ def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> d
 
 
 def started(directions: Tensor) -> Tensor:
-    """Return start values for A, (rank, in): the gradient's leading input directions at the norm of PEFT's rows."""
+    """Return start values for A, (rank, in) in float32.
+
+    The gradient's leading input directions at the length of PEFT's rows.
+    """
     return (directions * ROW_LENGTH).float().contiguous()
 
 
 def spearman(first: list[float], second: list[float]) -> float:
-    """Return the rank correlation; 0 when one side is constant."""
+    """Return the rank correlation to six decimals; 0 when one side is constant."""
     import numpy as np
     from scipy.stats import rankdata
 

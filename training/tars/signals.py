@@ -30,7 +30,7 @@ class LossNotFinite(ValueError):
 
 @dataclass
 class Batch:
-    """A padded batch; `half` is the half of the sample that each sequence belongs to."""
+    """A padded batch of token `ids`, its attention `mask` and `labels`; `half` is each sequence's half, 0 or 1."""
 
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)
@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def counted(self) -> Tensor:
-        """Weights of the tokens: 1 where the loss counts, else 0; (B, T)."""
+        """Return 1.0 for each token whose label counts in the loss, else 0.0; (B, T)."""
         return (self.labels != IGNORED).float()
 
 
@@ -70,7 +70,7 @@ class Watched:
         return any(watch.gradients for watch in self.modules.values())
 
     def merge(self) -> None:
-        """Add the other processes' measurements; sequences are ordered by process."""
+        """Replace the measurements by those of all processes together; sequences are in the order of processes."""
         self.halves = [half for part in distributed.gathered(self.halves) for half in part]
         norms = {name: watch.norms.values() for name, watch in self.modules.items() if watch.norms}
         parts = distributed.gathered(norms)
@@ -83,7 +83,10 @@ class Watched:
 
 
 def batches(sequences: Sequence[TokenSequence], size: int, pad: int, device: torch.device) -> Iterator[Batch]:
-    """Yield batches of similar length, to reduce padding; halves are the even and odd indices of the sample."""
+    """Yield batches in the order of the sequences' lengths, to reduce padding.
+
+    The even and odd indices are the halves.
+    """
     order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place].ids), place))
     for start in range(0, len(order), size):
         yield batch_of(sequences, order[start : start + size], pad, device)
@@ -97,7 +100,7 @@ def batch_of(sequences: Sequence[TokenSequence], places: Sequence[int], pad: int
 
 
 def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each sequence's mean loss over counted tokens, in nats: (B, T, V), (B, T) -> (B,)."""
+    """Return each sequence's mean loss over its counted tokens, in nats: (B, T, V), (B, T) -> (B,); 0 without any."""
     targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -121,7 +124,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class Hooks(contextlib.ExitStack):
-    """Hooks on modules and embeddings, always removed at the end of the block. Set `batch` before a forward pass."""
+    """Hooks on modules and embeddings, removed at the end of the block. Set `batch` before a forward pass."""
 
     def __init__(self, model: nn.Module, modules: dict[str, nn.Module], watched: Watched) -> None:
         super().__init__()
@@ -134,7 +137,10 @@ class Hooks(contextlib.ExitStack):
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 
     def observer(self, watch: Watch) -> Observer:
-        """Return a hook that adds a pass through the module to its watch."""
+        """Return a forward hook that adds a pass's outputs and, if wanted, gradients to the watch.
+
+        The hook raises RuntimeError if `batch` was not set.
+        """
 
         def observe(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if self.batch is None:
@@ -158,10 +164,10 @@ def add_gradient(watch: Watch, inputs: Tensor, gradient: Tensor) -> None:
 def stream(
     model: nn.Module, modules: dict[str, nn.Module], watched: Watched, source: Iterator[Batch]
 ) -> Iterator[None]:
-    """Feed `watched` batch by batch: one forward pass each, and a backward pass where a gradient is measured.
+    """Measure batch by batch into `watched`, yielding after each: a forward pass, and a backward one for gradients.
 
-    The gradient is that of each sequence's own mean loss, so nothing depends on batch size, order or padding.
-    Raises LossNotFinite.
+    The gradient is that of each sequence's own mean loss, so nothing depends on batch size, order or padding. Raises
+    LossNotFinite, only where gradients are measured.
     """
     with frozen(model), Hooks(model, modules, watched) as hooks, torch.set_grad_enabled(watched.gradients):
         for batch in source:

@@ -33,7 +33,10 @@ MEASURED = {
 def of(
     modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int, settings: Settings
 ) -> tuple[str, str]:
-    """Return (verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
+    """Return the verdict and its text. `modules` are {name, shape, divergence, rank}.
+
+    The verdict is sample_too_small, uniform_as_good or follow_plan. A stability of None passes as stable.
+    """
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
         verdict = "sample_too_small"
     else:
@@ -48,14 +51,14 @@ def of(
 
 
 def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """Return what was measured of the preset with these settings."""
+    """Return a sentence on what was measured of the preset with these settings, or that nothing was."""
     without_reference = settings.divergence != "none" and all(module["divergence"] is None for module in modules)
     known = {} if without_reference else MEASURED
     return next((text for name, text in known.items() if PRESETS[name] == settings), NOT_MEASURED)
 
 
 def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
-    """Return the share of the planned modules' parameters that the plan places differently from a uniform rank.
+    """Return the share (0 to 1) of the planned parameters that the plan places elsewhere than a uniform rank would.
 
     Modules left out as a kind (attention) do not count: that is the preset's choice, not a result.
     """

@@ -11,9 +11,12 @@ from training.models.job import GpuJob, kinds, running
 
 
 def claim(kind: str, pk: str) -> GpuJob | None:
-    """Claim the job that a message names, or a more urgent one; the sweeper then wakes the named one again.
+    """Claim and return the job that a message names, or a more urgent one that is queued.
 
-    Returns None when another worker has the job, or its project has reached its limit of running jobs.
+    The named job stays queued then.
+
+    Returns None if the named one is not queued, or if neither can be claimed: another worker has it, or its project is
+    at its limit of running jobs.
     """
     named = apps.get_model("training", kind).objects.queued().filter(pk=pk).first()
     if named is None:
@@ -25,13 +28,13 @@ def claim(kind: str, pk: str) -> GpuJob | None:
 
 
 def more_urgent(named: GpuJob) -> list[GpuJob]:
-    """Return queued jobs of a higher priority, most urgent first, the oldest first among equals."""
+    """Return queued jobs of all kinds with a higher priority, most urgent first, the oldest first among equals."""
     jobs = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
     return sorted(jobs, key=lambda job: (-job.priority, job.created_at))
 
 
 def claim_within_limit(job: GpuJob) -> GpuJob | None:
-    """Claim the job, unless another worker has or its project is at its limit: then return None.
+    """Claim and return the job; None if another worker has it or its project is at its limit of running jobs.
 
     The project's row is locked while its running jobs are counted.
     """

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def work(kind: str, pk: str) -> None:
-    """Run the job, or a more urgent one that is queued; the sweeper then wakes the named one again.
+    """Run the job until it ends, or a more urgent one that is queued; the sweeper wakes the named one again then.
 
     May be called twice for one job: the second call does nothing.
     """
@@ -51,7 +51,10 @@ def work(kind: str, pk: str) -> None:
 
 
 def execute(job: GpuJob) -> None:
-    """Run the child and end the job by its exit; an exception ends it as failed, with the reason."""
+    """Run the child and end the job by its exit. An exception ends it as failed, with the reason.
+
+    Raises StaleAttempt if another attempt has the job, and unexpected exceptions again.
+    """
     job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         arguments = job.child_arguments(job.folder)
@@ -70,7 +73,11 @@ def execute(job: GpuJob) -> None:
 
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
-    """Run the child with heartbeats; return (outcome, message): `succeeded`, `cancelled`, `killed` or an error code."""
+    """Run the child with heartbeats until it ends; return (outcome, message).
+
+    The outcome is succeeded, cancelled, killed (by the system, without a report of an error), or the child's error
+    code.
+    """
     parent = tracing.nearest(job.traceparent)
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
     with killed_at_the_end(child):
@@ -110,7 +117,7 @@ class Watch:
         return True
 
     def recall(self) -> None:
-        """Apply the events of an earlier attempt that must not be lost."""
+        """Apply those events of an earlier attempt that must not be lost."""
         for event in self.child.earlier_events():
             if event["kind"] in REPLAYED:
                 self.job.note(event)
@@ -152,7 +159,7 @@ def database_may_be_away() -> Iterator[None]:
 
 
 def asked_to_stop(job: GpuJob) -> bool:
-    """Return True if the job was cancelled; False while the database is away."""
+    """Return True if the job was asked to stop; False while the database is away."""
     with database_may_be_away():
         return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
     return False
@@ -164,7 +171,12 @@ def report_devices() -> None:
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:
-    """Enter the outcome and clear the folder of a job that succeeded."""
+    """End the job by the outcome.
+
+    Succeeded, cancelled, queued again if killed, else failed with the outcome as its code.
+
+    A succeeded job's output is deleted.
+    """
     if outcome == "succeeded":
         job.succeeded(job.folder)
         if job.status == JobStatus.SUCCEEDED:
@@ -178,5 +190,5 @@ def finish(job: GpuJob, outcome: str, message: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete the output of a succeeded job, which is in the store by now; keep the log and the events."""
+    """Delete the output of a succeeded job, which is in the store; the log and the events stay."""
     shutil.rmtree(folder / "output", ignore_errors=True)

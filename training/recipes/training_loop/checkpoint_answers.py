@@ -15,10 +15,10 @@ NEW_TOKENS = 48
 
 
 class Answering(TrainerCallback):
-    """Callback that writes an `answers` event {step, answers: {name: text}} at the start and with each checkpoint.
+    """Callback that writes the event `answers` {step, answers: {name: text}} at the start and with each checkpoint.
 
-    Greedy, so that no random state is touched: a run is the same with and without prompts. After a crash between a
-    checkpoint and its answers, the attempt that goes on from there gives them. Not for models in shards.
+    Decoding is greedy, so that no random state is touched: a run is the same with and without prompts. After a crash
+    between a checkpoint and its answers, the next attempt answers at its start. Not for models in shards.
     """
 
     def __init__(self, prompts: dict[str, Question], tokenizer: Any, events: Events, state: PartialState) -> None:
@@ -33,7 +33,10 @@ class Answering(TrainerCallback):
         self.answer(state.global_step, model)
 
     def answer(self, step: int, model: Any) -> None:
-        """Report the model's answers to the prompts, in the first process."""
+        """Generate the model's answers in the first process and report them; every process waits until that is done.
+
+        The model is left in training mode if it was in it.
+        """
         if self.state.is_main_process:
             was_training = model.training
             with torch.no_grad():
@@ -43,5 +46,5 @@ class Answering(TrainerCallback):
         self.state.wait_for_everyone()
 
     def continued(self, model: Any, prompt: Question) -> str:
-        """Return the model's answer to the prompt."""
+        """Return the model's greedy answer to the prompt, of at most NEW_TOKENS tokens."""
         return answer_of(lambda generate: generate(model), self.tokenizer, prompt, NEW_TOKENS)

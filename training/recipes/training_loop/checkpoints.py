@@ -34,7 +34,7 @@ LOGGED = {
 
 
 def last_complete(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None; one cut off by a crash lacks the mark."""
+    """Return the newest complete checkpoint's folder; None without one. One that a crash cut off lacks the mark."""
     marked = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -61,14 +61,19 @@ class Reporter(TrainerCallback):
         self.events.started = self.begun
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the progress; stop with a checkpoint if the run is cancelled."""
+        """Report the progress; if any process was asked to cancel, let the trainer save a checkpoint and stop."""
         self.events.progress(state.global_step, state.max_steps, int(self.first))
         if anyone(self.cancel.requested, self.state):
             self.cancel.requested = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Report the step's metrics. Raises Diverged for a loss or a gradient norm that is no number."""
+        """Report the step's metrics, with the held-out loss if this step measured it.
+
+        No effect for a log without a loss.
+
+        Raises Diverged for a loss or a gradient norm that is not finite.
+        """
         if not logs or "loss" not in logs:
             return
         known: dict[str, float] = {name: logs[trls] for trls, name in LOGGED.items() if trls in logs}
@@ -80,7 +85,7 @@ class Reporter(TrainerCallback):
         self.events.write("metrics", step=state.global_step, **known, tokens_per_second=speed, memory_bytes=memory)
 
     def pace(self, args: Any, state: Any) -> float:
-        """Return the tokens a second since this attempt began."""
+        """Return the trained tokens a second since this attempt began, over all processes, to one decimal."""
         each: int = args.train_batch_size * args.gradient_accumulation_steps * self.state.num_processes
         done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
         return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))

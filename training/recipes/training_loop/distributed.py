@@ -17,9 +17,10 @@ from training.recipes.run_file import Run
 
 
 def join(run: Run, events: RunEvents) -> PartialState:
-    """Set up this process' device and rank and return their state. Raises BadInput for another number of processes.
+    """Set up this process' device and rank and return their state.
 
-    `events` of all but the first process report errors only.
+    On all but the first process, `events` is silenced to errors only. With several devices the process also dies with
+    its launcher. Raises BadInput for another number of processes than the run's devices.
     """
     if run.devices > 1:
         end_with_launcher()
@@ -38,7 +39,10 @@ def end_with_launcher() -> None:
 
 
 def anyone(requested: bool, state: PartialState) -> bool:
-    """Return True if any process was asked to stop; all must stop at the same step, or the others wait for ever."""
+    """Return True if any process was asked to stop, after an exchange between all, which every process must join.
+
+    All must stop at the same step, or the others wait for ever.
+    """
     if state.num_processes == 1:
         return requested
     flag = torch.tensor(float(requested), device=state.device)

@@ -13,7 +13,7 @@ COLUMN = "loss_weights"
 
 
 class WeightedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, which also pads each example's column of loss weights, one a label, and adds it to the batch."""
+    """TRL's collator, which also pads each example's loss weights, one for each label, and adds them to the batch."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate the examples; weights are padded and joined as the labels are."""
@@ -24,7 +24,7 @@ class WeightedCollator(DataCollatorForLanguageModeling):
 
 
 class WeightedTrainer(SFTTrainer):
-    """TRL's trainer with a loss that is the weighted mean over the tokens of a step."""
+    """TRL's trainer whose loss multiplies each token's log probability by the token's weight."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,7 +33,10 @@ class WeightedTrainer(SFTTrainer):
         self.data_collator = WeightedCollator(tokenizer.pad_token_id, padding_free=self.padding_free)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss of a batch, each token's multiplied by its weight."""
+        """Return TRL's loss of the batch, with each token's log probability multiplied by its weight.
+
+        Takes the weights out.
+        """
         weights = inputs.pop(COLUMN)[:, 1:]
 
         def weigh(**fields: Any) -> Any:

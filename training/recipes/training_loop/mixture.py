@@ -19,18 +19,19 @@ def shares_of(weights: Sequence[float]) -> list[float]:
 
 
 def rows_of_an_epoch(sizes: Sequence[int], shares: Sequence[float]) -> int:
-    """Return how many rows are read until every dataset is read once; those with few rows for their share more often.
+    """Return the number of rows to read, rounded up, until every dataset is read once at its share of the rows.
 
-    With one dataset these are its rows.
+    Datasets that are small for their share are read several times meanwhile. With one dataset it is its number of rows.
     """
     return math.ceil(max(size / share for size, share in zip(sizes, shares, strict=True)) - ROUNDING)
 
 
 def rounds(sizes: Sequence[int], shares: Sequence[float], total: int = 0) -> Callable[[random.Random], list[int]]:
-    """Return a function that draws the next round of places, of which none stands twice in it.
+    """Return a function that draws the next round: a shuffled list of row indices in which none occurs twice.
 
-    Places count through the datasets in their order. Each dataset is read in shuffled epochs of its own, complete
-    before the next, and the sums over rounds keep to the shares within a row. A run of `total` rows has whole rounds.
+    Indices count through the datasets in their order. Each dataset is read in shuffled epochs of its own, each complete
+    before the next, and the sums over rounds keep to the shares within a row. Rounds are sized so that a run of `total`
+    rows has whole ones; 0 stands for no fixed length.
     """
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     most = min(size / share for size, share in zip(sizes, shares, strict=True))
@@ -39,7 +40,10 @@ def rounds(sizes: Sequence[int], shares: Sequence[float], total: int = 0) -> Cal
     number = 0
 
     def taken(place: int, count: int, chance: random.Random) -> list[int]:
-        """Take rows of a dataset, from its next epoch when this one has too few."""
+        """Return the next `count` rows of a dataset, which are then used.
+
+        Its next epoch begins when this one has too few.
+        """
         if len(waiting[place]) < count:
             over, epoch = waiting[place], [starts[place] + row for row in shuffled(sizes[place], chance)]
             if not over:

@@ -19,8 +19,9 @@ def reading_order(
 ) -> list[int]:
     """Return `count` indices into `lengths`: shuffled epochs, with similar lengths in a batch to reduce padding.
 
-    An epoch is complete before the next begins, and no batch holds a row twice unless there are fewer rows than that.
-    Batches are shuffled again, so that length says nothing about the step. `draw` gives other rounds than epochs.
+    An epoch is complete before the next begins; a batch that spans two holds no row twice unless there are fewer rows
+    than its size. Batches are shuffled again, so that length says nothing about the step. `draw` gives other rounds
+    than epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
@@ -39,16 +40,16 @@ def reading_order(
 
 
 def shuffled(size: int, chance: random.Random) -> list[int]:
-    """Return the places of an epoch in random order."""
+    """Return the numbers below `size` in random order."""
     epoch = list(range(size))
     chance.shuffle(epoch)
     return epoch
 
 
 def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[int], list[int]]:
-    """Fill what is over from an epoch to a batch from the next one; return the batch and the rest of the next.
+    """Fill `over`, the rows left from an epoch, to one batch from the next; return the batch and the rest of the next.
 
-    Rows that the batch has already are taken last.
+    Rows that the batch has already are taken last. Without rows left over, the batch is empty.
     """
     if not over:
         return [], epoch
@@ -60,7 +61,10 @@ def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[
 
 
 def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance: random.Random) -> list[int]:
-    """Return the places with similar lengths in a batch, and the batches in random order."""
+    """Return the places so that rows of similar length share a batch.
+
+    Rows are sorted within windows of WINDOW_BATCHES batches, and the batches of a window are shuffled.
+    """
     ordered: list[int] = []
     for start in range(0, len(places), WINDOW_BATCHES * batch_size):
         window = sorted(places[start : start + WINDOW_BATCHES * batch_size], key=lambda place: lengths[place])
@@ -71,9 +75,10 @@ def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance
 
 
 def packed(lengths: Sequence[int], count: int, room: int, seed: int, draw: Draw | None = None) -> list[list[int]]:
-    """Return `count` groups of indices of at most `room` tokens: shuffled epochs, best fit decreasing in windows.
+    """Return `count` groups of indices, each of at most `room` tokens unless one row alone is longer.
 
-    An epoch is complete before the next begins, so no group holds a row twice. `draw` gives other rounds than epochs.
+    Rows come in shuffled epochs, packed by best fit decreasing in windows. An epoch is complete before the next begins,
+    so no group holds a row twice. `draw` gives other rounds than epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
@@ -84,7 +89,7 @@ def packed(lengths: Sequence[int], count: int, room: int, seed: int, draw: Draw 
 
 
 def packed_rows(lengths: Sequence[int], rows: int, room: int, seed: int, draw: Draw | None = None) -> int:
-    """Return the number of groups that the epochs make in which so many rows are read."""
+    """Return the number of groups into which `rows` rows are packed, counted in whole epochs."""
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
     groups: list[list[int]] = []
@@ -96,7 +101,7 @@ def packed_rows(lengths: Sequence[int], rows: int, room: int, seed: int, draw: D
 
 
 def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int) -> list[list[int]]:
-    """Return the groups of one shuffled epoch, which is used up."""
+    """Return the groups of one shuffled epoch; the list `epoch` is emptied."""
     groups: list[list[int]] = []
     while epoch:
         window = [epoch.pop()]
@@ -109,7 +114,10 @@ def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int)
 
 
 def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:
-    """Put each sequence, longest first, where the least room is left over; return the groups in shuffled order."""
+    """Return groups of row numbers in shuffled order.
+
+    Each row, longest first, is put into the group where the least room is left over, or into a new one.
+    """
     groups: list[list[int]] = []
     free: list[tuple[int, int]] = []
     for place in sorted(places, key=lambda place: -lengths[place]):

@@ -19,7 +19,10 @@ EVA_BATCHES = 16
 
 
 def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any, Any]:
-    """Return (model, PEFT configuration, or None if the model is wrapped already) with the run's start values."""
+    """Return the model and the PEFT configuration, with the run's start values for A.
+
+    For `random` both are returned unchanged; otherwise the model is wrapped already and the configuration is None.
+    """
     if run.init == "random":
         return model, config
     if run.init == "eva":
@@ -39,7 +42,7 @@ def eva(model: Any, config: Any, material: Material) -> Any:
 
 
 def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]:
-    """Return the first sequences as inputs of the model."""
+    """Return the first EVA_BATCHES * 4 sequences, each as a batch of its own, as the model's inputs on the device."""
     inputs = []
     for sequence in material.first_sequences(EVA_BATCHES * 4):
         ids, mask, _ = padded([sequence], 0)

@@ -46,10 +46,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe's own parts: name, objective, loading of the base, PEFT adaptation, options, callbacks and output.
+    """A recipe's own parts.
 
-    `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result. `settled(run)`: the first step whose
-    weights could be the output.
+    `load(run)` returns the base model; `adapt(model, run, material)` returns the model and a PEFT configuration, or
+    None for one that is wrapped; `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result;
+    `settled(run)` returns the first step whose weights could be the output; `options` are for TRL's configuration.
     """
 
     name: str
@@ -63,7 +64,10 @@ class Method:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
-    """Run a whole training from run file to output. Raises BadInput."""
+    """Run a whole training from the run file to the output and its result, from the last checkpoint on if there is one.
+
+    Raises BadInput, and Diverged for a result that is no better than before.
+    """
     started, chosen = time.monotonic(), run.hyperparameters
     state = distributed.join(run, events)
     if chosen.threads:
@@ -132,7 +136,10 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
 
 def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss | None) -> Facts:
-    """Return the held-out losses of each dataset of a mixture, with their rows and tokens; nothing for one dataset."""
+    """Return {held_out: losses} with each dataset's loss before and after, rows and tokens.
+
+    {} unless it is a mixture.
+    """
     if len(material.parts) < 2 or before is None or after is None:
         return {}
     losses, start = [], 0
@@ -151,7 +158,7 @@ def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss 
 
 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
-    """Build TRL's trainer; its GPU defaults, which cost time on a CPU, are switched off there."""
+    """Return the objective's trainer with the run's options; trained weights are float32."""
     chosen = run.hyperparameters
     options: dict[str, Any] = {
         "output_dir": str(run.output / "checkpoints"),
@@ -189,14 +196,20 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
 
 
 def in_float32(model: Any) -> None:
-    """Make trained weights float32: TRL rounds adapters on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
+    """Convert trained weights to float32, in place: TRL rounds adapters on a 4-bit base to bfloat16.
+
+    PEFT would undo that when a run resumes.
+    """
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
-    """Train from the checkpoint on; return the model with no wrapper but PEFT's."""
+    """Train from the checkpoint on; return the model with no wrapper but PEFT's.
+
+    Ends the process if a cancel was requested.
+    """
     cancel.training = True
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     cancel.leave_if_requested()
@@ -209,7 +222,7 @@ def loss_of(measured: HeldOutLoss | None) -> float | None:
 
 
 class BaseLoss(TrainerCallback):
-    """Callback that measures the base's loss when the training starts: an adapter changes nothing at its start.
+    """Callback that measures the base's loss when the training starts, as an adapter changes nothing at its start.
 
     Needed for sharded models, which no device can hold whole.
     """
@@ -223,7 +236,7 @@ class BaseLoss(TrainerCallback):
 
 
 def questions_of(run: Run) -> dict[str, Question]:
-    """Return the run's prompts as it would train on them: in the chat template where its rows are conversations."""
+    """Return the run's prompts by name, in the chat template if its rows are conversations or `as_chat` is set."""
     in_template = bool(run.hyperparameters.as_chat) or is_chat(run.train)
     return {name: question_of(prompt, is_chat=in_template) for name, prompt in run.prompts.items()}
 

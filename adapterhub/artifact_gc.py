@@ -19,7 +19,10 @@ TEXTS = (models.CharField, models.TextField, models.JSONField)
 
 
 def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterator[str]:
-    """Delete, or with `dry_run` only find, unreferenced artifacts not stored within `grace`; yield their digests."""
+    """Delete unreferenced artifacts that were not stored within `grace`, or with `dry_run` only find them.
+
+    Yields their digests.
+    """
     before = now() - grace
     old = [digest for digest, at in store.stored() if at < before]
     # Read after the store, so that a row that was added in the meantime counts.
@@ -30,7 +33,7 @@ def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterato
 
 
 def referenced() -> set[str]:
-    """Return every sha256, in hexadecimal, that any row holds."""
+    """Return each sha256, in hexadecimal, that occurs in a text of any row of the database."""
     digests: set[str] = set()
     for model in apps.get_models():
         columns = [str(field.column) for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
@@ -45,7 +48,7 @@ DIGESTS = sql.SQL(
 
 
 def digests_in(table: str, columns: list[str]) -> set[str]:
-    """Return the sha256 values that the columns of a table hold."""
+    """Return each sha256, in hexadecimal, that occurs in the columns of a table."""
     texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
     with connection.cursor() as cursor:
         cursor.execute(DIGESTS.format(table=sql.Identifier(table), texts=texts))

@@ -36,14 +36,14 @@ class ArtifactError(Exception):
 
 
 class StoreAway(Unavailable, OSError):
-    """Raised when the store does not answer. This says nothing about whether its artifacts exist or are intact."""
+    """Raised when the store does not answer. Whether its artifacts exist or are intact is not known then."""
 
     code = "store_away"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of an artifact: relative POSIX path, bytes, sha256 hex."""
+    """A file of an artifact: its relative POSIX path, size in bytes, and sha256 in hexadecimal."""
 
     path: str
     size: int
@@ -51,7 +51,7 @@ class File:
 
 
 def manifest_of(folder: Path, paths: Iterable[Path] | None = None) -> list[File]:
-    """Return a folder's files, or only `paths` of it, sorted by relative path."""
+    """Return path, size and digest of a folder's files, or only of `paths` in it, sorted by relative path."""
     chosen = paths if paths is not None else (path for path in folder.rglob("*") if path.is_file())
     return sorted((file_of(folder, path) for path in chosen), key=lambda file: file.path)
 
@@ -86,26 +86,27 @@ def is_intact(folder: Path, digest: str) -> bool:
 
 
 class ArtifactStore(Protocol):
-    """A content-addressed store of folders.
+    """The interface of a content-addressed store of folders. Implementations: FolderStore and S3Store.
 
-    put_dir copies a folder in and returns its digest; give_dir does the same but may move the folder instead.
-    fetch_dir copies an artifact out and verifies it; a damaged copy is made again. opened lends an artifact's files
-    unverified: the reader verifies. stored yields the digest and the time of the last put of every artifact. drop
-    deletes an artifact unless it was put again since `before`, and returns True if it did. hold protects an artifact
-    from being overwritten or deleted.
+    `fetch_dir` verifies what it copies; `opened` does not: the reader verifies.
     """
 
     def put_dir(self, folder: Path) -> str:
-        """Store a copy of the folder; return its digest."""
+        """Store a copy of the folder, unless its content is there; return its digest."""
 
     def give_dir(self, folder: Path) -> str:
-        """Store the folder, which may be moved; return its digest."""
+        """Store the folder, which may be moved instead of copied; return its digest."""
 
     def opened(self, digest: str) -> AbstractContextManager[Path]:
-        """Provide the artifact's files in a folder. Raises ArtifactError."""
+        """Return a context with a folder of the artifact's files, unverified. Raises ArtifactError if it is missing."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target` in one step; return `target`. Raises ArtifactError."""
+        """Copy the artifact to `target` in one step, verify it, and return `target`.
+
+        A damaged copy there is made again.
+
+        Raises ArtifactError if it is missing or damaged.
+        """
 
     def has(self, digest: str) -> bool:
         """Return True if the artifact is stored."""
@@ -114,10 +115,10 @@ class ArtifactStore(Protocol):
         """Yield every artifact's digest with the time at which it was last put."""
 
     def drop(self, digest: str, before: datetime) -> bool:
-        """Delete an artifact that was not put since `before`; return False for one that was."""
+        """Delete an artifact and return True; if it was put again since `before`, return False."""
 
     def hold(self, digest: str) -> None:
-        """Protect an artifact from deletion, where the store can."""
+        """Protect an artifact from being overwritten or deleted, where the store can."""
 
 
 def open_store(location: str, *, endpoint_url: str | None = None, addressing: str = "") -> ArtifactStore:
@@ -143,15 +144,18 @@ class FolderStore:
         return self.place(digest).is_dir()
 
     def put_dir(self, folder: Path) -> str:
-        """Copy the folder into the store; return its digest."""
+        """Copy the folder into the store, unless its content is there; return its digest."""
         return self.take_in(folder, copy_in_one_step)
 
     def give_dir(self, folder: Path) -> str:
-        """Move the folder into the store; return its digest."""
+        """Move the folder into the store, unless its content is there; return its digest."""
         return self.take_in(folder, move_in_one_step)
 
     def take_in(self, folder: Path, bring: Callable[[Path, Path], None]) -> str:
-        """Bring the folder into the store unless its content is there; return its digest."""
+        """Bring the folder into the store with `bring`, unless its content is there; renew its time.
+
+        Return its digest.
+        """
         digest = digest_of(manifest_of(folder))
         place = self.place(digest)
         if not self.has(digest):
@@ -164,7 +168,7 @@ class FolderStore:
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
-        """Provide the artifact's own folder. Raises ArtifactError."""
+        """Yield the artifact's own folder in the store. Raises ArtifactError if it is missing."""
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
         yield self.place(digest)
@@ -190,10 +194,13 @@ class FolderStore:
         return True
 
     def hold(self, digest: str) -> None:
-        """Do nothing: a folder cannot be locked, so its bytes are verified at every read."""
+        """No effect: a folder cannot be locked, so its bytes are verified at every read."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target`, in one step, and verify it; a damaged target is copied again."""
+        """Copy the artifact to `target`, in one step, unless an intact copy is there; return `target`.
+
+        Raises ArtifactError if it is missing or damaged in the store.
+        """
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
         if not is_intact(target, digest):
@@ -224,7 +231,7 @@ def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
 
 
 def move_in_one_step(source: Path, target: Path) -> None:
-    """Rename the folder to `target`; copy it when the target is on another disk."""
+    """Rename the folder to `target`; copy it in one step when the target is on another disk."""
     if os.stat(source).st_dev == os.stat(target.parent).st_dev:
         flush(source)
         appear(source, target)
@@ -250,7 +257,7 @@ class S3Store:
         self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
 
     def key(self, digest: str, path: str) -> str:
-        """Return the key of an artifact's file."""
+        """Return the key of an artifact's file, or without a path that of the artifact."""
         return "/".join(part for part in (self.prefix, digest, path) if part)
 
     def has(self, digest: str) -> bool:
@@ -264,7 +271,7 @@ class S3Store:
         return True
 
     def put_dir(self, folder: Path) -> str:
-        """Upload the folder; return its digest."""
+        """Upload the folder, unless its content is there, and renew its time; return its digest. Raises StoreAway."""
         files = manifest_of(folder)
         digest = digest_of(files)
         with self.answering():
@@ -275,12 +282,15 @@ class S3Store:
         return digest
 
     def give_dir(self, folder: Path) -> str:
-        """Upload the folder; return its digest."""
+        """Upload the folder as `put_dir` does; it stays where it is."""
         return self.put_dir(folder)
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
-        """Provide the artifact's files in a temporary folder. Raises ArtifactError if it is missing, and StoreAway."""
+        """Yield a temporary folder with the artifact's files, unverified.
+
+        Raises ArtifactError if it is missing, and StoreAway.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             with self.answering():
                 if not self.has(digest):
@@ -290,7 +300,7 @@ class S3Store:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Translate S3 errors of the block into StoreAway."""
+        """Convert S3 errors in the block to StoreAway."""
         try:
             yield
         except (BotoCoreError, Boto3Error, ClientError) as error:
@@ -298,7 +308,10 @@ class S3Store:
             raise StoreAway(f"{reason}: nothing was changed, try again.") from error
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Download the artifact to `target`, unless an intact copy is there. Raises ArtifactError."""
+        """Download the artifact to `target` and verify it, unless an intact copy is there; return `target`.
+
+        Raises ArtifactError and StoreAway.
+        """
         if is_intact(target, digest):
             return target
         with self.opened(digest) as folder:
@@ -335,7 +348,7 @@ class S3Store:
         return True
 
     def keys(self, digest: str) -> list[str]:
-        """Return the keys of all the artifact's objects."""
+        """Return the keys of all objects of the artifact."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self.key(digest, "") + "/"
         )
@@ -344,7 +357,7 @@ class S3Store:
     def hold(self, digest: str) -> None:
         """Put a legal hold on the artifact's objects, so that nobody can overwrite or delete them.
 
-        Does nothing in a bucket without Object Lock.
+        No effect in a bucket without Object Lock.
         """
         try:
             self.client.get_object_lock_configuration(Bucket=self.bucket)
@@ -360,7 +373,7 @@ class S3Store:
         return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}
 
     def upload_url(self, path: str, seconds: int) -> str:
-        """Return a link that accepts uploads to `path` below `incoming/` for `seconds`; `take` then moves the file."""
+        """Return a URL that accepts an upload to `path` below `incoming/` for `seconds`; `take` then moves the file."""
         return self.presigned("put_object", self.incoming(path), seconds)
 
     def incoming(self, path: str) -> str:
@@ -375,7 +388,10 @@ class S3Store:
         return url
 
     def take(self, path: str, target: Path, most_bytes: int) -> None:
-        """Move the upload at `path` to the file `target`. Raises ArtifactError if it is missing or too large."""
+        """Download the upload at `path` to the file `target` and delete it from the bucket.
+
+        Raises ArtifactError if it is missing or over `most_bytes`.
+        """
         key = self.incoming(path)
         with self.answering():
             try:

@@ -41,9 +41,9 @@ def trace_beat(**_: object) -> None:
 
 @worker_init.connect
 def end_pool_with_worker(**_: object) -> None:
-    """Have the kernel kill the pool's processes, and beat, when this worker dies, rather than go on without it.
+    """Have the kernel kill the pool's processes, and beat, when this worker dies; on Linux only.
 
-    A busy process does not notice by itself that its worker was killed. Has an effect on Linux only.
+    A busy process does not notice by itself that its worker was killed.
     """
     worker, arm = os.getpid(), die_with_parent(signal.SIGKILL)
 
@@ -58,7 +58,7 @@ def end_pool_with_worker(**_: object) -> None:
 
 @worker_ready.connect
 def watch(sender: Any, **_: object) -> None:
-    """Start the watchdog that ends a worker which no longer takes messages."""
+    """Start the watchdog that ends a worker which no longer takes messages, as a receiver of Celery's signal."""
     from adapterhub.jobs.watchdog import Watchdog
 
     Watchdog(sender.app.amqp.queues.consume_from).start()

@@ -22,21 +22,21 @@ class Frame:
     margin: int
 
     def x(self, share: float) -> float:
-        """Return the x of a share of the way from left to right."""
+        """Return the x of a share, 0 (left) to 1 (right), of the way between the margins."""
         return round(self.margin + share * (self.width - 2 * self.margin), 1)
 
     def y(self, share: float) -> float:
-        """Return the y of a share of the way from bottom to top."""
+        """Return the y of a share, 0 (bottom) to 1 (top), of the way between the margins."""
         return round(self.height - self.margin - share * (self.height - 2 * self.margin), 1)
 
 
 def points(places: Iterable[Place]) -> str:
-    """Return the places as the points of an SVG line or polygon."""
+    """Return the (x, y) places as the points attribute of an SVG line or polygon."""
     return " ".join(f"{x},{y}" for x, y in places)
 
 
 def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return an SVG line through two or more (step, value) pairs, the ends of both axes and the last value (`now`)."""
+    """Return an SVG line through two or more (step, value) pairs, the ends of both axes, and `now`, the last value."""
     drawn = thinned(known)
     low, high = min(value for _, value in drawn), max(value for _, value in drawn)
     first, last = drawn[0][0], drawn[-1][0]
@@ -57,13 +57,13 @@ def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
 
 
 def thinned(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return every n-th point and the last, so that a long run draws as fast as a short one."""
+    """Return at most about MOST_POINTS of the points, evenly, with the last, so that a long run draws fast."""
     stride = -(-len(known) // MOST_POINTS)
     return [*known[:-1:stride], known[-1]] if stride > 1 else list(known)
 
 
 def histogram(frame: Frame, bins: Sequence[int], step: int, limit: int) -> dict[str, Any]:
-    """Return bars of counts, each `step` wide, and the x of `limit`; None where that is beyond the bars."""
+    """Return bars of counts, each `step` wide, and the x of `limit`; None if that is beyond the bars."""
     most, reach = max(bins), len(bins) * step
     wide = (frame.width - 2 * frame.margin) / len(bins)
     bars = [
@@ -88,7 +88,10 @@ def height_around_zero(frame: Frame, value: float, reach: float) -> float:
 
 
 def stairs(frame: Frame, corners: Sequence[Place]) -> str:
-    """Return a stepped line: each (share of the time, share of the height) holds until the next; "" without any."""
+    """Return the points of a stepped line: each (share of the width, share of the height) holds until the next.
+
+    Empty without corners.
+    """
     places: list[Place] = []
     for x, y in corners:
         places += [(frame.x(x), places[-1][1])] if places else []
@@ -97,7 +100,7 @@ def stairs(frame: Frame, corners: Sequence[Place]) -> str:
 
 
 def stacked(sizes: Mapping[str, float], names: Sequence[str], scale: float) -> list[dict[str, Any]]:
-    """Return the pieces of a bar one after another; a name without a size has a piece of no width."""
+    """Return the pieces of a bar, one after another by `names`; a name without a size has a piece of no width."""
     pieces, x = [], 0.0
     for number, name in enumerate(names):
         size = sizes.get(name, 0)
@@ -107,9 +110,9 @@ def stacked(sizes: Mapping[str, float], names: Sequence[str], scale: float) -> l
 
 
 def heat_map(ranks: Mapping[str, int], most: int = 0) -> dict[str, Any]:
-    """Return the heat map of a number for each module, layers from left to right; `most` is the darkest cell's value.
+    """Return the heat map of a rank for each module, layers from left to right: cells, labels and size.
 
-    The result has cells (place, opacity, title), labels and the size.
+    `most` is the rank of the darkest cell; by default the highest one.
     """
     most = most or max(ranks.values(), default=1) or 1
     cells = []
@@ -130,6 +133,6 @@ def heat_map(ranks: Mapping[str, int], most: int = 0) -> dict[str, Any]:
 
 
 def layer_and_kind(name: str) -> tuple[int, str]:
-    """Return the layer and the kind of a module: (3, "q_proj") of `model.layers.3.self_attn.q_proj`."""
+    """Return the layer and kind of a module: (3, "q_proj") for `model.layers.3.self_attn.q_proj`."""
     parts = name.split(".")
     return int(parts[2]), parts[-1]

@@ -43,7 +43,7 @@ class RecordedUserAdmin(AccountAdmin):
         return super().user_change_password(request, id, form_url)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
-        """Record a change of the password, which Django's admin only logs."""
+        """Return Django's log entry; also record an audit event if the change is that of the password."""
         # A password is changed by a view that does not call save_model but only logs.
         if any(part.get("changed", {}).get("fields") == ["password"] for part in message if isinstance(part, dict)):
             AuditEvent.record(
@@ -52,7 +52,7 @@ class RecordedUserAdmin(AccountAdmin):
         return super().log_change(request, obj, message)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse deletion: the audit trail refers to users."""
+        """Return False: users are not deleted, as the audit trail refers to them."""
         return False
 
 
@@ -73,7 +73,7 @@ class MembershipInline(AnyInline):
     extra = 0
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse to edit a membership: a role is granted or revoked."""
+        """Return False: a membership is not edited; a role is granted or revoked."""
         return False
 
 
@@ -93,7 +93,7 @@ class ProjectAdmin(AnyAdmin):
         AuditEvent.record(tag, obj, by=actor_of(request), project=obj, after=after)
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        """Grant and revoke the roles that the form adds and deletes."""
+        """Grant and revoke the roles that the form adds and deletes, with their audit events."""
         by = actor_of(request)
         edited_memberships: list[Membership] = formset.save(commit=False)
         for membership in formset.deleted_objects:
@@ -102,7 +102,7 @@ class ProjectAdmin(AnyAdmin):
             memberships.grant(membership.project, membership.user, membership.role, by=by)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse deletion: a project is archived."""
+        """Return False: a project is archived, not deleted."""
         return False
 
 

@@ -83,7 +83,7 @@ class RevokedMemberSerializer(OptionalReasonSerializer, NewMemberSerializer):
 
 
 def account_name(**options: Any) -> serializers.RegexField:
-    """Return the field for the name of a service account that exists, with or without its project."""
+    """Return a serializer field for the name of a service account, with or without its project."""
     return serializers.RegexField(NAMED, max_length=150, help_text="As `ci`, or in full as `eu/ci`.", **options)
 
 
@@ -150,11 +150,11 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
 
     def project_of(self, project: Project) -> Project:
-        """Return the project itself, whose scopes decide."""
+        """Return the project itself: the caller's scopes in it decide."""
         return project
 
     def create(self, request: Request) -> Response:
-        """Open a project. Only a signed-in administrator of the installation may."""
+        """Open a project. Only a signed-in administrator of the installation may; tokens cannot."""
         fields = self.read(ProjectSerializer)
         if not request.user.is_superuser or request.auth:
             raise NotAllowed("Only an administrator of the installation who is signed in can create projects.")
@@ -343,7 +343,7 @@ class ServiceAccountViewSet(ProjectViewSet):
 
     @extend_schema(responses=ServiceAccountSerializer(many=True))
     def list(self, request: Request) -> Response:
-        """List the service accounts of the projects that the caller administers."""
+        """List the active service accounts of the projects that the caller administers."""
         led = projects_with(request, Scope.ADMIN)
         memberships = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
         accounts = self.filter_queryset(service_accounts.of(led)).select_related("owner").prefetch_related(memberships)

@@ -38,7 +38,10 @@ class AccountsConfig(AppConfig):
 
 @register(Tags.security, deploy=True)
 def check_proxies(**_: Any) -> list[Warning]:
-    """Warn of TLS without a named proxy: all callers would share one address, and with it limits and lockouts."""
+    """Return a warning if HTTPS is on without a named proxy; else an empty list.
+
+    All callers would share the proxy's address then, and with it limits and lockouts.
+    """
     if not settings.HTTPS or settings.PROXIES:
         return []
     hint = "Set ADAPTERHUB_PROXIES to the address of the proxy that ends TLS."

@@ -22,14 +22,15 @@ from adapterhub.core.tokens import id_and_secret_of, secret_hash
 
 
 class PasswordBackend(ModelBackend):
-    """Authentication by name and password, with lockout: nothing signs in with a password but through here."""
+    """Authentication by name and password, with lockout. Every sign-in with a password goes through it."""
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any
     ) -> User | None:
-        """Return the user whose password it is. Raises TooMany while the name is locked out at this address.
+        """Return the user whose password it is; None if a name or password is missing.
 
-        A wrong password ends the attempt, so that no other backend hashes it again.
+        Raises TooMany while the name is locked out at this address, and PermissionDenied for a wrong password, so that
+        no other backend hashes it again.
         """
         if username is None or password is None:
             return None
@@ -46,7 +47,10 @@ class TokenAuthentication(BaseAuthentication):
     """Authentication by `Authorization: Bearer ah_<id>_<secret>`; the token is set as `request.auth`."""
 
     def authenticate(self, request: Request) -> tuple[User | AnonymousUser, ApiToken] | None:
-        """Return the token's user and the token; None without a bearer token."""
+        """Return the token's user (anonymous for the server's own) and the token; None without a bearer token.
+
+        Raises AuthenticationFailed for a token that does not work, and TooMany for an address that fails too often.
+        """
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -71,12 +75,12 @@ class TokenAuthentication(BaseAuthentication):
         return token
 
     def authenticate_header(self, request: Request) -> str:
-        """Return the scheme for WWW-Authenticate, so that a refusal is 401 and not 403."""
+        """Return the scheme for WWW-Authenticate, which makes a refusal 401 instead of 403."""
         return "Bearer"
 
 
 def may_still(request: HttpRequest | Request, project: Project, scope: str) -> bool:
-    """Return True if the request's token or session is still good and has the scope in the project now."""
+    """Return True if the request's token or session still works and has the scope in the project now."""
     token = getattr(request, "auth", None)
     caller = usable_token(token.pk) if token else signed_in_user(request)
     return caller is not None and scope in caller.scopes_in(project)

@@ -51,7 +51,7 @@ def sign_in_brakes(name: str, request: HttpRequest | Request | None) -> list[Bra
 def signature_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
     """Return the counters for a password that a signed-in person types: by name and address, and by session.
 
-    Whoever holds somebody's session does not get more attempts by changing the address.
+    The one by session holds for any address, so that whoever has somebody's session gains nothing by changing it.
     """
     session = brake("session", str(request.session.session_key))
     return [*sign_in_brakes(user.get_username(), request), session]
@@ -60,21 +60,24 @@ def signature_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
 def code_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
     """Return the counters for codes of the second factor: by name and address, and by name alone.
 
-    Only somebody who knows the password gets as far as to a code, and a code has six digits.
+    Only somebody who knows the password gets as far as a code, and a code has only six digits.
     """
     name = user.get_username().casefold()
     return [brake("code", name, network_of(request)), brake("code", name, free=FREE_CODES)]
 
 
 def brake(*parts: str, free: int = FREE) -> Brake:
-    """Return a counter under the hash of these parts, which does not tell them; `free` attempts have no delay."""
+    """Return a counter under a hash of the parts, which does not reveal them.
+
+    The first `free` attempts have no delay.
+    """
     return Brake(hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest(), free)
 
 
 def claim(brakes: Iterable[Brake]) -> None:
-    """Count an attempt under each counter before the secret is checked.
+    """Count an attempt under each counter, before the secret is checked.
 
-    Raises TooMany while one of them has to wait.
+    Raises TooMany, and counts nothing, while one of them has to wait.
     """
     with transaction.atomic():
         counted = {one: attempts_under(one) for one in sorted(brakes, key=lambda one: one.key)}
@@ -104,13 +107,13 @@ def count(attempts: FailedAttempts, free: int) -> None:
 
 
 def wait_after(level: float, free: int) -> timedelta:
-    """Return the delay after so many failed attempts: none, then one that doubles with each."""
+    """Return the delay after so many failed attempts: none up to `free`, then one that doubles up to LONGEST_WAIT."""
     over = round(level) - free
     return timedelta(0) if over < 0 else min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(over, 20))
 
 
 def forget(brakes: Iterable[Brake]) -> None:
-    """Forget the failed attempts: the secret was right."""
+    """Reset the counters after a right secret."""
     FailedAttempts.objects.filter(key__in=[one.key for one in brakes]).update(level=0, blocked_until=now())
 
 
@@ -120,7 +123,10 @@ def drop_old_attempts() -> None:
 
 
 def is_password(request: HttpRequest | Request, password: str) -> bool:
-    """Return True if it is the password of the signed-in user. Raises TooMany after too many wrong ones."""
+    """Return True if it is the password of the signed-in user. Each wrong one counts and is recorded.
+
+    Raises TooMany after too many wrong ones.
+    """
     user = cast(User, request.user)
     brakes = signature_brakes(user, request)
     claim(brakes)
@@ -132,14 +138,14 @@ def is_password(request: HttpRequest | Request, password: str) -> bool:
 
 
 def is_typed_password(request: HttpRequest, password: str) -> bool:
-    """Return True if it is the password of the signed-in user, for a form. Raises ValidationError when locked out."""
+    """Return `is_password`, for a form: raises ValidationError instead of TooMany when locked out."""
     with as_form_error():
         return is_password(request, password)
 
 
 @contextmanager
 def as_form_error() -> Iterator[None]:
-    """Turn TooMany, raised inside, into a ValidationError of the form's field."""
+    """Convert TooMany, raised in the block, to a ValidationError of the form's field."""
     try:
         yield
     except TooMany as error:
@@ -147,7 +153,7 @@ def as_form_error() -> Iterator[None]:
 
 
 def note_refused(name: str) -> None:
-    """Record a refused sign-in with the name that was tried, never the password or the code."""
+    """Record a refused sign-in with the name that was tried, cut to 150 characters; never the password or the code."""
     observe(Tag.SESSION_REFUSED, by=Actor(name=name[:150] or "?", method="none"), project=None, resource="sign-in")
 
 
@@ -160,6 +166,9 @@ def address_of(request: HttpRequest | Request | None) -> str | None:
 
 
 def network_of(request: HttpRequest | Request | None) -> str:
-    """Return the address that attempts are counted under: of IPv6 the /64 network, all of which one caller may have."""
+    """Return the address that attempts are counted under; empty if it is not known.
+
+    Of IPv6 it is the /64 network, as one caller may have all of its addresses.
+    """
     address = address_of(request)
     return str(ip_network(f"{address}/64", strict=False)) if address and ":" in address else address or ""

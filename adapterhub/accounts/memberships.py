@@ -34,7 +34,7 @@ def grant(
 
 
 def grant_further(project: Project, name: str, role: str, *, by: Actor) -> Membership:
-    """Grant a further role to somebody who is in the project.
+    """Grant a further role to somebody who is in the project, and return it.
 
     Raises Invalid for everybody else, in the same words whether there is such an account or not.
     """
@@ -49,7 +49,10 @@ def grant_further(project: Project, name: str, role: str, *, by: Actor) -> Membe
 
 
 def role_held(project: Project, name: str, role: str) -> Membership:
-    """Return the role that somebody of this name has. Raises Invalid, whether there is such an account or not."""
+    """Return the membership with this role of the user with this name.
+
+    Raises Invalid if there is none, in the same words whether there is such an account or not.
+    """
     membership = project.memberships.filter(user__username=name, role=role).select_related("user").first()
     if membership is None:
         raise Invalid(f"{name!r} is not {role} in this project: see members/ for its roles.", field="role")
@@ -69,7 +72,7 @@ def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
 
 @transaction.atomic
 def set_named_versions(project: Project, named_versions: str, *, reason: str, by: Actor) -> None:
-    """Choose which versions callers may name, of adapters with a protected alias."""
+    """Set which versions of adapters with a protected alias callers may name, and record it in the audit trail."""
     locked = Project.objects.select_for_update().get(pk=project.pk)
     before, project.named_versions = locked.named_versions, named_versions
     project.save(update_fields=["named_versions"])
@@ -101,7 +104,7 @@ class Tenure:
 
 
 def tenures(projects: Iterable[Project]) -> list[Tenure]:
-    """Return every period in a role that the projects' audit trails record, oldest first."""
+    """Return every period in a role that the audit trails of the projects record, oldest first."""
     open_tenures: dict[str, Tenure] = {}
     ended = []
     wanted = (Tag.MEMBERSHIP_GRANTED, Tag.MEMBERSHIP_REVOKED)

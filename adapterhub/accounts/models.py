@@ -47,11 +47,14 @@ class User(AbstractUser):
         return Actor(user=self, name=self.get_username(), method=method)
 
     def scopes_in(self, project: Project) -> set[str]:
-        """Return the scopes that the user's roles in the project grant; a superuser has every token scope as well."""
+        """Return the scopes that the user's roles in the project grant.
+
+        For a superuser all scopes of tokens as well.
+        """
         return self.scopes_in_project(project.pk)
 
     def scopes_in_project(self, project_id: int) -> set[str]:
-        """Return the scopes as `scopes_in`, from prefetched memberships if there are any."""
+        """Return the same as `scopes_in`, by the project's id; reads prefetched memberships if there are any."""
         scopes = set(Scope.values) if self.is_superuser else set()
         roles = [held_role.role for held_role in self.memberships.all() if held_role.project_id == project_id]
         return scopes.union(*(ROLE_SCOPES[role] for role in roles))
@@ -61,14 +64,17 @@ class User(AbstractUser):
         return Project.objects.visible_to(self)
 
     def projects_with(self, scope: str) -> ProjectQuerySet:
-        """Return the projects in which the user has the scope."""
+        """Return the projects in which the user has the scope.
+
+        For a superuser all, if tokens can have the scope, else none.
+        """
         if self.is_superuser:
             return Project.objects.all() if scope in Scope.values else Project.objects.none()
         memberships = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
         return Project.objects.filter(pk__in=memberships.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """Return the rows of projects that the user sees; with `scope`, only of those in which the user has it.
+        """Return the rows whose project the user sees or, with `scope`, in which the user has it.
 
         `path` is the lookup of a row's project.
         """
@@ -135,7 +141,7 @@ class InvitationQuerySet(models.QuerySet["Invitation"]):
     """Invitations by their state."""
 
     def open(self) -> InvitationQuerySet:
-        """Return the invitations that can still be accepted."""
+        """Return the invitations that can be accepted now: open, not expired, and of a project that is not archived."""
         return self.filter(state=Invitation.State.OPEN, expires_at__gt=now(), project__archived_at=None)
 
 
@@ -194,7 +200,7 @@ class SignInQuerySet(models.QuerySet["SignIn"]):
 
 
 class SignIn(models.Model):
-    """A session of a person, listed so that they or an administrator can see it and end it."""
+    """A session of a person, stored so that they or an administrator can see it and end it."""
 
     user = models.ForeignKey(User, models.PROTECT, related_name="sign_ins")
     session_key = models.CharField(max_length=40, unique=True)
@@ -213,9 +219,9 @@ class SignIn(models.Model):
 
 
 class FailedAttempts(models.Model):
-    """The failed attempts at a password or a code under one key, which says whose and from where, as a hash.
+    """The failed attempts at a password or code under a `key`, the hash of whose it is and from where.
 
-    `level` sinks with time, as `login_lockout` says, which also sets `blocked_until`.
+    `level`, the attempts not forgotten yet, sinks with time; see `login_lockout`, which also sets `blocked_until`.
     """
 
     key = models.CharField(primary_key=True, max_length=64)
@@ -228,7 +234,7 @@ class FailedAttempts(models.Model):
 
 
 class SecondFactor(models.Model):
-    """A person's second factor. `sealed` is the secret that the person's app holds, encrypted."""
+    """A person's second factor. `sealed` is the secret in the person's app, encrypted."""
 
     user = models.OneToOneField(User, models.PROTECT, related_name="second_factor")
     sealed = models.BinaryField()
@@ -300,17 +306,20 @@ class ApiToken(models.Model):
 
     @property
     def is_usable(self) -> bool:
-        """True if this token would be in `ApiTokenQuerySet.usable`."""
+        """Return True if this token would be in `ApiTokenQuerySet.usable`."""
         is_over = self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
         return not is_over and not self.is_waiting and (self.owner is None or self.owner.is_active)
 
     @property
     def owner(self) -> User | None:
-        """The account whose roles limit the token: its service account, else its maker; None for the server's own."""
+        """Return the account whose roles limit the token.
+
+        Its service account, else its maker; None for the server's own.
+        """
         return self.account or self.created_by
 
     def scopes_now(self) -> set[str]:
-        """Return those of the token's scopes that its owner's roles in the project grant now."""
+        """Return those of the token's scopes that its owner's roles in the project grant now; all without an owner."""
         scopes = set(self.scopes)
         return scopes if self.owner is None else scopes & self.owner.scopes_in_project(self.project_id)
 
@@ -338,17 +347,20 @@ class ApiToken(models.Model):
 
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
-        """Create a token; return it and its text, which cannot be read again."""
+        """Create a token from the model's fields; return it and its text, which cannot be read again."""
         token_id, secret = new_id_and_secret()
         token = cls.objects.create(id=token_id, secret_hash=secret_hash(secret), **fields)
         return token, text_of(token_id, secret)
 
     def was_used(self) -> None:
-        """Store the time of use, at most once a minute: a write per request would make a token's requests queue up."""
+        """Save the time of use, at most once a minute, since a write for each request would make them queue up."""
         if self.last_used_at is None or now() - self.last_used_at > timedelta(minutes=1):
             ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 
     def as_actor(self) -> Actor:
-        """Return this token as an actor that acts for its service account, else for its creator."""
+        """Return the actor for requests with this token.
+
+        Its owner as user, and the account's name or `token:NAME` as name.
+        """
         name = self.account.get_username() if self.account else f"token:{self.name}"
         return Actor(user=self.owner, name=name, method="token", token_id=self.id)

@@ -20,14 +20,14 @@ BY = system("oidc")
 
 
 class OidcAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]  # allauth has no types
-    """An adapter that gives every user of the provider an account; without a mapped group it sees no project."""
+    """Allauth's adapter: each user of the provider gets an account, which sees no project without a mapped group."""
 
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
-        """Admit users whom the provider knows and AdapterHub does not yet."""
+        """Return True: each user whom the provider signs in gets an account."""
         return True
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
-        """Note in the session that the provider signed the user in."""
+        """Store in the session that the provider signed the user in."""
         # The sign-in is recorded after this and needs the method in the session.
         request.session["auth_method"] = "oidc"
 
@@ -40,7 +40,7 @@ def follow_groups(user: User, sociallogin: SocialLogin | None = None, **_: Any) 
 
 
 def groups_of(claims: dict[str, Any]) -> set[str]:
-    """Return the first list of groups in ID token, userinfo or claims, without entries that are no text."""
+    """Return the first list of groups in ID token, userinfo or claims, as a set of its texts; empty without one."""
     for part in (claims.get("id_token") or {}, claims.get("userinfo") or {}, claims):
         if isinstance(groups := part.get("groups"), list):
             return {group for group in groups if isinstance(group, str)}
@@ -51,7 +51,8 @@ def groups_of(claims: dict[str, Any]) -> set[str]:
 def map_roles(user: User, groups: set[str]) -> None:
     """Grant the roles that the groups map to, and revoke those that an earlier sign-in granted and no group grants now.
 
-    `settings.OIDC_ROLES` is {group: [(project slug, role)]}. Roles that an admin granted by hand stay.
+    `settings.OIDC_ROLES` is {group: [(project slug, role)]}. Roles that an admin granted by hand stay. Unknown and
+    archived projects are skipped.
     """
     wanted = {grant for group in groups for grant in settings.OIDC_ROLES.get(group, [])}
     for membership in user.memberships.filter(by_group=True).select_related("project"):

@@ -25,7 +25,7 @@ STEP_S, DIGITS, RECOVERY_CODES = 30, 6, 10
 
 
 def is_needed(user: User) -> bool:
-    """Return True if the user has a second factor, or must have one as an administrator behind TLS with a password."""
+    """Return True if the user has a second factor or, with HTTPS on, is an administrator of the installation."""
     has_one = SecondFactor.objects.filter(user=user).exists()
     return has_one or (settings.HTTPS and (user.is_superuser or user.is_staff))
 
@@ -42,14 +42,14 @@ def address_for_app(user: User, secret: str) -> str:
 
 
 def sha1() -> SHA1:
-    """Return the hash of time-based codes."""
+    """Return the hash function of time-based codes."""
     # Authenticator apps support no other hash; HMAC does not depend on the collision resistance that SHA-1 lost.
     return SHA1()  # noqa: S303  # nosec B303
 
 
 @transaction.atomic
 def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
-    """Enable the second factor; return the recovery codes, which cannot be read again.
+    """Enable the second factor, in place of an earlier one; return the recovery codes, which cannot be read again.
 
     Raises Invalid when `code` is not the app's current one.
     """
@@ -69,7 +69,7 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
 
 @transaction.atomic
 def admits(user: User, code: str) -> bool:
-    """Return True for a valid code of the app or a recovery code, and use it up."""
+    """Return True for a valid code of the app or a recovery code, which is used up; the user has a second factor."""
     factor = SecondFactor.objects.select_for_update().get(user=user)
     step = step_of(box("second_factor").decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
     if step is not None:
@@ -84,13 +84,16 @@ def admits(user: User, code: str) -> bool:
 
 @transaction.atomic
 def disable(user: User, *, by: Actor, reason: str = "") -> None:
-    """Remove the second factor. Behind TLS an administrator has to set up another at the next sign-in."""
+    """Delete the second factor and record it. With HTTPS an administrator has to set up another at the next sign-in."""
     SecondFactor.objects.filter(user=user).delete()
     AuditEvent.record(Tag.MFA_REMOVED, user, by=by, project=None, reason=reason)
 
 
 def step_of(secret: str, code: str, *, after: int) -> int | None:
-    """Return the time step of the code among the present one and its neighbours; None if none after `after` matches."""
+    """Return the number of the 30-second step of the code; None if it is wrong.
+
+    Only the present step and its two neighbours match, and only later ones than `after`.
+    """
     app, present = HOTP(base64.b32decode(secret), DIGITS, sha1()), int(time.time()) // STEP_S
     typed = code.replace(" ", "").encode()
     for step in range(max(present - 1, after + 1), present + 2):

@@ -25,7 +25,7 @@ NAMED = r"^[-\w]+(/[-\w]+)?$"
 
 
 def full_name(project: Project, name: str) -> str:
-    """Return the name of a project's account among all accounts."""
+    """Return the account's unique user name, as `project/name`."""
     return f"{project.slug}/{name}"
 
 
@@ -35,7 +35,7 @@ def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
 
 
 def named(project: Project, name: str) -> User:
-    """Return the service account of this name, short or in full. Raises Invalid when it has no role in the project."""
+    """Return the service account of this name, short or in full. Raises Invalid unless it is active in the project."""
     accounts = of(Project.objects.filter(pk=project.pk)).filter(username__in=(name, full_name(project, name)))
     # An account from before has the short name itself.
     account = min(accounts, key=lambda account: account.username != name, default=None)
@@ -45,7 +45,10 @@ def named(project: Project, name: str) -> User:
 
 
 def owner_named(project: Project, name: str) -> User:
-    """Return the member of this name. Raises Invalid, whether there is such an account elsewhere or not."""
+    """Return the project's member of this name.
+
+    Raises Invalid, in the same words whether such an account exists or not.
+    """
     owner = User.objects.filter(username=name, memberships__project=project).distinct().first()
     if owner is None:
         raise Invalid(f"There is no member {name!r} in this project: choose a member.", field="owner")
@@ -53,9 +56,10 @@ def owner_named(project: Project, name: str) -> User:
 
 
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
-    """Create an account that only tokens can use; the person behind `by` owns it.
+    """Create and return an account that only tokens can use; the person behind `by` owns it.
 
-    Raises Invalid for its role and if nobody answers for `by`, Conflict for a name that the project uses or used.
+    Raises Invalid for a role that it cannot have and if no person is behind `by`, Conflict for a name that the project
+    uses or used.
     """
     owner = min(people_behind(by), key=lambda person: person.pk)
     if role not in ROLES:
@@ -81,7 +85,7 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
 
 
 def name_taken(name: str) -> Conflict:
-    """Return the refusal of a name that an account of the project has or had."""
+    """Return the Conflict for a name that an account of the project has or had."""
     return Conflict(f"The name {name!r} is taken: choose another one.", field="name", code="name_taken")
 
 
@@ -89,8 +93,8 @@ def name_taken(name: str) -> Conflict:
 def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason: str) -> None:
     """Make another person of the project the owner, who answers for the account and cannot sign what it asks.
 
-    Those who made tokens that it still has go on answering for it. Raises Invalid for an owner who is no active person
-    of the project.
+    Whoever made a token that still works answers for it further. Raises Invalid for an owner who is no active person of
+    the project.
     """
     if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
         raise Invalid(f"{owner} is no active person of this project: choose a member.", field="owner")

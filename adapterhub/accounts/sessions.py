@@ -28,7 +28,10 @@ NOTED_EVERY_S = 60
 
 @receiver(user_logged_in)
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
-    """Store the time of a sign-in, which signatures and the session's end check, list it and record its event."""
+    """Store the time of a sign-in, list the session, record its event, and delete old counters of failed attempts.
+
+    Signatures and the end of the session check that time.
+    """
     request.session["signed_in_at"] = request.session["began_at"] = time.time()
     note_activity(request)
     note(request, user)
@@ -38,7 +41,7 @@ def remember(request: HttpRequest, user: User, **_: Any) -> None:
 
 
 def end_of_sessions(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """End a session that was idle for too long or is too old, as a middleware after the authentication's."""
+    """Return a middleware that ends a session that was idle for too long or is too old; after the authentication's."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.user.is_authenticated:
@@ -59,13 +62,13 @@ def is_over(request: HttpRequest) -> bool:
 
 
 def is_activity(request: HttpRequest) -> bool:
-    """Return False for what an open page asks by itself: polls and event streams keep no session alive."""
+    """Return True for a request of a person; False for polls and event streams, which keep no session alive."""
     is_poll = request.method == "GET" and ("HX-Request" in request.headers or request.path == "/healthz")
     return not is_poll and "text/event-stream" not in request.headers.get("Accept", "")
 
 
 def note_activity(request: HttpRequest) -> None:
-    """Store the time of a click; the stored session and its cookie expire with the session."""
+    """Store the time of a person's request, at most every NOTED_EVERY_S seconds, and set when the session expires."""
     at, session = time.time(), request.session
     if at - session.get("seen_at", 0) > min(NOTED_EVERY_S, settings.SESSION_IDLE_S / 4):
         session["seen_at"] = at
@@ -74,7 +77,7 @@ def note_activity(request: HttpRequest) -> None:
 
 
 def note(request: HttpRequest, user: User) -> None:
-    """Add the session to its user's list."""
+    """Add the session to its user's list, or update its entry."""
     if not request.session.session_key:
         request.session.save()
     fields = {
@@ -88,7 +91,7 @@ def note(request: HttpRequest, user: User) -> None:
 
 @transaction.atomic
 def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
-    """End a session: its next request has to sign in again."""
+    """End a session and record it: its next request has to sign in again."""
     Session.objects.filter(session_key=sign_in.session_key).delete()
     after = {"since": sign_in.at.isoformat()}
     AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after=after, reason=reason)
@@ -97,5 +100,5 @@ def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
 
 @receiver(user_login_failed)
 def note_failure(credentials: dict[str, Any], **_: Any) -> None:
-    """Count a failed sign-in against the account's lock."""
+    """Record a failed sign-in with the name that was tried, as a receiver of Django's signal."""
     note_refused(str(credentials.get("username", "")))

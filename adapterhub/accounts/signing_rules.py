@@ -54,7 +54,10 @@ def has_signed_in_lately(request: HttpRequest | Request) -> bool:
 
 
 def require_role_for(scope: str, project: Project, by: Actor) -> User:
-    """Return the acting person. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
+    """Return the acting person.
+
+    Raises NotAllowed for tokens, service accounts and the system, and for people whose roles do not grant the scope.
+    """
     if by.user is None or by.user.is_service or by.token_id or by.method in ("token", "system"):
         raise NotAllowed("Only a signed-in person can do this: a token cannot.", code="token_cannot_approve")
     roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
@@ -65,9 +68,9 @@ def require_role_for(scope: str, project: Project, by: Actor) -> User:
 
 
 def require_another(user: User, authors: Iterable[User | None]) -> None:
-    """Require a signer who is none of the people behind the authors.
+    """Check that the signer is none of the people behind the authors, and has a mail address.
 
-    Raises NotAllowed for them, for their second accounts, and for a signer without a mail address, who could be one.
+    Raises NotAllowed otherwise, also for a second account with an author's mail address.
     """
     keys = mail_keys([user])
     if not keys:
@@ -80,7 +83,7 @@ def require_another(user: User, authors: Iterable[User | None]) -> None:
 
 
 def mail_keys(users: Iterable[User]) -> set[str]:
-    """Return the mail addresses of accounts in the one form that all spellings of an address share."""
+    """Return the accounts' mail addresses in the form that all spellings of an address share; without empty ones."""
     rows = User.objects.filter(pk__in=[user.pk for user in users]).annotate(
         mail_key=models.Func("email", function="accounts_mail_key", output_field=models.TextField())
     )
@@ -88,7 +91,7 @@ def mail_keys(users: Iterable[User]) -> set[str]:
 
 
 def people_of(accounts: Iterable[User]) -> set[User]:
-    """Return the people behind accounts: for a service account its owner, and who made the tokens that it has now."""
+    """Return the people behind accounts: for a service account its owner and the makers of its usable tokens."""
     people = set()
     for account in accounts:
         people |= owners_of(account) if account.is_service else {account}
@@ -96,13 +99,13 @@ def people_of(accounts: Iterable[User]) -> set[User]:
 
 
 def owners_of(account: User) -> set[User]:
-    """Return the people who answer for a service account now."""
+    """Return the people who answer for a service account now: its owner and the makers of its usable tokens."""
     makers = Q(pk__in=ApiToken.objects.usable().filter(account=account).values("created_by"))
     return set(User.objects.filter(makers | Q(pk=account.owner_id), is_service=False))
 
 
 def people_behind(by: Actor) -> set[User]:
-    """Return the people for whom an actor acts. Raises Invalid for a token that nobody answers for."""
+    """Return the people for whom an actor acts, at least one. Raises Invalid if nobody answers for it."""
     token = ApiToken.objects.select_related("account", "created_by").filter(pk=by.token_id).first()
     accounts = [by.user, *([token.account, token.created_by] if token else [])]
     if people := people_of(account for account in accounts if account):

@@ -33,8 +33,9 @@ def create(
 ) -> tuple[ApiToken, str]:
     """Create a token, valid for 90 days by default; return it and its text, which cannot be read again.
 
-    A token of scope admin needs a reason and works after another person's approval; one created by the server's own
-    command works at once. Raises Invalid, also if nobody answers for who wants a token of scope admin.
+    A token of scope admin needs a reason and works after another person's approval; one that the server's own command
+    creates works at once. Raises Invalid for a lifetime that is too long, a missing reason, scopes that its owner does
+    not have, and if no person is behind who asks for scope admin.
     """
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
@@ -76,7 +77,7 @@ def facts_of(token: ApiToken) -> dict[str, object]:
 
 @transaction.atomic
 def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-    """Approve a token of scope admin.
+    """Approve a token of scope admin, which works from then on.
 
     Raises NotAllowed for its author, tokens and people without the role, Conflict if it does not wait for an approval.
     """
@@ -101,7 +102,7 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
 
 @transaction.atomic
 def revoke(token: ApiToken, *, by: Actor, reason: str = "") -> None:
-    """Revoke the token; a second call keeps the first time."""
+    """Revoke the token and record it; a second call keeps the first time."""
     token.revoked_at = token.revoked_at or now()
     token.save(update_fields=["revoked_at"])
     AuditEvent.record(Tag.TOKEN_REVOKED, token, by=by, project=token.project, reason=reason)

@@ -19,13 +19,13 @@ class ReadOnlyAdmin(AnyAdmin):
     """An admin page on which nobody can add, change or delete, not even a superuser."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse to add a row."""
+        """Return False: rows are not added here."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse to change a row."""
+        """Return False: rows are not changed here."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse to delete a row."""
+        """Return False: rows are not deleted here."""
         return False

@@ -17,12 +17,15 @@ ETAG = re.compile(r'"([!#-~]+)"')
 
 
 def tag_of(state: Any) -> str:
-    """Return an ETag of a JSON value."""
+    """Return an ETag of a JSON value: 16 hexadecimal digits of the hash of its canonical form, without quotes."""
     return hashlib.sha256(rfc8785.dumps(state)).hexdigest()[:16]
 
 
 def wanted_tag(request: HttpRequest | Request) -> str:
-    """Return the ETag in If-Match; empty when any state will do. Raises Invalid."""
+    """Return the ETag in If-Match, without quotes; empty without the header or for `*`.
+
+    Raises Invalid for a weak ETag or several.
+    """
     header = request.headers.get("If-Match", "").strip()
     if header in ("", "*"):
         return ""
@@ -35,7 +38,7 @@ def wanted_tag(request: HttpRequest | Request) -> str:
 
 
 def require_tag(record: Any, wanted: str) -> None:
-    """Check that the object is in the state that the caller meant. Raises PreconditionFailed.
+    """Raise PreconditionFailed if the object's ETag is not `wanted`; an empty one passes.
 
     Call it while holding the lock of the change.
     """

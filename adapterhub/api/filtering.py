@@ -21,20 +21,23 @@ MOST_LETTERS = 500
 
 
 class Filtered(Protocol):
-    """A view of rows with filters: query parameter -> field."""
+    """The type of a view of rows with filters; `filters` maps a query parameter to a lookup."""
 
     queryset: QuerySet[Any]
     filters: dict[str, str]
 
 
 class Narrowing(BaseFilterBackend):
-    """A filter backend. A parameter given twice matches either value; an unknown one is refused with Invalid.
+    """A filter backend for lists. A parameter given twice matches either value.
 
-    Ignoring an unknown parameter would show more rows than the caller meant.
+    An unknown one is refused, as ignoring it would show more rows than the caller meant.
     """
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
-        """Apply the view's filters that the query names. Raises Invalid for an unknown name or a bad value."""
+        """Return the rows that match the request's parameters; other actions than the list are not filtered.
+
+        Raises Invalid for an unknown name or a bad value.
+        """
         if getattr(view, "action", None) != "list":
             return queryset
         filters = cast(Filtered, view).filters
@@ -62,7 +65,10 @@ class Narrowing(BaseFilterBackend):
 
 
 def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, Any], str]:
-    """Return the field at the end of a lookup path, and the comparison after it: `created_at__gte` has `gte`."""
+    """Return the field at the end of a lookup path, and the comparison after it: of `created_at__gte` it is `gte`.
+
+    The comparison is empty without one. Of a relation the field is the other model's key.
+    """
     field: Any = None
     for part in path.split("__"):
         try:
@@ -73,7 +79,7 @@ def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, An
 
 
 def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
-    """Parse the text as a value of the field. Raises Invalid."""
+    """Return the text parsed as a value of the field. Raises Invalid for a text that is none."""
     try:
         if len(text) > MOST_LETTERS or "\x00" in text:
             raise ValueError(text)
@@ -88,7 +94,7 @@ def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
 
 
 def moment(text: str) -> datetime:
-    """Parse a time with its zone and convert it to UTC. Raises ValueError and OverflowError.
+    """Parse a time with its zone and return it in UTC. Raises ValueError and OverflowError.
 
     Postgres knows fewer zones than a request may name.
     """
@@ -99,7 +105,7 @@ def moment(text: str) -> datetime:
 
 
 def meaning(field: models.Field[Any, Any]) -> str:
-    """Describe the values that the field takes, for an error message."""
+    """Return the kind of values that the field takes, as words for an error message."""
     if field.choices:
         return f"one of {', '.join(str(value) for value, _ in field.flatchoices)}"
     kinds = {models.UUIDField: "id", models.IntegerField: "whole number", models.DateTimeField: "time with its zone"}

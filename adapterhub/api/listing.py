@@ -14,7 +14,9 @@ PAGE_ROWS = 50
 
 
 class Listing:
-    """A queryset filtered and sorted by the query string; values that are not offered are ignored.
+    """The rows of a page's list, searched, filtered and sorted by the query string.
+
+    Values that are not offered are ignored.
 
     `search` are the fields that `q` is searched in (`__icontains` unless they name a lookup), `sorts` maps the values
     of `sort` (with `-` before them: descending) to fields, `choices` maps fields to their (value, label) pairs, and
@@ -39,7 +41,7 @@ class Listing:
         self.queryset = self.sorted(self.filtered(queryset))
 
     def filtered(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the rows that hold every word of the search and match every chosen value."""
+        """Return the rows that have each word of the search in some field, and match every chosen value."""
         for word in self.words.split():
             lookups = [name if "__icontains" in name else f"{name}__icontains" for name in self.search]
             queryset = queryset.filter(Q.create([(lookup, word) for lookup in lookups], connector=Q.OR))
@@ -50,7 +52,10 @@ class Listing:
         return queryset
 
     def sorted(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the queryset in the chosen order: rows without a value last, ties in a fixed order."""
+        """Return the queryset in the chosen order, rows without a value last, ties by key.
+
+        Unchanged without a known order.
+        """
         field = self.sorts.get(self.sort.removeprefix("-"))
         if field is None:
             return queryset
@@ -58,16 +63,19 @@ class Listing:
         return queryset.order_by(first, "pk")
 
     def context(self, size: int = PAGE_ROWS) -> dict[str, Any]:
-        """Return the template context: `page`, and `listing` for the filter form and the column headers."""
+        """Return the template context.
+
+        `page`, of `size` rows, and `listing` for the filter form and the column headers.
+        """
         page = Paginator(self.queryset, size).get_page(self.request.GET.get("page"))
         return {"page": page, "listing": self}
 
     @property
     def is_narrowed(self) -> bool:
-        """Return True if a search or a filter leaves rows out."""
+        """Return True if a search or a filter is set."""
         return bool(self.words or any(self.chosen.values()))
 
     @property
     def offered(self) -> list[dict[str, Any]]:
-        """The choices, for rendering as select elements."""
+        """Return the filters as {name, value, pairs}, for rendering as select elements."""
         return [{"name": name, "value": self.chosen[name], "pairs": pairs} for name, pairs in self.choices.items()]

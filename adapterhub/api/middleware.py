@@ -21,7 +21,10 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Use the caller's X-Request-ID if it has up to 64 letters, digits, `.`, `_` or `-`, else generate one."""
+    """Return a middleware that sets the request's id, on the request and the response.
+
+    It is the caller's X-Request-ID if that has up to 64 letters, digits, `.`, `_` or `-`, else a new one.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         sent_id = request.headers.get("X-Request-ID", "")
@@ -35,7 +38,10 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
 
 
 def publication(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Tell on the next page that a change is committed, but has not reached the routers. REST calls answer 202."""
+    """Return a middleware that shows a warning on the next page if a change has not reached the routers yet.
+
+    REST calls answer 202 instead.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         begin_request()
@@ -48,7 +54,10 @@ def publication(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable
 
 
 def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Record a span for each request if a collector is set. The query string is left out: it may hold a secret."""
+    """Return a middleware that records a span for each request. Raises MiddlewareNotUsed without a collector.
+
+    The query string is left out: it may hold a secret.
+    """
     if not telemetry.is_on():
         raise MiddlewareNotUsed
 
@@ -67,7 +76,7 @@ def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpR
 
 
 def trace(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Continue the caller's trace, to which everything that the request queues then belongs."""
+    """Return a middleware that continues the caller's trace, to which all that the request queues then belongs."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         before = tracing.enclosing.set(tracing.continued(request.headers.get("traceparent", "")))

@@ -7,7 +7,10 @@ from django.utils.timezone import now
 
 
 class IdempotentRequest(models.Model):
-    """The first answer to a POST with an Idempotency-Key. `status` is null while the request is in flight."""
+    """The first answer, encrypted, to a POST with an Idempotency-Key.
+
+    `status` is null while the request is in flight.
+    """
 
     caller = models.CharField(max_length=40)
     key = models.CharField(max_length=255)

@@ -55,13 +55,13 @@ NAVIGATION = [
 
 
 def accepts_files(view: Page) -> Page:
-    """Mark a page to which files may be uploaded, so that its requests may be larger than others."""
+    """Mark a page to which files may be uploaded, so that its requests may be larger than others; return it."""
     view.__dict__["takes_files"] = True
     return view
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Context processor: the entries of the navigation."""
+    """Return the entries of the navigation, as a context processor."""
     return {"navigation": NAVIGATION}
 
 
@@ -71,7 +71,7 @@ def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "pro
 
 
 def visible_or_404(request: HttpRequest, queryset: QuerySet[Row], path: str = "project", **identity: Any) -> Row:
-    """Return one object of the user's projects; 404 for an object of other projects.
+    """Return the one object that `identity` names among those that the user sees. Raises Http404.
 
     The first of `identity` may be a reference, as `eu.dora`. Raises Conflict if several projects have its name.
     """
@@ -86,7 +86,7 @@ def visible_or_404(request: HttpRequest, queryset: QuerySet[Row], path: str = "p
 
 
 def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:
-    """Return the projects in which the signed-in user has the scope, each once, including archived ones."""
+    """Return the projects in which the signed-in user has the scope, also archived ones; for a superuser all."""
     return projects_of(request) if request.user.is_superuser else projects_with(request, scope)
 
 
@@ -99,13 +99,13 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
-    """Set the rows that the form's fields of these names offer."""
+    """Set the rows that the fields of these names offer in the form."""
     for name, queryset in rows.items():
         cast("forms.ModelChoiceField[Any]", form.fields[name]).queryset = queryset
 
 
 def reason_in(request: HttpRequest) -> str:
-    """Return the reason that a form asked for. Raises Invalid when it is empty, too long or holds a NUL."""
+    """Return the reason in the submitted form. Raises Invalid when it is empty, too long or has a NUL."""
     reason = request.POST.get("reason", "").strip()
     if not reason:
         raise Invalid("Give a reason: it is recorded in the audit trail.", field="reason")
@@ -116,7 +116,7 @@ def reason_in(request: HttpRequest) -> str:
 
 
 def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any], state: object) -> HttpResponse:
-    """Render the page, or only its changing part for a poll.
+    """Return the rendered page, or for a poll (HTMX) only the part of it that changes.
 
     A poll that has `seen` another state makes the browser reload the page, because other operations are possible then.
     """
@@ -129,7 +129,7 @@ def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any]
 
 
 class DomainErrorsOnPages:
-    """Middleware that redirects a refused POST back to its page with the error as a message.
+    """Middleware that redirects a refused POST to the page that sent it, with the error as a message.
 
     Other refused requests get an error page with the status of the error. REST requests are left alone.
     """
@@ -142,7 +142,7 @@ class DomainErrorsOnPages:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Show a domain error as a message on the page that sent the form, or as a page of its own.
+        """Return a redirect to the page that sent the form, with a domain error as a message, or else an error page.
 
         Returns None for other errors and for the API.
         """

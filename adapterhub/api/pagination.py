@@ -22,7 +22,10 @@ class NewestFirst(CursorPagination):
     max_page_size = MOST_ROWS
 
     def get_page_size(self, request: Request) -> int | None:
-        """Return the number of rows that the query names. Raises Invalid unless it is from 1 to 200."""
+        """Return the number of rows that the query asks for, else the default.
+
+        Raises Invalid unless it is from 1 to 200.
+        """
         text = request.query_params.get("page_size")
         if text is None:
             return self.page_size

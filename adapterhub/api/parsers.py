@@ -24,10 +24,13 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class BoundedJSONParser(JSONParser):
-    """A JSON parser that refuses what is nested too deeply, with the name of the field."""
+    """A JSON parser that refuses a body nested too deeply, with the name of the field."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        """Parse the body. Raises Invalid for one that is nested too deeply."""
+        """Return the parsed body.
+
+        Raises Invalid for one that is nested too deeply, and DRF's ParseError for one that is no JSON.
+        """
         body = stream.read()
         try:
             parsed = super().parse(BytesIO(body), media_type, parser_context)
@@ -39,10 +42,13 @@ class BoundedJSONParser(JSONParser):
 
 
 class BoundedJSONField(serializers.JSONField):
-    """A field of any JSON, which a form sends as text."""
+    """A serializer field of any JSON, which a form sends as text."""
 
     def to_internal_value(self, data: Any) -> Any:
-        """Parse the field. Raises Invalid for what is nested too deeply, too long or cannot be stored."""
+        """Return the parsed value.
+
+        Raises Invalid for one nested too deeply, too long or with characters that cannot be stored.
+        """
         try:
             value = super().to_internal_value(data)
         except RecursionError:
@@ -52,12 +58,15 @@ class BoundedJSONField(serializers.JSONField):
 
 
 def too_deep(field: str) -> Invalid:
-    """Return the error that names the field."""
+    """Return the Invalid that names the field which is nested too deeply."""
     return Invalid(f"{field or 'The body'} may be nested {DEEPEST} deep: flatten it.", field=field, code="too_deep")
 
 
 def deep_field_of(text: str) -> str:
-    """Return the path of the field in which a JSON text is nested too deeply, e.g. `checks.schema`."""
+    """Return the path of the field in which a JSON text is nested too deeply, e.g.
+
+    `checks.schema`, of limited length.
+    """
     # Of each object or array that is open, the bracket, and the last text in it: of an object's value, its name.
     open_parts: list[list[str]] = []
     for part in TOKEN.findall(text):
@@ -74,17 +83,17 @@ def deep_field_of(text: str) -> str:
 
 
 def readable(field: str) -> str:
-    """Return a field's name without what no answer can hold, cut to a length that one can read."""
+    """Return a field's name without characters that no response can hold, cut to 100 characters."""
     return SURROGATES.sub("", field.replace("\0", ""))[:100]
 
 
 def fields_of(parsed: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a body with their names; a body that is no object has one without a name."""
+    """Yield the names and values of a body's fields; a body that is no object is one value without a name."""
     yield from parsed.items() if isinstance(parsed, dict) else [("", parsed)]
 
 
 def require_shallow(field: str, value: Any) -> None:
-    """Check the depth of parsed JSON. Raises Invalid with the field's path."""
+    """Raise Invalid, with the field's path, if parsed JSON is nested too deeply."""
     if is_deep(value, DEEPEST):
         inner = value.items() if isinstance(value, dict) else []
         deep = next((f".{name}" for name, part in inner if is_deep(part, DEEPEST - 1)), "")
@@ -92,7 +101,7 @@ def require_shallow(field: str, value: Any) -> None:
 
 
 def is_deep(value: Any, most: int) -> bool:
-    """Return True if parsed JSON has more than `most` levels of objects and arrays."""
+    """Return True if parsed JSON has more than `most` levels of objects and arrays around a value."""
     level = [value]
     for _ in range(most + 1):
         level = [inner for outer in level for inner in parts_of(outer)]
@@ -110,9 +119,9 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 def require_texts(data: Any, long_fields: frozenset[str] = frozenset()) -> None:
-    """Check every text of a body or a query, keys included: that it can be stored, and how long it is. Raises Invalid.
+    """Raise Invalid, naming the field, if a text of a body or query, or a key, is too long or cannot be stored.
 
-    `long_fields` may be as long as the body. The error names the field.
+    A whole field has a limit, too. Only `long_fields` may be as long as the body.
     """
     for name, value in fields_of(data):
         field = readable(str(name))
@@ -130,7 +139,7 @@ def require_texts(data: Any, long_fields: frozenset[str] = frozenset()) -> None:
 
 
 def require_storable(field: str, text: str) -> None:
-    """Check that Postgres can store the text: neither a NUL nor half a surrogate pair. Raises Invalid."""
+    """Raise Invalid, naming the field, if Postgres cannot store the text: it has a NUL or a lone surrogate."""
     if "\0" in text:
         message = f"{field or 'A text'} may not hold a NUL: leave it out."
         raise Invalid(message, field=field, code="null_characters_not_allowed")

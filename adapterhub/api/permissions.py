@@ -40,7 +40,7 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
-    """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+    """Return the rows whose project the caller sees or, with `scope`, in which the caller has it.
 
     `path` is the lookup of a row's project.
     """
@@ -48,7 +48,7 @@ def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, 
 
 
 def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -> None:
-    """Check that the caller has the scope in the project. Raises NotAllowed."""
+    """Raise NotAllowed unless the caller has the scope in the project; note on the request that it was used."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
     django_request = marked(getattr(request, "_request", request))
@@ -56,7 +56,7 @@ def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -
 
 
 def used_scopes(request: Request) -> list[list[Any]]:
-    """Return the [project, scope] pairs that the request was checked for.
+    """Return the sorted [project key, scope] pairs that the request was checked for.
 
     If there were none: each project that the caller sees, with an empty scope.
     """
@@ -66,7 +66,7 @@ def used_scopes(request: Request) -> list[list[Any]]:
 
 
 def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
-    """Check that the caller still has the scopes of `used_scopes`. Raises NotAllowed."""
+    """Raise NotAllowed unless the caller still has the scopes of `used`, pairs from `used_scopes`."""
     for scope in {scope for _, scope in used}:
         wanted = {pk for pk, used_scope in used if used_scope == scope}
         projects = projects_with(request, scope) if scope else projects_of(request)
@@ -77,9 +77,9 @@ def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
 
 
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
-    """Return the live project with this slug.
+    """Return the project with this slug.
 
-    Raises Invalid if the caller does not see it, NotAllowed if the caller lacks the scope there.
+    Raises Invalid if the caller does not see it or it is archived, NotAllowed if the caller lacks the scope there.
     """
     # A slug of the query string is not validated; a NUL would reach the database.
     project = projects_of(request).filter(slug=slug.replace("\0", ""), archived_at=None).first()
@@ -110,13 +110,19 @@ class ScopePermission(BasePermission):
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """Return True for a known caller of a view that names a scope for the action."""
+        """Return True for a token or signed-in user at an action that has a scope.
+
+        The scope itself is checked for each object.
+        """
         if not (request.auth or request.user.is_authenticated):
             return False
         return self.scope(request, view) is not None
 
     def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
-        """Check that the caller has the scope in the object's project. Raises NotAllowed."""
+        """Return True if the caller has the scope in the object's project, or it has no project.
+
+        Raises NotAllowed otherwise.
+        """
         project = cast(HasProject, view).project_of(obj)
         if project is not None:
             # has_permission refused the actions that have no scope.
@@ -124,7 +130,7 @@ class ScopePermission(BasePermission):
         return True
 
     def scope(self, request: Request, view: APIView) -> str | None:
-        """Return the scope that the action needs; None for an action that the view does not name."""
+        """Return the scope that the action needs; None for an action that the view does not name, and so is refused."""
         scopes: dict[str, str] = getattr(view, "scopes", {})
         action = getattr(view, "action", None) or str(request.method).lower()
         if action in ("list", "retrieve", "metadata"):

@@ -43,7 +43,10 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Return the body of a problem response; `errors` is a list of {field, code, message}."""
+    """Return the body of a problem response; `errors` is a list of {field, code, message}.
+
+    Lone surrogates are replaced.
+    """
     return {
         "type": f"urn:adapterhub:problem:{code}",
         "title": TITLES.get(status, "Error"),
@@ -58,12 +61,15 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
 
 
 def sayable(text: str) -> str:
-    """Return the text with U+FFFD for lone surrogates, which a message may quote and no response can hold."""
+    """Return the text with U+FFFD in place of lone surrogates, which a message may quote and no response can hold."""
     return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None:
-    """Convert domain errors and DRF's own to problem JSON, as DRF's exception handler; other errors stay a 500."""
+    """Return domain errors, a database that is away, and DRF's errors as problem JSON, as DRF's exception handler.
+
+    The transaction is rolled back, and a refusal recorded. Returns None, which gives a 500, for other errors.
+    """
     if isinstance(exc, OperationalError):
         exc = Unavailable("The database does not respond. Nothing was changed: try again.")
     if isinstance(exc, DomainError):
@@ -87,7 +93,7 @@ def note_refusal(exc: NotAllowed, request: Request) -> None:
 
 
 def from_drf(exc: exceptions.APIException) -> dict[str, Any]:
-    """Convert an error of Django REST framework to a problem."""
+    """Return the problem for an error of Django REST framework; validation errors get status 422."""
     if isinstance(exc, exceptions.ValidationError):
         errors = list(field_errors(exc.get_full_details()))
         detail = "; ".join(f"{error['field'] or 'request'}: {error['message']}" for error in errors)
@@ -96,7 +102,7 @@ def from_drf(exc: exceptions.APIException) -> dict[str, Any]:
 
 
 def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
-    """Flatten DRF's nested error details to {field path, code, message}."""
+    """Yield DRF's nested error details as {field, code, message}, with the field's path."""
     if isinstance(details, list):
         for index, item in enumerate(details):
             leaf = isinstance(item, dict) and set(item) == {"message", "code"}
@@ -110,7 +116,7 @@ def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
 
 
 def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
-    """Return the headers of an error: WWW-Authenticate and Retry-After."""
+    """Return the headers that an error needs: WWW-Authenticate and Retry-After, if any."""
     headers = {}
     if auth_header := getattr(exc, "auth_header", None):
         headers["WWW-Authenticate"] = auth_header
@@ -122,7 +128,7 @@ def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
 
 
 def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """Return the problem as a response; a 503 names a time to try again."""
+    """Return the problem as a response; a 503 gets Retry-After if it has none."""
     headers = dict(headers or {})
     if body["status"] == 503:
         headers.setdefault("Retry-After", "5")
@@ -130,7 +136,7 @@ def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Respo
 
 
 def error_page(request: HttpRequest, error: DomainError) -> HttpResponse:
-    """Render the page of a refused request, with the status and headers of the error."""
+    """Return the page of a refused request, with the status and headers of the error."""
     context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
     page = render(request, "error.html", context, status=error.status)
     for name, value in headers_of(error).items():
@@ -139,7 +145,7 @@ def error_page(request: HttpRequest, error: DomainError) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Answer an unknown path: a problem below /api/, else the 404 page."""
+    """Return the response for an unknown path: a problem below /api/, else the 404 page."""
     if not request.path.startswith("/api/"):
         return page_not_found(request, exception)
     detail = "There is no such path: see /api/docs/ for all paths."
@@ -147,9 +153,9 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Answer an internal error: a problem with the request's id below /api/, else the 500 page.
+    """Return the response for an internal error: a problem with the request's id below /api/, else the 500 page.
 
-    A full disk meets a form before its view, when the form's files are read: it is answered here.
+    A full disk is met here, too, as Django reads a form's files before its view.
     """
     if isinstance(error := sys.exception(), OutOfSpace):
         return error_page(request, error)

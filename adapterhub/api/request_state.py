@@ -13,7 +13,7 @@ from serving_client.protocol import RateLimit
 
 @dataclass(frozen=True)
 class Taken:
-    """A caller's bucket after a call; `wait_s` > 0 (seconds) means that the bucket was empty."""
+    """A caller's token bucket after a call: calls `left`, and `wait_s`, the seconds to wait if it was empty, else 0."""
 
     limit: RateLimit
     left: int
@@ -21,7 +21,7 @@ class Taken:
 
 
 class MarkedRequest(HttpRequest):
-    """A request with its id, and, once they are known, what it took from its caller's bucket and which scopes it used.
+    """A request with its id and, once they are known, what it took from its caller's bucket and the scopes it used.
 
     `used_scopes` are pairs of a project's key and a scope.
     """
@@ -32,5 +32,5 @@ class MarkedRequest(HttpRequest):
 
 
 def marked(request: HttpRequest | Request) -> MarkedRequest:
-    """Return the request itself: these attributes are set on the objects that Django and DRF make."""
+    """Return the request itself, typed: these attributes are set on the objects that Django and DRF make."""
     return cast(MarkedRequest, request)

@@ -14,5 +14,5 @@ STORED_FOR = timedelta(hours=24)
 
 @shared_task
 def drop_old_answers() -> None:
-    """Delete idempotency keys and their encrypted answers after 24 hours: retries come within minutes."""
+    """Delete idempotency keys and their encrypted answers that are older than STORED_FOR."""
     IdempotentRequest.objects.filter(created_at__lt=Now() - STORED_FOR).delete()

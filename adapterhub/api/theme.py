@@ -16,7 +16,7 @@ A_YEAR_S = 365 * 24 * 3600
 
 
 def theme(request: HttpRequest) -> dict[str, str]:
-    """Context processor: `theme` is light, dark, or empty for the system's choice."""
+    """Return {theme: light, dark, or empty for the system's choice}, as a context processor."""
     chosen = request.COOKIES.get(COOKIE, "")
     return {"theme": chosen if chosen in THEMES else ""}
 

@@ -45,9 +45,9 @@ def headers_of(draw: Taken) -> dict[str, str]:
 
 
 class Buckets:
-    """The token buckets, one per caller, kept in Valkey.
+    """The token buckets, one for each caller, in Valkey.
 
-    While Valkey does not answer, each process allows the whole rate by itself: too many calls are better than none.
+    While Valkey does not answer, each process allows the whole rate by itself, as too many calls are better than none.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,7 +60,10 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, caller: str, limit: RateLimit) -> Taken:
-        """Take a call from the caller's bucket in Valkey; from one of this process while Valkey is away."""
+        """Take a call from the caller's bucket in Valkey, or from one of this process while Valkey is away.
+
+        Return its state.
+        """
         if time.monotonic() >= self._not_before:
             try:
                 wait_ms, left = self._take([f"{CALLER_RATE}:{caller}"], [limit.per_s, limit.burst])
@@ -91,7 +94,7 @@ class CallerThrottle(BaseThrottle):
     """A throttle that counts each call on its token, else its user, else its address; sets `request.taken`."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        """Take the request from the bucket of its token, user or address. Raises TooMany."""
+        """Take the request from the bucket of its token, else user, else address, and return True. Raises TooMany."""
         if request.auth:
             require_room(request, f"token:{request.auth.pk}", settings.API_REQUESTS_PER_S)
         elif request.user.is_authenticated:
@@ -102,12 +105,12 @@ class CallerThrottle(BaseThrottle):
 
 
 def require_room_for_stranger(request: HttpRequest | Request) -> None:
-    """Count a call without valid credentials on its address. Raises TooMany."""
+    """Count a call without valid credentials on its address. Raises TooMany if that has no call left."""
     require_room(request, f"address:{request.META.get('REMOTE_ADDR', '')}", settings.STRANGER_REQUESTS_PER_S)
 
 
 def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> None:
-    """Count a call on the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait."""
+    """Count a call in the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait."""
     if not per_s:
         return
     taken = marked(request).taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))

@@ -50,7 +50,10 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     long_fields: frozenset[str] = frozenset()
 
     def get_queryset(self) -> QuerySet[Any]:
-        """Return the rows of the projects that the caller sees; for a list those where the scope is held."""
+        """Return the rows of the projects that the caller sees.
+
+        For a list only those where the caller has its scope.
+        """
         queryset = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
@@ -67,7 +70,10 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return cast("Tenant | None", project)
 
     def read(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """Return the request's body, validated by the serializer."""
+        """Return the request's body, validated by the serializer.
+
+        Raises Invalid for long texts, unknown fields and wrong types, and DRF's ValidationError for the rest.
+        """
         require_texts(self.request.data, self.long_fields)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         require_known(serializer, self.request.data)
@@ -83,14 +89,17 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return conditional(self.request, record, response) if hasattr(record, "etag") else response
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer[Any]:
-        """Return the serializer, limited to the fields that the query names."""
+        """Return the serializer, limited to the fields that the query names. Raises Invalid for an unknown one."""
         serializer = super().get_serializer(*args, **kwargs)
         if getattr(self, "action", None) in ("list", "retrieve") and (names := self.request.query_params.get("fields")):
             keep_only(cast("Selectable", getattr(serializer, "child", serializer)), names.split(","))
         return serializer
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Check size and characters of the request, and claim its idempotency key."""
+        """Check size and characters of the request, and claim its idempotency key.
+
+        Raises TooLarge and Invalid, and what `claim_key` raises.
+        """
         super().initial(request, *args, **kwargs)
         require_small(request)
         require_few_values(request)
@@ -101,7 +110,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
             self.idempotent = claim_key(request, key)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
-        """Store the answer under the idempotency key and add the rate-limit headers."""
+        """Return the response with rate-limit headers, as 202 if not published; store it under the idempotency key."""
         response = super().finalize_response(request, response, *args, **kwargs)
         if is_unpublished() and response.status_code < 300:
             tell_unpublished(response)
@@ -113,7 +122,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return response
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Repeat the stored answer of a request that was sent before."""
+        """Return the stored answer of a request that was sent before, else DRF's response to the exception."""
         if isinstance(exc, Replay):
             # A plain response is sent as it is; DRF's would be rendered again.
             return cast(Response, replayed(exc.entry))
@@ -121,13 +130,16 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
 
 
 def tell_unpublished(response: Response) -> None:
-    """Answer 202 with `published: false`: the change is committed, and the routers will hear of it."""
+    """Change the response to 202 with `published: false`: the change is committed, but has not reached the routers."""
     given = response.data if isinstance(response.data, dict) else {}
     response.status_code, response.data = 202, {**given, "published": False}
 
 
 def require_small(request: Request) -> None:
-    """Check the size of the body, which the parsers read into memory, except for files. Raises TooLarge."""
+    """Raise TooLarge for a body over the limit, which the parsers would read into memory.
+
+    Forms with files may be larger.
+    """
     is_form = request.content_type.startswith("multipart/")
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
@@ -135,9 +147,9 @@ def require_small(request: Request) -> None:
 
 
 def require_few_values(request: Request) -> None:
-    """Check how many values a body of JSON holds, each of which takes far more memory than its letters.
+    """Raise TooLarge for a JSON body of too many values, each of which takes far more memory than its letters.
 
-    Raises TooLarge. Bodies that are announced as short, and forms, are not looked at.
+    Bodies that are announced as short, and forms, are not checked.
     """
     length = request.META.get("CONTENT_LENGTH") or ""
     is_short = length.isdigit() and int(length) <= SHORT_BODY_BYTES
@@ -154,7 +166,7 @@ class Selectable(serializers.Serializer[Any]):
 
 
 def keep_only(serializer: Selectable, names: list[str]) -> None:
-    """Drop the fields that `?fields=` does not name from the serializer. Raises Invalid for an unknown one."""
+    """Remove the fields that `?fields=` does not name from the serializer. Raises Invalid for an unknown one."""
     known = {*serializer.fields, *getattr(serializer, "more_fields", ())}
     if unknown := [name for name in names if name not in known]:
         message = f"There is no field {unknown[0][:50]!r}; there are {', '.join(sorted(known))}."
@@ -165,7 +177,7 @@ def keep_only(serializer: Selectable, names: list[str]) -> None:
 
 
 class Writing(Protocol):
-    """A resource that finds and writes one object."""
+    """The interface of a resource that finds and writes one object."""
 
     def get_object(self) -> Any:
         """Return the object that the path names."""
@@ -175,7 +187,7 @@ class Writing(Protocol):
 
 
 class Retrieving:
-    """Retrieval of one object, with its ETag if its state changes."""
+    """Mixin for the retrieval of one object, with its ETag if it has one."""
 
     def retrieve(self: Writing, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return one object."""
@@ -183,7 +195,7 @@ class Retrieving:
 
 
 class Replay(Exception):
-    """Raised when the answer of an idempotency key is stored already."""
+    """Raised when the answer for an idempotency key is stored already; it carries the row."""
 
     def __init__(self, entry: IdempotentRequest) -> None:
         self.entry = entry
@@ -218,12 +230,15 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
 
 
 def caller_of(request: Request) -> str:
-    """Return the key of the caller, under which idempotency keys are unique."""
+    """Return the caller as text, `token:ID` or `user:ID`, under which idempotency keys are unique."""
     return f"token:{request.auth.pk}" if request.auth else f"user:{request.user.pk}"
 
 
 def request_bytes(request: Request) -> bytes:
-    """Return the body as bytes for the fingerprint; of an upload, its fields and the sha256 of each file."""
+    """Return the body as bytes for the fingerprint.
+
+    Of an upload, its fields and the sha256 of each file, in hexadecimal.
+    """
     if not request.FILES:
         return repr(sorted(request.data.items()) if hasattr(request.data, "items") else request.data).encode()
     parts = [f"{name}={value}" for name, value in sorted(request.POST.items())]
@@ -248,7 +263,10 @@ class ShownOnce(Response):
 
 
 def keep_answer(entry: IdempotentRequest, request: Request, response: Response) -> None:
-    """Store the answer for replays. A refused or failed request frees its key, so that it can be sent again."""
+    """Store the answer, encrypted, for replays.
+
+    Of a refused or failed request delete the key, so that it can be sent again.
+    """
     if response.status_code >= 400:
         entry.delete()
         return
@@ -262,5 +280,5 @@ def keep_answer(entry: IdempotentRequest, request: Request, response: Response) 
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
-    """Answer that the web process is alive."""
+    """Return 200: the web process is alive."""
     return JsonResponse({"status": "ok"})

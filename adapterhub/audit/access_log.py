@@ -18,9 +18,9 @@ BATCH = 2000
 def observe(
     tag: Tag, *, by: Actor, project: Tenant | None, resource: str, evidence: dict[str, Any] | None = None
 ) -> None:
-    """Record that somebody read `resource` or was refused it.
+    """Record that somebody read `resource`, signed in, or was refused it, outside of the chain.
 
-    Takes no lock; `seal` later adds the event to the chain.
+    Takes no lock; `seal` later appends the event to the chain.
     """
     UnsealedEvent.objects.create(project=row_of(project), fields=fields_of(tag, by, resource, evidence))
 
@@ -49,7 +49,10 @@ def seal() -> int:
 
 
 def seal_chain(project: Tenant | None) -> int:
-    """Seal a project's events, one batch at a time under the chain's lock, so that changes never wait long."""
+    """Append a project's waiting events to its chain, in batches under the chain's lock; return their number.
+
+    Changes that need the lock wait for no more than a batch.
+    """
     sealed = 0
     while count := seal_batch(project):
         sealed += count
@@ -74,7 +77,7 @@ def seal_batch(project: Tenant | None) -> int:
 
 
 def copy_in(events: list[AuditEvent]) -> None:
-    """Insert the events with COPY, which costs half of what `bulk_create` does."""
+    """Insert the events with COPY, which takes half the time of `bulk_create`."""
     columns = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
     names = ", ".join(str(field.column) for field in columns)
     with connection.cursor() as cursor, cursor.copy(f"COPY audit_auditevent ({names}) FROM STDIN") as copy:
@@ -83,5 +86,5 @@ def copy_in(events: list[AuditEvent]) -> None:
 
 
 def stored(value: Any) -> Any:
-    """Return the value in the form that COPY takes: dicts become JSON."""
+    """Return the value in the form that COPY takes: a dict as JSON text."""
     return json.dumps(value) if isinstance(value, dict) else value

@@ -124,7 +124,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return super().list(request, *args, **kwargs)
 
     def retrieve(self, request: Request, *args: object, **kwargs: object) -> Response:
-        """Return one event."""
+        """Return one event. The reading is recorded."""
         event = self.get_object()
         observe(Tag.AUDIT_READ, by=actor_of(request), project=event.project, resource=request.path)
         return self.write(event)
@@ -164,7 +164,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 def bundle(project: Tenant) -> FileResponse:
-    """Return a bundle as a ZIP file: events, checkpoints, public key and signed manifest."""
+    """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest."""
     with temporary_file(work_folder()) as archive:
         bundle_archive(project, archive)
     return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")

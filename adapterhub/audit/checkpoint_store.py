@@ -17,7 +17,10 @@ LOCKED_FOR = timedelta(days=3653)
 
 
 def keep(path: str, data: bytes) -> None:
-    """Write a new object. In a bucket with Object Lock nobody can change or delete it for ten years."""
+    """Write a new object into the artifact store, below `checkpoints/`.
+
+    In a bucket with Object Lock nobody can change or delete it for ten years.
+    """
     store = open_store(
         settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
     )
@@ -28,7 +31,7 @@ def keep(path: str, data: bytes) -> None:
 
 
 def keep_in_folder(path: Path, data: bytes) -> None:
-    """Write a new read-only file. Raises FileExistsError."""
+    """Write a new read-only file. Raises FileExistsError if it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
         stream.write(data)
@@ -36,13 +39,13 @@ def keep_in_folder(path: Path, data: bytes) -> None:
 
 
 def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
-    """Write a new object, locked where the bucket has Object Lock."""
+    """Write a new object, locked if the bucket has Object Lock. Raises ClientError, also if it is there."""
     key = "/".join(part for part in (store.prefix, path) if part)
     store.client.put_object(Bucket=store.bucket, Key=key, Body=data, IfNoneMatch="*", **lock_of(store))
 
 
 def lock_of(store: S3Store) -> dict[str, Any]:
-    """Return the arguments that set an Object Lock; none if the bucket has no Object Lock.
+    """Return the arguments that lock an object for ten years; {} if the bucket has no Object Lock.
 
     Raises ClientError when the credentials may not read the bucket's lock configuration.
     """

@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def write_all() -> list[Checkpoint]:
-    """Write a checkpoint of every chain, also of those without new events, which proves that nothing happened."""
+    """Write and return a checkpoint of every chain, also without new events, which proves that nothing happened."""
     return [write(project) for project in [None, *project_model().objects.all()]]
 
 
 def write_due() -> list[Checkpoint]:
-    """Write a checkpoint of each chain that has none yet, enough new events, or an old one."""
+    """Write and return checkpoints of those chains for which one is due."""
     return [write(project) for project in [None, *project_model().objects.all()] if is_due(project)]
 
 
 def is_due(project: Tenant | None) -> bool:
-    """Return True for a chain without a checkpoint, with an old one, or with enough events since."""
+    """Return True for a chain with events but no checkpoint, an old checkpoint, or enough events since it."""
     last = Checkpoint.objects.filter(project=row_of(project)).order_by("-pk").only("sequence", "at").first()
     if last is None:
         return head_of(project)[0] > 0
@@ -49,7 +49,10 @@ def write(project: Tenant | None) -> Checkpoint:
 
 
 def head_signed(project: Tenant | None) -> dict[str, Any]:
-    """Return the fields of a Checkpoint: the chain's head, signed, with the digest of the last one. Stores nothing."""
+    """Return the fields of a new Checkpoint: the chain's head, signed, with the last checkpoint's digest.
+
+    Saves nothing.
+    """
     sequence, head = head_of(project)
     at = now()
     last = Checkpoint.objects.filter(project=row_of(project)).last()

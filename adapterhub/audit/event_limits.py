@@ -13,7 +13,7 @@ KEPT = 500
 
 
 def shortened_text(text: str) -> str:
-    """Return the text; of a longer one than may be kept the beginning, its length and its sha256."""
+    """Return the text; if it is longer than LONGEST_TEXT, its beginning, length and sha256."""
     if len(text) <= LONGEST_TEXT:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
@@ -21,7 +21,10 @@ def shortened_text(text: str) -> str:
 
 
 def shortened(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the JSON with its long texts shortened; if it is still too large, its fields' names, size and sha256."""
+    """Return the JSON with long texts shortened; if it is still too large, its fields' names, size and sha256.
+
+    None stays.
+    """
     if part is None:
         return None
     short: dict[str, Any] = with_short_texts(part)

@@ -76,7 +76,7 @@ def cell(value: Any) -> str:
 
 
 def write_bundle(project: Tenant | None, folder: Path) -> None:
-    """Write everything that an outsider needs for verification into a new folder."""
+    """Write everything that an outsider needs to verify the chain into the folder, which must be new."""
     folder.mkdir(parents=True)
     for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
         with (folder / name).open("w", newline="") as stream:
@@ -92,12 +92,12 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
 
 
 def host_of(witness: str) -> str:
-    """Return the host in a witness' name, as a part of a file's name."""
+    """Return the host in a witness' name, in characters that a file's name may have."""
     return re.sub(r"[^\w.-]", "_", witness.rpartition(":")[2])
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
-    """Write the bundle of `write_bundle` as one ZIP file."""
+    """Write the bundle of `write_bundle` as a ZIP file at `archive`."""
     with scratch() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
         root = folder / "bundle"
         write_bundle(project, root)

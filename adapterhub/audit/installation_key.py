@@ -42,9 +42,9 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def kept_key(path: Path) -> str:
-    """Return the key file's text; generate it, readable by its owner only, if it is missing.
+    """Return the key file's text; if it is missing, a new key is generated, readable by its owner only.
 
-    Of two processes that generate it at once, one wins.
+    If two processes generate one at the same time, both return the same.
     """
     if not path.exists():
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -57,7 +57,7 @@ def kept_key(path: Path) -> str:
 
 
 def link_once(source: str, target: Path) -> None:
-    """Link the file to its name unless another process did so first."""
+    """Link the file to the name `target`; no effect if another process did so first."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -81,7 +81,7 @@ def trusted_keys() -> list[Ed25519PublicKey]:
 
 
 def former_key(pem: str) -> Ed25519PublicKey:
-    """Parse a former public key. Raises ImproperlyConfigured."""
+    """Parse a former public key. Raises ImproperlyConfigured unless it is Ed25519 in PEM."""
     try:
         key = load_pem_public_key(pem.strip().encode())
     except ValueError as error:
@@ -94,5 +94,5 @@ def former_key(pem: str) -> Ed25519PublicKey:
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:
-    """Sign the content with the installation's key: see `signed_with`."""
+    """Return the content, signed with the installation's key: see `signed_with`."""
     return signed_with(signing_key(), domain, content)

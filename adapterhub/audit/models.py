@@ -35,7 +35,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
 
 class AuditEvent(models.Model):
-    """An audit event: who changed what, when, why and on what evidence. A trigger refuses to change rows."""
+    """An audit event: who changed what, when, why and on what evidence. A database trigger refuses to change rows."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="audit_events")
     sequence = models.PositiveBigIntegerField()
@@ -112,7 +112,10 @@ class AuditEvent(models.Model):
         return event
 
     def append(self) -> None:
-        """Append this event to its chain in one database call, which locks the chain until the commit."""
+        """Insert this event as the next one of its chain, in one call of the database; set its sequence and hashes.
+
+        Locks the chain until the commit.
+        """
         columns = [
             self.project_id,
             self.at,
@@ -168,7 +171,10 @@ class AuditEvent(models.Model):
 
     @property
     def changes(self) -> list[JsonObject]:
-        """The changed fields with their values before and after; `had` and `has` say on which side a value existed."""
+        """Return the changed fields, sorted, with their values before and after.
+
+        `had` and `has` say on which side a value existed.
+        """
         before, after = self.before or {}, self.after or {}
         return [
             {
@@ -198,7 +204,7 @@ class AuditEvent(models.Model):
 
 
 class Checkpoint(models.Model):
-    """A signed head of a chain, also kept in the artifact store and the log. A trigger protects the rows."""
+    """A signed head of a chain, also stored in the artifact store and the log. A database trigger protects the rows."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="checkpoints")
     sequence = models.PositiveBigIntegerField()
@@ -213,7 +219,7 @@ class Checkpoint(models.Model):
 
     @property
     def path(self) -> str:
-        """The checkpoint's path below `checkpoints/` of the artifact store."""
+        """Return the checkpoint's path below `checkpoints/` of the artifact store."""
         return f"{chain_name(self.project)}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
 
     def as_signed(self) -> chain.Checkpoint:
@@ -222,7 +228,7 @@ class Checkpoint(models.Model):
 
 
 class Receipt(models.Model):
-    """The answer of a witness that took a checkpoint. A trigger protects the rows."""
+    """The receipt of a witness that took a checkpoint, perhaps empty. A database trigger protects the rows."""
 
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="receipts")
     witness = models.CharField(max_length=200)
@@ -237,7 +243,7 @@ class Receipt(models.Model):
 
 
 class Follower(models.Model):
-    """The position up to which the SIEM of the installation took a chain: `sequence` is the last event there."""
+    """The last event of a chain, by its `sequence`, that the SIEM of the installation took."""
 
     project = models.OneToOneField("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     sequence = models.PositiveBigIntegerField(default=0)
@@ -252,7 +258,7 @@ class Follower(models.Model):
 
 
 class UnsealedEvent(models.Model):
-    """A read or a refusal that is not in the chain yet: written without the chain's lock, sealed in batches."""
+    """A read or a refusal that is not in the chain yet: written without the chain's lock, and sealed in batches."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     at = models.DateTimeField(default=now)
@@ -266,7 +272,7 @@ class UnsealedEvent(models.Model):
 
 
 def chain_name(project: Tenant | None) -> str:
-    """Return the folder of a chain's checkpoints, wherever they are kept."""
+    """Return the name of a chain in paths and reports: the project's slug, or `installation`."""
     return project.slug if project else "installation"
 
 
@@ -290,9 +296,10 @@ def head_of(project: Tenant | None) -> tuple[int, bytes]:
 
 
 def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
-    """Verify a project's chain against the database's checkpoints and those kept `outside`.
+    """Verify a project's chain against the database's checkpoints and those from `outside`.
 
-    Returns the number of events and the faults found. A column that differs from the hashed bytes counts as edited.
+    Returns the number of events and the faults found, by sequence. A column that differs from the hashed bytes counts
+    as edited.
     """
     edited: list[chain.Fault] = []
     moments: list[chain.Moment] = []

@@ -14,5 +14,5 @@ from adapterhub.core.domain_signals import access_refused
 
 @receiver(access_refused)
 def note_refusal(by: Actor, path: str, code: str, **_: Any) -> None:
-    """Record who was refused which request; the insert takes no lock."""
+    """Record who was refused which request, as a receiver; the insert takes no lock."""
     observe(Tag.ACCESS_REFUSED, by=by, project=None, resource=path, evidence={"code": code})

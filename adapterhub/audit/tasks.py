@@ -14,7 +14,7 @@ def seal() -> None:
 
 @shared_task
 def checkpoint() -> None:
-    """Sign the head of every chain whose checkpoint is due, and give the witnesses what they lack."""
+    """Seal waiting events, sign each chain whose checkpoint is due, and give the witnesses what they lack."""
     access_log.seal()
     checkpoints.write_due()
     witnesses.witness_all()

@@ -70,7 +70,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Fault:
-    """A place where verification fails; kind is `edited`, `gap`, `tail` or `rehash`."""
+    """An event at which verification fails; `kind` is `edited`, `gap`, `tail`, `rehash` or `time`."""
 
     sequence: int
     kind: str
@@ -93,7 +93,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Moment:
-    """The time of an event; reads and refusals may be sealed long after it."""
+    """The time of an event.
+
+    A read or refusal `is_sealed_later`, so that its time may be before that of earlier events.
+    """
 
     sequence: int
     at: datetime
@@ -101,7 +104,10 @@ class Moment:
 
 
 def time_faults(moments: Iterable[Moment], points: Iterable[Checkpoint], until: datetime) -> Iterator[Fault]:
-    """Verify that time runs forward: from event to event, between the checkpoints, and up to `until`."""
+    """Yield a fault for each event whose time runs backwards: from event to event, past a checkpoint, or after `until`.
+
+    TOLERANCE is allowed.
+    """
     ordered = sorted(points, key=lambda point: point.sequence)
     signed = [(point.sequence, datetime.fromisoformat(point.at)) for point in ordered]
     place, earliest = 0, datetime(1970, 1, 1, tzinfo=UTC)
@@ -122,7 +128,7 @@ def time_faults(moments: Iterable[Moment], points: Iterable[Checkpoint], until: 
 
 
 def moment_of(link: Link) -> Moment | None:
-    """Return the time that the hashed bytes name; None when they are no event."""
+    """Return the time in the hashed bytes; None when they are no event."""
     try:
         content = json.loads(link.canonical)
         return Moment(link.sequence, datetime.fromisoformat(content["at"]), content["object"]["type"] == SEALED_LATER)
@@ -136,7 +142,10 @@ def link_hash(prev_hash: bytes, canonical: bytes) -> bytes:
 
 
 def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Iterator[Fault]:
-    """Verify a chain in the given order; yield each fault."""
+    """Verify a chain in the given order; yield each fault.
+
+    Gap, edited, rehash (of signed events) or tail (events missing).
+    """
     signed: dict[int, set[bytes]] = {}
     for point in checkpoints:
         signed.setdefault(point.sequence, set()).add(point.head)
@@ -163,7 +172,7 @@ def holds(link: Link, prev_hash: bytes) -> bool:
 
 
 def sequence_in(canonical: bytes) -> int | None:
-    """Return the sequence that the hashed bytes name; None when they are no event."""
+    """Return the sequence in the hashed bytes; None when they are no event."""
     # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can match.
     if end := ENDING.fullmatch(canonical, canonical.rfind(b',"sequence":')):
         return int(end[1])
@@ -196,7 +205,7 @@ def read_line(number: int, line: bytes) -> tuple[str, Link]:
 
 
 def project_in(canonical: bytes) -> str:
-    """Return the project that the hashed bytes name; empty when they are no event."""
+    """Return the project in the hashed bytes; empty when they are no event."""
     try:
         return str(json.loads(canonical).get("project") or INSTALLATION)
     except (ValueError, AttributeError):
@@ -225,7 +234,7 @@ def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
 
 
 def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
-    """Read a checkpoint and verify its signature. Raises Unreadable."""
+    """Return the checkpoint in the file, with its signature verified. Raises Unreadable."""
     try:
         outer = json.loads(path.read_bytes())
         signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
@@ -240,7 +249,10 @@ def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
 
 
 def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str) -> Checkpoint:
-    """Parse a signed checkpoint and verify it by one of the keys. Raises Unreadable naming the place."""
+    """Return the checkpoint in a signed document.
+
+    Raises Unreadable, naming the `place`, unless one of the keys signed it.
+    """
     try:
         outer = json.loads(document)
         signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
@@ -257,7 +269,7 @@ def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str)
 
 
 def checkpoint_of(signed: bytes) -> Checkpoint:
-    """Parse a checkpoint's signed bytes."""
+    """Return the checkpoint in its signed bytes, without verifying. Raises ValueError, KeyError or TypeError."""
     content = json.loads(signed)
     return Checkpoint(
         project=content["project"] or INSTALLATION,
@@ -278,7 +290,7 @@ class Manifest:
 
 
 def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
-    """Read a manifest and verify its signature. Raises Unreadable."""
+    """Return the manifest in the file, with its signature verified. Raises Unreadable."""
     try:
         outer = json.loads(path.read_bytes())
         signed = outer["signed"].encode()
@@ -295,7 +307,7 @@ def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
 
 
 def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
-    """Return the name and fault of the first file that differs from its manifest; None if all match."""
+    """Return the name of the first file that differs from its manifest, and `gap` or `edited`; None if all match."""
     for name, (size, digest) in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
@@ -308,7 +320,7 @@ def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Stamp:
-    """An authority's time-stamp of a checkpoint: at `at` the project had `sequence` events."""
+    """An authority's time-stamp of a checkpoint: at the time `at` the project had `sequence` events."""
 
     project: str
     sequence: int
@@ -316,7 +328,7 @@ class Stamp:
 
 
 def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp | None]:
-    """Return the time-stamps beside the checkpoints; None for each that proves nothing. Raises Unreadable."""
+    """Return the time-stamps beside the checkpoints; None in place of each that is not valid. Raises Unreadable."""
     try:
         from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
     except ImportError:
@@ -341,7 +353,7 @@ def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp 
 
 
 def stamped(verdict_on_trail: dict[str, object], stamps: list[Stamp | None]) -> dict[str, object]:
-    """Add to a verdict what the time-stamps of its project prove."""
+    """Return the verdict with what the time-stamps of its project prove, and the number of invalid ones."""
     own = [stamp for stamp in stamps if stamp and stamp.project == verdict_on_trail["project"]]
     newest = max(own, key=lambda stamp: stamp.sequence, default=None)
     return {
@@ -353,7 +365,7 @@ def stamped(verdict_on_trail: dict[str, object], stamps: list[Stamp | None]) -> 
 
 
 def require_complete(points: list[Checkpoint]) -> None:
-    """Check that every checkpoint after the first follows a known one. Raises Unreadable."""
+    """Raise Unreadable if a checkpoint, after the first, follows one that is missing."""
     known = {point.digest for point in points}
     for point in points[1:]:
         if point.previous not in known:
@@ -361,7 +373,9 @@ def require_complete(points: list[Checkpoint]) -> None:
 
 
 def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted: str) -> str:
-    """Return the project of the export: `wanted`, else the one most events name, else the only one signed for.
+    """Return the project of the export.
+
+    `wanted`, else the one that most events name, else the only one with checkpoints.
 
     Raises Unreadable when the export is empty and not exactly one project has checkpoints.
     """
@@ -377,7 +391,7 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
 def verdict(
     export: Path, folder: Path, public_key: Path, wanted: str = "", roots: Path | None = None
 ) -> dict[str, object]:
-    """Verify the export; return `{ok, project, sequence, fault}`. Raises Unreadable.
+    """Verify the export, a file or a bundle's folder; return {ok, project, sequence, fault, ...}. Raises Unreadable.
 
     `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file.
     """
@@ -400,7 +414,7 @@ def verdict(
 def of_trail(
     export: Path, points: list[Checkpoint], wanted: str, stamps: list[Stamp | None] | None
 ) -> dict[str, object]:
-    """Return the verdict on the events alone.
+    """Return the verdict on the events alone, with their first fault.
 
     Raises Unreadable if a checkpoint is missing or none is for the export.
     """
@@ -425,7 +439,7 @@ def of_trail(
 
 
 def late_for(moments: Iterable[Moment], stamps: list[Stamp | None], project: str) -> Iterator[Fault]:
-    """Yield the events that claim to be younger than a time-stamp which covers them."""
+    """Yield a fault for each event whose time is later than that of a time-stamp which covers it."""
     own = [stamp for stamp in stamps if stamp and stamp.project == project]
     for moment in moments:
         if any(moment.sequence <= stamp.sequence and moment.at > stamp.at + TOLERANCE for stamp in own):
@@ -433,7 +447,7 @@ def late_for(moments: Iterable[Moment], stamps: list[Stamp | None], project: str
 
 
 def answer(project: str, fault: Fault | None, last: int, newest: Checkpoint) -> dict[str, object]:
-    """Return the verdict as JSON."""
+    """Return the verdict as JSON; `last` is the number of events."""
     return {
         "ok": fault is None,
         "project": project,

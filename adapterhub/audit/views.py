@@ -33,7 +33,12 @@ def audited(request: HttpRequest) -> QuerySet[Any]:
 
 @login_required
 def explorer(request: HttpRequest) -> HttpResponse:
-    """Show the events of the projects that the user may audit; `?verify` also verifies their chains."""
+    """Show the events of the projects that the user may audit; `?verify` also verifies their chains.
+
+    Records the reading.
+
+    Raises NotAllowed if there is no such project.
+    """
     projects = audited(request)
     form = AuditFilter(request.GET, projects=projects)
     context: dict[str, Any] = {
@@ -48,7 +53,10 @@ def explorer(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def event(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show one event: every field, the values before and after, and its place in the chain."""
+    """Show one event: every field, the values before and after, and its place in the chain. Records the reading.
+
+    Raises Http404, and NotAllowed for who may audit no project.
+    """
     audit_event = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
     observe(Tag.AUDIT_READ, by=actor_of(request), project=audit_event.project, resource=request.path)
     sealed = Checkpoint.objects.filter(project=audit_event.project, sequence__gte=audit_event.sequence).first()
@@ -56,6 +64,6 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def verdict(project: Tenant) -> dict[str, Any]:
-    """Verify the project's chain, for the page."""
+    """Return the verdict on the project's chain, for the page."""
     verdict = judged(project, [])
     return {"project": project, "events": verdict.events, "faults": verdict.faults, "reach": verdict}

@@ -82,7 +82,7 @@ def options(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Take the options that stand before every command."""
+    """Declare the options that stand before every command."""
 
 
 @app.command()
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def end(error: Exception, *, as_json: bool) -> NoReturn:
-    """Print the error and exit with its code."""
+    """Print the error on stderr, with `as_json` also as JSON on stdout, and exit with its code."""
     for line in readable_lines(error):
         typer.echo(line, err=True)
     if as_json:

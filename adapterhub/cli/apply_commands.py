@@ -27,7 +27,12 @@ NEEDS = {"adapter": "publish", "alias": "operate", "rollout": "operate"}
 
 
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
-    """Return the state that the steps start from. A project of the command line goes before that of the file."""
+    """Return the state that the steps start from.
+
+    The project is that of the command line, else of the file, else the only one.
+
+    Raises Ended for a file that cannot be read.
+    """
     declared = declaration.read(file)
     chosen = project or declared.project or project_of(api, "")
     return State(api, declared, chosen, file, timeout_s)
@@ -48,7 +53,7 @@ def planned(state: State) -> list[Change]:
 
 
 def require_scopes(state: State, changes: list[Change]) -> None:
-    """Check that the token may carry out all of the changes, before the first. Raises Ended."""
+    """Raise Ended unless the token has the scopes for all of the changes."""
     needed = {NEEDS.get(change.kind, "train") for change in changes if change.action != "follow"}
     if lacking := sorted(needed - set(state.scopes)):
         scopes = ", ".join(f"{scope!r}" for scope in lacking)
@@ -56,7 +61,7 @@ def require_scopes(state: State, changes: list[Change]) -> None:
 
 
 def lines(state: State, changes: list[Change]) -> str:
-    """Return the plan as readable text: a line per change, then the rollout that waits for somebody."""
+    """Return the plan as readable text: a line for each change, and what somebody has to do about the rollout."""
     text = [f"{SIGNS[one.action]} {one.action} {one.kind} {one.name}: {one.why}" for one in changes]
     if exit_of(rollout_of(state)) is not Exit.DONE:
         return "\n".join([*(text or ["There is nothing to create, but somebody has to act:"]), *ongoing(state)])
@@ -64,18 +69,18 @@ def lines(state: State, changes: list[Change]) -> str:
 
 
 def ongoing(state: State) -> list[str]:
-    """Return what the declared rollout does now, and what somebody has to do about it."""
+    """Return the declared rollout's state, and what somebody has to do about it, as lines; none without a rollout."""
     rollout = rollout_of(state)
     return [f"! {standing(rollout)}", *filter(None, [remedy(rollout)])] if rollout else []
 
 
 def rollout_of(state: State) -> dict[str, Any] | None:
-    """Return the declared rollout as it is now, if it was opened."""
+    """Return the declared rollout as it is now; None if it was not opened."""
     return {**state.rollout} if state.rollout else None
 
 
 def answer(state: State, changes: list[Change]) -> dict[str, Any]:
-    """Return the changes, the ids that exist, and the exit code, for --json."""
+    """Return the changes, the ids of what exists, and the exit code, for --json."""
     code = exit_of(rollout_of(state))
     return {"changes": [asdict(change) for change in changes], **summary(state), "exit_code": code}
 
@@ -124,7 +129,7 @@ def apply(
 
 
 def require_yes() -> None:
-    """Ask for confirmation. Raises Ended when it is refused or nobody can be asked."""
+    """Ask for confirmation. Raises Ended when it is refused or there is no terminal."""
     if not sys.stdin.isatty():
         raise Ended("There is no terminal to confirm on: pass --yes.", Exit.USAGE)
     if not typer.confirm("Carry this out?", err=True):
@@ -132,14 +137,14 @@ def require_yes() -> None:
 
 
 def carry_out(state: State) -> None:
-    """Carry out the steps; each checks again first, so that what exists by now is not created twice."""
+    """Carry out the steps in order; each plans again first, so that what exists by now is not created twice."""
     for step in STEPS:
         if step.plan(state):
             step.do(state)
 
 
 def refresh(state: State) -> None:
-    """Read the alias and the rollout again, as they are at the end."""
+    """Read the alias and the rollout of the state again."""
     if state.alias:
         state.alias = state.api.send(calls.alias(state.named(state.alias["name"])))
     if state.rollout:
@@ -147,7 +152,7 @@ def refresh(state: State) -> None:
 
 
 def line(state: State) -> str:
-    """Return the result in one line: the version, what the alias serves, and the rollout."""
+    """Return the result in one line: the version, what the alias serves, and the rollout's state."""
     serving = f", {state.alias['name']} serves {state.alias['version']}" if state.alias else ""
     rollout = rollout_of(state)
     return f"{state.version}{serving}{f', {standing(rollout)}' if rollout else ''}"

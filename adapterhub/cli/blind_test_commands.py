@@ -21,7 +21,10 @@ Name = Annotated[str, typer.Argument(metavar="ADAPTER")]
 
 
 def lines_of(file: Path | None) -> list[str]:
-    """Return the prompts in the file, one per non-blank line; none without a file. Raises Ended."""
+    """Return the prompts in the file, one for each non-blank line; none without a file.
+
+    Raises Ended if it is no file.
+    """
     if file is None:
         return []
     if not file.is_file():
@@ -30,13 +33,13 @@ def lines_of(file: Path | None) -> list[str]:
 
 
 def preferred(test: BlindTest) -> str:
-    """Return how often people preferred each version: `v3 2, v4 1, no difference 0`."""
+    """Return how many votes each version has: `v3 2, v4 1, no difference 0`."""
     named = [(f"v{vote['number']}" if vote["number"] else "no difference", vote["votes"]) for vote in test["votes"]]
     return ", ".join(f"{name} {count}" for name, count in named)
 
 
 def short(test: BlindTest) -> str:
-    """Return the test's prompt, cut to a line."""
+    """Return the test's prompt, cut to LINE characters."""
     return shorten(test["prompt"], LINE)
 
 

@@ -27,7 +27,10 @@ class Config:
     project: str = ""
 
     def complete(self) -> Config:
-        """Return this configuration. Raises BadConfig when address or token is missing, or the address is none."""
+        """Return this configuration.
+
+        Raises BadConfig when the address or token is missing, or the address is not valid.
+        """
         if not self.url or not self.token:
             missing = "address" if not self.url else "token"
             raise BadConfig(
@@ -47,7 +50,10 @@ def path_of() -> Path:
 
 
 def load() -> Config:
-    """Return the file's configuration, overridden by the environment. Raises BadConfig."""
+    """Return the configuration of the file; environment variables take its place where they are set.
+
+    Raises BadConfig.
+    """
     stored = read(path_of())
     names = {"url": "ADAPTERHUB_URL", "token": "ADAPTERHUB_TOKEN", "project": "ADAPTERHUB_PROJECT"}
     overrides = {field: environment.read(name) for field, name in names.items()}
@@ -55,7 +61,7 @@ def load() -> Config:
 
 
 def read(path: Path) -> Config:
-    """Read the file; return an empty configuration when there is none. Raises BadConfig."""
+    """Return the configuration in the file; an empty one without a file. Raises BadConfig."""
     try:
         fields = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -69,7 +75,7 @@ def read(path: Path) -> Config:
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the file, readable by its owner only."""
+    """Write the configuration to a new file, readable by its owner only, in place of an earlier one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(config).items())
     path.unlink(missing_ok=True)

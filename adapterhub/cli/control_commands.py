@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias whose roll
 
 
 def active(api: Client, alias: str, statuses: Sequence[str] = ACTIVE) -> Rollout:
-    """Return the alias' newest rollout of these statuses. Raises Ended when there is none."""
+    """Return the alias' newest rollout with one of these statuses. Raises Ended when there is none."""
     for row in api.rows(calls.rollouts(alias)):
         if row["status"] in statuses:
             return row
@@ -27,7 +27,7 @@ def active(api: Client, alias: str, statuses: Sequence[str] = ACTIVE) -> Rollout
 
 
 def steer(alias: str, verb: Callable[[Rollout, str], Call[Rollout]], reason: str, as_json: bool) -> None:
-    """Carry out the verb on the alias' rollout, and print its new state."""
+    """Call the verb with the alias' active rollout and the reason, and print the rollout's new state."""
     with hub() as api:
         done = api.send(verb(active(api, alias), reason))
     say(done, standing({**done}), as_json)
@@ -75,7 +75,7 @@ def cancel(
 
 
 def is_id(text: str) -> bool:
-    """Return True for the id of a job."""
+    """Return True for a UUID, the form of a job's id."""
     try:
         UUID(text)
     except ValueError:
@@ -84,7 +84,7 @@ def is_id(text: str) -> bool:
 
 
 def job_of(api: Client, pk: str) -> Job:
-    """Return the job with this id. Raises Ended when there is none."""
+    """Return the training, rank analysis or evaluation with this id. Raises Ended when there is none."""
     kinds: list[Callable[[str], Call[Any]]] = [calls.training_run, calls.rank_analysis, calls.evaluation]
     for read in kinds:
         try:

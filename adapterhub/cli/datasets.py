@@ -13,9 +13,10 @@ from adapterhub.client.rest_types import Dataset, SameFile
 
 
 def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
-    """Return the id of a dataset that is ready: of this number, source or file, which is uploaded if it is new.
+    """Return the id of a dataset that is ready: the one of this number, source or file, which is uploaded if it is new.
 
-    Waits for a check that goes on. Raises Ended for neither, Failed if the check rejects it, TimedOut.
+    Waits for its check. Raises Ended if `source` is none of these, Failed if the check rejects it, TimedOut after
+    `timeout_s`.
     """
     if source.isdecimal():
         return checked(api, api.send(calls.dataset(int(source))), f"dataset {source}", timeout_s)
@@ -33,19 +34,25 @@ def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
 
 
 def looked_up(api: Client, project: str, file: Path) -> SameFile:
-    """Return the dataset that was made of this file before, without sending the file."""
+    """Return the dataset made from this file before, if any, by the file's sha256; the file is not sent."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return api.send(calls.lookup_dataset(project, digest, file.name))
 
 
 def uploaded(api: Client, project: str, file: Path, timeout_s: float) -> int:
-    """Upload the file, wait for its check, and return the id of the dataset that has its content."""
+    """Upload the file, wait for its check, and return the id of the dataset with its content.
+
+    Raises Failed, TimedOut.
+    """
     return checked(api, api.send(calls.upload_dataset(project, file)), file.name, timeout_s)
 
 
 def checked(api: Client, dataset: Dataset, name: str, timeout_s: float) -> int:
-    """Wait for the check of a dataset and return its id, or that of the one with the same content."""
+    """Wait for the check of a dataset and return its id, or that of the one with the same content.
+
+    Raises Failed if the check rejects it, TimedOut after `timeout_s`.
+    """
     if dataset["status"] == "checking":
         dataset = until_over(api, calls.dataset(dataset["id"]), f"check of {name}", timeout_s)
     if dataset["same_as"] is not None:

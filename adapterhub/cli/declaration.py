@@ -20,10 +20,10 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """A loader that refuses a key which a mapping has twice; YAML's own keeps the last and drops the others."""
+    """A YAML loader that refuses a key which a mapping has twice; YAML's own keeps the last and drops the others."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping. Raises ConstructorError with the line of a key that is there already."""
+        """Return the mapping. Raises ConstructorError with the line of a repeated key."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -45,7 +45,7 @@ def file_or_number(value: Any) -> Any:
 
 
 class Strict(BaseModel):
-    """A strict model: unknown names are errors, and text is not converted to numbers."""
+    """A strict Pydantic model: unknown names are errors, and text is not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -67,14 +67,14 @@ class Budget(Strict):
 
     @model_validator(mode="after")
     def is_one(self) -> Self:
-        """Check that the budget is given in one unit. Raises ValueError."""
+        """Return the budget. Raises ValueError unless it is given in exactly one unit."""
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError("name exactly one of uniform_rank, parameters, bytes")
         return self
 
 
 class Mixed(Strict):
-    """A dataset, by its number, that is mixed into the data, whose weight is 1."""
+    """A dataset, by its number, that is mixed into the data with this weight; the data's own weight is 1."""
 
     dataset: Annotated[int, Field(ge=1)]
     weight: Annotated[float, Field(gt=0, le=1000)]
@@ -111,7 +111,7 @@ class Guardrail(Strict):
 
 
 class Rollout(Strict):
-    """The rollout that moves an alias to the version. `cluster` serves an alias that does not exist yet."""
+    """The rollout that moves an alias to the version. `cluster` is where an alias that does not exist yet is served."""
 
     alias: Slug
     steps: Annotated[list[Step], Field(min_length=1)]
@@ -121,7 +121,7 @@ class Rollout(Strict):
 
 
 class Declaration(Strict):
-    """The whole file of `adapterhub apply`: from the adapter and its data to the gates and the rollout."""
+    """The whole file of `adapterhub apply`: the adapter, its data, the training, the gates and the rollout."""
 
     adapter: Adapter
     base: Slug
@@ -142,7 +142,10 @@ class Declaration(Strict):
 
     @model_validator(mode="after")
     def needs_no_answers(self) -> Self:
-        """Check that nothing is to be measured on the answers of preference data. Raises ValueError."""
+        """Return the declaration.
+
+        Raises ValueError if something is to be measured on the answers of preference data.
+        """
         if self.method not in PREFERENCE:
             return self
         if self.budget:
@@ -167,7 +170,7 @@ def read(path: Path) -> Declaration:
 
 
 def refusal(path: Path, faults: Sequence[Mapping[str, Any]], code: Exit) -> Ended:
-    """Return the error that names each fault of the file by its field, whose items the server counts as `steps.0`."""
+    """Return an Ended that names each fault of the file by its field; `steps.0` becomes `steps[0]`."""
     placed = [{**fault, "field": re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", fault["field"])} for fault in faults]
     lines = [f"{path}: {fault['field']}: {fault['message']}" for fault in placed]
     return Ended("\n".join(lines), code, faults=placed)

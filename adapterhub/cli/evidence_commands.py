@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 def write(content: bytes, output: Path | None) -> None:
-    """Write to the file, or to standard output without one."""
+    """Write the content to the file, or to standard output without one."""
     if output:
         output.write_bytes(content)
     else:

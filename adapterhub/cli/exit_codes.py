@@ -11,7 +11,7 @@ from adapterhub.client import ApiError, Failed, TimedOut, Unreachable
 
 
 class Exit(IntEnum):
-    """Exit codes.
+    """The exit codes of the command line.
 
     0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused, 7 the
     rollout is paused, 8 people must sign or approve first.
@@ -29,7 +29,7 @@ class Exit(IntEnum):
 
 
 class Ended(Exception):
-    """Raised when a command ends other than asked; `code` is the exit code.
+    """Raised to end a command with a message and the exit code `code`.
 
     `faults` are the single errors, {field, code, message}, and `resource` is the REST object that it is about.
     """
@@ -78,7 +78,7 @@ def code_of(error: Exception) -> Exit:
 
 
 def code_of_refusal(code: str, status: int) -> Exit:
-    """Return the exit code of a refusal by the server, from its `code` and HTTP status."""
+    """Return the exit code for the server's refusal: REFUSED for a `code` of a gate, else by the HTTP status."""
     return Exit.REFUSED if code in GATES else BY_STATUS.get(status, Exit.FAILED)
 
 
@@ -96,7 +96,7 @@ def as_object(error: Exception) -> dict[str, Any]:
 
 
 def readable_lines(error: Exception) -> list[str]:
-    """Return the error as readable lines: each field that the server names, else the error's message."""
+    """Return the error as lines: one for each field that the server names, else the error's message."""
     if not isinstance(error, ApiError):
         return [str(error)]
     field_errors = [

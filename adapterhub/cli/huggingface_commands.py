@@ -29,7 +29,7 @@ TAKEN += ["adapters.safetensors"]
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Translate errors of the hub into Ended."""
+    """Convert errors of the Hugging Face hub in the block to Ended."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

@@ -50,7 +50,7 @@ From = Annotated[
 
 @dataclass(frozen=True)
 class Ready:
-    """PEFT's two files in a folder, with what was changed to make them and the sha256 of their source."""
+    """A folder with PEFT's two files, notes on what was changed to make them, and the sha256 of their source."""
 
     folder: Path
     notes: tuple[str, ...] = ()
@@ -58,13 +58,13 @@ class Ready:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Return the fields that record a conversion; none if nothing was converted."""
+        """Return the request's fields that record a conversion; {} if nothing was converted."""
         return {"conversions": "\n".join(self.notes), "source_sha256": self.source_sha256} if self.notes else {}
 
 
 @contextmanager
 def ready(source: Path, layout: Layout) -> Iterator[Ready]:
-    """Provide the adapter in PEFT's layout, and say on stderr what was changed. Raises Ended."""
+    """Yield the adapter in PEFT's layout, and print notes on what was changed to stderr. Raises Ended."""
     if layout is Layout.PEFT:
         missing = [name for name in (WEIGHTS, CONFIG) if not (source / name).is_file()]
         if missing:
@@ -82,7 +82,7 @@ def ready(source: Path, layout: Layout) -> Iterator[Ready]:
 
 
 def checked(api: Client, adapter: str, folder: Path, *, fold: bool, confirm_base: str) -> Json:
-    """Send the configuration and the header of the weights to be checked, and return the answer."""
+    """Send the configuration and the header of the weights to the server's check, and return its answer."""
     weights = folder / WEIGHTS
     with TemporaryDirectory() as scratch, weights.open("rb") as stream:
         header = Path(scratch) / "header"
@@ -116,7 +116,7 @@ def check(
 
 
 def line_of(finding: Json) -> str:
-    """Return a finding as a readable line."""
+    """Return a finding as a line: level, field, cause and what to do."""
     return f"{finding['level']} {finding['field']}: {finding['cause']} {finding['route']}".rstrip()
 
 
@@ -155,7 +155,7 @@ def send(
     as_json: bool,
     origin: str = "",
 ) -> None:
-    """Publish the adapter; `origin` is one more line of its lineage. The rest is as in `push`. Raises Ended."""
+    """Publish the adapter; `origin`, if given, is added to its lineage. The rest is as in `push`. Raises Ended."""
     with hub() as api, ready(folder, layout) as made:
         noted = replace(made, notes=(origin, *made.notes)) if origin else made
         confirmed = {"confirm_base": confirm_base} if confirm_base else {}

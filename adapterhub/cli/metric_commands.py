@@ -16,7 +16,7 @@ from adapterhub.client.rest_types import Json, TrainingRun
 
 
 class Kind(StrEnum):
-    """Programs that metrics can be written for."""
+    """The programs for which metrics can be written."""
 
     CSV = "csv"
     TENSORBOARD = "tensorboard"
@@ -41,7 +41,7 @@ def metrics(
 
 
 def offline(run: TrainingRun, steps: list[Json], folder: Path) -> Path:
-    """Write an offline run of Weights & Biases. Raises Ended without its package."""
+    """Write an offline run of Weights & Biases below the folder; return its path. Raises Ended without that package."""
     try:
         return write_offline(dict(run), steps, folder)
     except ModuleNotFoundError:

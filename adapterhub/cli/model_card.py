@@ -12,12 +12,12 @@ METRIC_NAMES = {"loss_before": "Held-out loss of the base, nats a token", "loss_
 
 
 def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
-    """Return the README.md with the front matter that hubs read. It contains only recorded facts."""
+    """Return the text of README.md, with the front matter that hubs read. It has only recorded facts."""
     return "\n".join(["---", front(dossier).strip(), "---", "", *body(version, dossier, evaluations), ""])
 
 
 def front(dossier: Json) -> str:
-    """Return the card's metadata as YAML."""
+    """Return the card's metadata as YAML text."""
     about = dossier["1 General description"]
     base = about["base model"]["source"] or about["base model"]["name"]
     metadata = {"base_model": base, "library_name": "peft", "tags": ["adapterhub", about["adapter"]]}
@@ -63,7 +63,7 @@ def ranks_of(ranks: dict[str, int]) -> str:
 
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
-    """Return what was measured of the version, by the name that the card shows."""
+    """Return the version's measurements as texts, by the names that the card shows."""
     rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
     if metrics.get("eval_rows"):
         rows["Measured on"] = f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} held-out rows"

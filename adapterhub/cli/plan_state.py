@@ -29,7 +29,7 @@ class Change:
 
 @dataclass
 class State:
-    """The state that the steps have found or made. None: missing, or unknown until an earlier step is carried out."""
+    """The state that the steps have found or made. None: it does not exist, or is not known before an earlier step."""
 
     api: Client
     declared: Declaration
@@ -49,11 +49,11 @@ class State:
     scopes: list[str] = field(default_factory=list)
 
     def named(self, name: str) -> str:
-        """Return the reference of the declared project's object, whatever other projects have."""
+        """Return the full reference `project.name`, which is unique even if other projects have the name."""
         return f"{self.project}.{name}"
 
     def find(self, call: Call[T]) -> T | None:
-        """Return the object, or None when the server answers 404."""
+        """Return the object that the call reads; None when the server answers 404."""
         try:
             return self.api.send(call)
         except ApiError as error:
@@ -62,17 +62,17 @@ class State:
             return None
 
     def followed(self, call: Call[T], name: str) -> T:
-        """Follow the object until it ends, and return it. Raises Failed when it did not end well, and TimedOut."""
+        """Wait until the object ends, and return it. Raises Failed when it did not end well, and TimedOut."""
         return until_ended(self.api, call, name, self.timeout_s)
 
     def newest(self, call: Call[Page[T]], fits: Callable[[T], bool]) -> T | None:
-        """Return the newest row of the list that fits; None if there is none."""
+        """Return the first row, the newest, of the list for which `fits` is true; None if there is none."""
         return next((row for row in self.api.rows(call) if fits(row)), None)
 
     def check(self) -> PlanCheck:
-        """Return the server's check of the declaration and what was found of it: refusals, hyperparameters, scopes.
+        """Return the server's check of the declaration: refusals, full hyperparameters, and the token's scopes.
 
-        Raises Ended for a declaration with fields that the server does not take.
+        Raises Ended for a declaration with fields that the server does not accept.
         """
         declared = self.declared.model_dump(exclude={"project", "data"}, exclude_none=True)
         facts = {"dataset": self.checking or self.dataset, "columns": self.columns, "version": self.version}
@@ -85,17 +85,20 @@ class State:
 
 
 def known(value: T | None) -> T:
-    """Return a value of an earlier step. Raises Ended when it is gone because somebody removed it in the meantime."""
+    """Return the value, which an earlier step found. Raises Ended if it is None, as somebody has removed it."""
     if value is None:
         raise Ended("An object that an earlier step used is gone: run the command again.", Exit.CONFLICT)
     return value
 
 
 class Step(Protocol):
-    """A step: `plan` reads the current state and returns the missing change; `do` carries it out."""
+    """The interface of a step: `plan` returns the missing change, `do` carries it out."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the change that the declaration needs; None if there is nothing to do. Raises Ended."""
+        """Read the current state and return the change that the declaration needs; None if there is none.
+
+        Raises Ended.
+        """
 
     def do(self, state: State) -> None:
-        """Carry the change out."""
+        """Carry out the change and store the result in the state."""

@@ -20,7 +20,7 @@ PASSING = ("approval_missing", "stale_generation", "invalid_transition")
 
 
 def numbers(text: str, option: str, count: int) -> list[str]:
-    """Split `a:b:c` into one to `count` parts. Raises Ended when there are more or one is empty."""
+    """Split `a:b:c` into one to `count` parts, as texts. Raises Ended when there are more or one is empty."""
     parts = text.split(":")
     if not 1 <= len(parts) <= count or not all(parts):
         raise Ended(f"{option} {text!r} has too many parts or an empty one: see --help.", Exit.USAGE)
@@ -28,7 +28,7 @@ def numbers(text: str, option: str, count: int) -> list[str]:
 
 
 def number(text: str, option: str) -> float:
-    """Parse the number of an option. Raises Ended."""
+    """Return the number in an option's text. Raises Ended, naming the option."""
     try:
         return float(text)
     except ValueError:
@@ -36,7 +36,10 @@ def number(text: str, option: str) -> float:
 
 
 def step_of(text: str) -> Step:
-    """Parse a step WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]. Raises Ended."""
+    """Parse a step WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]. Raises Ended.
+
+    Any fourth part means that it needs an approval.
+    """
     parts = numbers(text, "--step", 4)
     hold_s, samples = (int(number(part, "--step")) for part in [*parts[1:3], "0", "0"][:2])
     return {"weight": number(parts[0], "--step"), "hold_s": hold_s, "min_samples": samples, "approval": len(parts) == 4}
@@ -77,7 +80,7 @@ def rollout(
 
 
 def newest(api: Client, name: str) -> Rollout:
-    """Return the alias' latest rollout that was opened. Raises Ended when there is none."""
+    """Return the alias' newest rollout that was opened: no draft. Raises Ended when there is none."""
     rows = api.send(calls.rollouts(name))["results"]
     opened = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not opened:
@@ -102,9 +105,9 @@ def promote(
 
 
 def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: float) -> Rollout:
-    """Promote the rollout as soon as it is allowed, and return it.
+    """Try to promote the rollout until it is allowed, and return it.
 
-    Raises Ended when it was rolled back, failed, or a signature was refused; TimedOut after `timeout_s`.
+    Raises Failed when it ended otherwise, Ended when a signature was refused, and TimedOut after `timeout_s`.
     """
     with following(f"promotion of {last['candidate']}") as follower:
         for rollout in api.poll(calls.rollout(last["id"]), timeout_s):

@@ -10,7 +10,7 @@ ACTIVE = ("loading", "running", "paused", "awaiting_approval")
 
 
 def exit_of(rollout: dict[str, Any] | None) -> Exit:
-    """Return the exit code that tells a pipeline whether the rollout needs somebody."""
+    """Return the exit code that tells a pipeline whether somebody has to act on the rollout; DONE without one."""
     if rollout is None:
         return Exit.DONE
     if rollout["status"] == "paused":
@@ -30,7 +30,10 @@ def standing(rollout: dict[str, Any]) -> str:
 
 
 def remedy(resource: dict[str, Any]) -> str:
-    """Return what somebody has to do before the rollout goes on; empty if nothing, and for any other object."""
+    """Return a sentence on what somebody has to do before the rollout goes on.
+
+    Empty if that is nothing, and for any other object.
+    """
     if "waits_for_signature" not in resource:
         return ""
     alias, status = resource["alias"], resource["status"]

@@ -19,10 +19,10 @@ USABLE = ("checking", "ready")
 
 
 class TheAdapter:
-    """The adapter, with its description and tags."""
+    """The step that creates the adapter, or changes its description and tags."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation or change of the adapter."""
+        """Return the creation of the adapter or the change of its description and tags; None if it is as declared."""
         wanted = state.declared.adapter
         state.adapter = stored = state.find(calls.adapter(state.named(wanted.slug)))
         if stored is None:
@@ -46,14 +46,14 @@ class TheAdapter:
 
 
 class TheData:
-    """The dataset: a file's content, or a number."""
+    """The step that provides the dataset: by a file's content, or by number."""
 
     def file(self, state: State) -> Path:
-        """Return the path of the declared file, which is relative to the declaration."""
+        """Return the path of the declared file, relative to the declaration's folder."""
         return state.file.parent / state.declared.data
 
     def plan(self, state: State) -> Change | None:
-        """Return the upload of content that the project does not hold, or the check to follow. Raises Ended."""
+        """Return the upload of a file whose content the project lacks, or the check to wait for. Raises Ended."""
         if state.declared.data.isdecimal():
             return self.take(state, int(state.declared.data))
         if not self.file(state).is_file():
@@ -72,7 +72,7 @@ class TheData:
         return Change("create", "dataset", state.declared.data, "no dataset has this content")
 
     def take(self, state: State, pk: int, status: str | None = None) -> Change | None:
-        """Take a dataset that exists; return its check to follow, if that goes on."""
+        """Take a dataset that exists into the state; return the wait for its check if that goes on, else None."""
         if status is None:
             dataset = state.find(calls.dataset(pk))
             status = dataset and dataset["status"]
@@ -83,7 +83,7 @@ class TheData:
         return Change("follow", "dataset", state.declared.data, f"{pk} is being checked")
 
     def do(self, state: State) -> None:
-        """Upload the file unless that was done, and wait for its check."""
+        """Upload the file unless that was done, wait for its check, and store the dataset's id."""
         if state.checking is None:
             state.dataset = datasets.uploaded(state.api, state.project, self.file(state), state.timeout_s)
         else:
@@ -93,10 +93,10 @@ class TheData:
 
 
 class TheRanks:
-    """The step that plans the ranks of every module before the training, if the file has a budget."""
+    """The step that plans the rank of every module before the training, if the file has a budget."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the analysis to run or to follow for the declared budget."""
+        """Return the analysis to run or to wait for; None without a budget or if there is a plan for it."""
         if state.declared.budget is None:
             return None
         wanted = state.declared.budget.model_dump(exclude_none=True)
@@ -120,7 +120,7 @@ class TheRanks:
         return None
 
     def do(self, state: State) -> None:
-        """Run the analysis, or follow it, to its end."""
+        """Run the analysis unless it runs already, and wait for its end."""
         if state.analysis is None:
             wanted = known(state.declared.budget).model_dump(exclude_none=True)
             state.analysis = state.api.send(
@@ -130,7 +130,7 @@ class TheRanks:
 
 
 def budget_of(analysis: RankAnalysis) -> Json:
-    """Return the budget as requested; a finished plan holds it as kind and value."""
+    """Return the budget of an analysis in the form of the declaration; a finished plan has it as kind and value."""
     budget = analysis["budget"]
     return {budget["kind"]: budget["value"]} if "kind" in budget else budget
 
@@ -139,7 +139,7 @@ class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the training or the check to run or to follow."""
+        """Return the training or the check to run or to wait for; None if there is such a version."""
         slug = state.declared.adapter.slug
         analysis = state.analysis
         planned = state.declared.budget is None or bool(analysis and analysis["status"] == "succeeded")
@@ -156,7 +156,7 @@ class TheVersion:
         return None
 
     def recipe(self, state: State) -> Json:
-        """Return the part of a run's request that the declaration decides."""
+        """Return the fields of a run's request that the declaration decides."""
         planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
         mixture = [mixed.model_dump() for mixed in state.declared.mixture]
         data = {"mixture": mixture, "validation_dataset": state.declared.validation_dataset}
@@ -173,7 +173,10 @@ class TheVersion:
         )
 
     def fits(self, state: State) -> Callable[[TrainingRun], bool]:
-        """Return a test for runs that the declaration would repeat."""
+        """Return a test for runs that the declaration would repeat.
+
+        The same settings, in progress or with a usable version.
+        """
         recipe = self.recipe(state)
         whole = state.check()["hyperparameters"]
 
@@ -195,7 +198,7 @@ class TheVersion:
         return state.api.send(calls.version(state.named(state.declared.adapter.slug), number_of(served_name)))
 
     def do(self, state: State) -> None:
-        """Train, or follow the run, and wait for the version's check."""
+        """Train unless a run is in progress, and wait for it and for its version's check."""
         slug = state.declared.adapter.slug
         if state.run is None:
             state.run = state.api.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
@@ -212,10 +215,13 @@ def number_of(served_name: str) -> int:
 
 
 class TheGates:
-    """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
+    """The step that measures the version against what the alias serves, or its base, and applies the gates."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the evaluation to run or to follow. Raises Ended for a version that a gate refuses."""
+        """Return the evaluation to run or to wait for; None if there is nothing to measure, or the gates pass.
+
+        Raises Ended for a version that a gate refuses.
+        """
         if not state.declared.is_measured:
             return None
         name = state.version or state.declared.adapter.slug
@@ -237,7 +243,7 @@ class TheGates:
         return None
 
     def alias(self, state: State) -> None:
-        """Read the declared alias, if there is one."""
+        """Read the declared alias into the state, if it exists."""
         if state.declared.rollout and state.alias is None:
             state.alias = state.find(calls.alias(state.named(state.declared.rollout.alias)))
 
@@ -246,7 +252,7 @@ class TheGates:
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
-        """Evaluate the version, or follow its evaluation, and apply the gates."""
+        """Evaluate the version unless that is in progress, wait for the result, and apply the gates. Raises Ended."""
         version = known(state.version)
         if state.evaluation is None:
             other = {"against": self.serving(state)} if self.serving(state) else {}
@@ -255,7 +261,7 @@ class TheGates:
         self.judge(state)
 
     def judge(self, state: State) -> None:
-        """Check the gates against the evaluation. Raises Ended when one refuses."""
+        """Raise Ended when the evaluation does not meet a gate."""
         gates, metrics = state.declared.gates, (state.evaluation and state.evaluation["metrics"]) or {}
         if gates and gates.no_worse:
             require_no_worse(metrics, state.version or "", self.serving(state) or "")
@@ -268,10 +274,10 @@ class TheGates:
 
 
 class ThePolicy:
-    """The step that sets how many signatures a promotion needs."""
+    """The step that sets the alias' quorum: the number of signatures that a promotion needs."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the change of the alias' quorum."""
+        """Return the change of the alias' quorum; None if it is as declared or there is no alias yet."""
         wanted = state.declared.gates.quorum if state.declared.gates else None
         if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
             return None

@@ -51,7 +51,7 @@ class InvitingProjects(viewsets.GenericViewSet[Any]):
     @extend_schema(responses=InvitationSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def invitations(self, request: Request, slug: str) -> Response:
-        """List the invitations that were sent to people, newest first."""
+        """List the invitations that this project sent, newest first."""
         rows = self.get_object().invitations.select_related("project", "invited_by")
         return Response(InvitationSerializer(rows, many=True).data)
 
@@ -90,13 +90,13 @@ class InvitationViewSet(mixins.ListModelMixin, ProjectViewSet):
     scopes = {"list": Scope.READ, "accept": Scope.READ, "decline": Scope.READ}
 
     def get_queryset(self) -> Any:
-        """Return the open invitations to the caller."""
+        """Return the open invitations to the signed-in person; none for a token."""
         if getattr(self, "swagger_fake_view", False) or self.request.auth:
             return Invitation.objects.none()
         return verbs.for_person(cast(User, self.request.user))
 
     def project_of(self, record: Invitation) -> Tenant | None:
-        """Return no project: whoever is invited has no role there yet."""
+        """Return None, no project: whoever is invited has no role there yet."""
         return None
 
     @extend_schema(request=None, responses=InvitationSerializer)

@@ -42,7 +42,10 @@ class InvitationForm(forms.Form):
 
 @login_required
 def invitations(request: HttpRequest) -> HttpResponse:
-    """List the invitations to the person and of the projects that they lead; send one on POST."""
+    """List the invitations to the person and those of the projects that they lead; send one on POST.
+
+    A refused form is shown again with its errors, as 422. A POST raises NotAllowed for who leads no project.
+    """
     led = allowed(request, Scope.ADMIN).filter(archived_at=None)
     form = InvitationForm(request.POST or None, projects=led)
     if request.method == "POST":
@@ -74,7 +77,10 @@ def invitations(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def answer(request: HttpRequest, pk: UUID, verb: str) -> HttpResponse:
-    """Accept or decline an invitation to the person who is signed in."""
+    """Accept or decline an invitation to the person who is signed in, then redirect to the list.
+
+    Raises Http404 for another verb or another's invitation, and Conflict if it is no longer open.
+    """
     invitation = get_object_or_404(verbs.for_person(cast(User, request.user)), pk=pk)
     if verb == "accept":
         verbs.accept(invitation, by=actor_of(request))
@@ -90,7 +96,7 @@ def answer(request: HttpRequest, pk: UUID, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Take an invitation back."""
+    """Revoke an invitation of a project that the person leads, then redirect to the list. Raises Http404, Conflict."""
     invitation = get_object_or_404(Invitation, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(invitation, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{invitation.address} can no longer accept.")

@@ -27,16 +27,16 @@ MOST_OPEN = 200
 
 
 def for_person(user: User) -> InvitationQuerySet:
-    """Return the open invitations to the person; none to a service account."""
+    """Return the open invitations to the person; none to a service account or an inactive one."""
     rows = Invitation.objects.open().select_related("project", "invited_by")
     return rows.filter(address__in=addresses_of(user)) if not user.is_service and user.is_active else rows.none()
 
 
 def addresses_of(user: User) -> set[str]:
-    """Return the addresses under which a person can be invited: the user name, and the mail address.
+    """Return the addresses under which a person can be invited: the user name, and the mail address in lower case.
 
-    A name with an @ counts as no address, since somebody may have chosen it; nor does a mail address that the
-    provider of the sign-in calls unverified.
+    A user name with an @ does not count, since anybody may choose one; nor does a mail address that the identity
+    provider calls unverified.
     """
     names = set() if "@" in user.username else {user.username}
     claims = SocialAccount.objects.filter(user=user).values_list("extra_data", flat=True)
@@ -49,7 +49,7 @@ def addresses_of(user: User) -> set[str]:
 
 
 def in_one_form(address: str) -> str:
-    """Return an address without surrounding spaces; a mail address in small letters."""
+    """Return the address without surrounding spaces, and a mail address in lower case."""
     address = address.strip()
     return address.lower() if "@" in address else address
 
@@ -70,9 +70,10 @@ def require_address(text: str) -> str:
 
 
 def send(project: Project, address: str, role: str, *, by: Actor, reason: str = "") -> Invitation:
-    """Invite whoever has the address, now or later, to a role of the project.
+    """Invite whoever has the address, now or later, to a role of the project; return the invitation.
 
-    Raises Invalid for its form and if nobody answers for `by`, Conflict if one like it or too many are open.
+    Raises Invalid for a malformed address and if no person is behind `by`, Conflict if the same offer or MOST_OPEN
+    others are open.
     """
     address = require_address(address)
     sender = by.user if by.user and not by.user.is_service else min(people_behind(by), key=lambda person: person.pk)
@@ -99,7 +100,10 @@ def send(project: Project, address: str, role: str, *, by: Actor, reason: str = 
 
 
 def accept(invitation: Invitation, *, by: Actor) -> None:
-    """Take the role that was offered. Raises Conflict if the offer no longer stands."""
+    """Grant the acting person the role that was offered.
+
+    Raises Conflict if the offer is no longer open, or if the sender is no admin of the project any more.
+    """
     with transaction.atomic():
         locked = locked_open(invitation, by)
         project, sender = locked.project, locked.invited_by
@@ -116,7 +120,7 @@ def accept(invitation: Invitation, *, by: Actor) -> None:
 
 
 def decline(invitation: Invitation, *, by: Actor) -> None:
-    """Refuse the role that was offered. Raises Conflict if the offer no longer stands."""
+    """Close the offer as declined. Raises Conflict if it is no longer open."""
     with transaction.atomic():
         locked = locked_open(invitation, by)
         close(locked, Invitation.State.DECLINED)
@@ -125,7 +129,7 @@ def decline(invitation: Invitation, *, by: Actor) -> None:
 
 
 def locked_open(invitation: Invitation, by: Actor) -> Invitation:
-    """Lock and return an open invitation to the acting person. Raises Conflict."""
+    """Return an open invitation to the acting person, locked. Raises Conflict if there is none, and for tokens."""
     mine = for_person(by.user) if by.user and not by.token_id else Invitation.objects.none()
     locked = mine.select_for_update(of=("self",)).filter(pk=invitation.pk).first()
     if locked is None:
@@ -134,7 +138,7 @@ def locked_open(invitation: Invitation, by: Actor) -> Invitation:
 
 
 def revoke(invitation: Invitation, *, by: Actor, reason: str = "") -> None:
-    """Take the offer back. Raises Conflict unless it is open."""
+    """Close the offer as revoked. Raises Conflict unless it is open."""
     with transaction.atomic():
         locked = Invitation.objects.select_for_update(of=("self",)).select_related("project").get(pk=invitation.pk)
         if locked.state != Invitation.State.OPEN:
@@ -145,6 +149,6 @@ def revoke(invitation: Invitation, *, by: Actor, reason: str = "") -> None:
 
 
 def close(invitation: Invitation, state: Invitation.State) -> None:
-    """Store the end of an invitation."""
+    """Save the final state of an invitation, with the present time."""
     invitation.state, invitation.closed_at = state, now()
     invitation.save(update_fields=["state", "closed_at"])

@@ -29,5 +29,5 @@ def roles(request: HttpRequest) -> HttpResponse:
 
 
 def names_of(tenure: Tenure) -> str:
-    """Return the text of a period in a role that a search looks through."""
+    """Return the text of a period in a role that a search looks through, in lower case."""
     return f"{tenure.user} {tenure.role} {tenure.project.slug} {tenure.project.name}".lower()

@@ -50,9 +50,9 @@ class ProvingForm(CodeForm):
         self.user, self.request = user, request
 
     def clean_code(self) -> str:
-        """Return the code of the user's second factor; a wrong one counts as a failed attempt.
+        """Return the code after checking it; a valid one is used up, a wrong one counts as a failed attempt.
 
-        Raises ValidationError.
+        Raises ValidationError for a wrong code and while locked out.
         """
         code, brakes = self.cleaned_data["code"], code_brakes(self.user, self.request)
         with as_form_error():
@@ -109,13 +109,16 @@ class RemovingForm(PasswordMixin, ProvingForm):
             del self.fields["password"]
 
     def clean_code(self) -> str:
-        """Check the code only if the other fields are valid, so that a code is not used up in vain."""
+        """Return the code, checked only if the other fields are valid, so that it is not used up in vain."""
         code: str = self.cleaned_data["code"]
         return code if self.errors else super().clean_code()
 
 
 def asks_for_password(request: HttpRequest) -> bool:
-    """Return True for a signed-in user with a password; in the second step of a sign-in it was typed a moment ago."""
+    """Return True for a signed-in user with a password.
+
+    In the second step of a sign-in nobody is signed in yet, and the password was typed a moment ago.
+    """
     return bool(request.user.is_authenticated and request.user.has_usable_password())
 
 
@@ -129,7 +132,7 @@ def require_afresh(request: HttpRequest) -> None:
 
 
 def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
-    """Start the second step after a right password and redirect to it; nobody is signed in yet."""
+    """Store in the session that the password was right, and redirect to the second step; nobody is signed in yet."""
     request.session[HALF] = {"user": user.pk, "at": time.time(), "lands_at": lands_at}
     return redirect("second-step")
 
@@ -143,7 +146,10 @@ def half_signed_in(request: HttpRequest) -> User | None:
 
 
 def second_step(request: HttpRequest) -> HttpResponse:
-    """Ask for the code, or have an administrator without a second factor set one up first."""
+    """Ask for the code and sign in, or have an administrator without a second factor set one up first.
+
+    Redirects to the sign-in page if the password was not typed within five minutes.
+    """
     user = half_signed_in(request)
     if user is None:
         return redirect("login")
@@ -165,7 +171,10 @@ def complete(request: HttpRequest, user: User) -> str:
 
 @login_required
 def manage(request: HttpRequest) -> HttpResponse:
-    """Set up the second factor, or remove it with one of its codes; each needs the password again."""
+    """Set up the second factor, or remove it with one of its codes. Raises NotAllowed without a fresh sign-in.
+
+    A user with a password has to type it instead.
+    """
     require_afresh(request)
     user = cast(User, request.user)
     factor = SecondFactor.objects.filter(user=user).first()
@@ -180,7 +189,10 @@ def manage(request: HttpRequest) -> HttpResponse:
 
 
 def set_up(request: HttpRequest, user: User) -> HttpResponse:
-    """Show the secret as a QR code and as text until a code proves that the app has it, then the recovery codes."""
+    """Show the secret as a QR code and as text; after a right code of the app, the recovery codes, once.
+
+    Also completes a sign-in that waited for the second factor.
+    """
     secret = request.session.setdefault(SECRET, second_factor.new_secret())
     form = SettingUpForm(request.POST or None, request=request)
     codes = enabled(request, user, secret, form) if form.is_valid() else []

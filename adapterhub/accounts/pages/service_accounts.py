@@ -38,7 +38,10 @@ class AccountForm(forms.Form):
 
 @login_required
 def accounts(request: HttpRequest) -> HttpResponse:
-    """List the service accounts; create one on POST."""
+    """List the service accounts of the projects that the user administers; create one on POST.
+
+    A refused form is shown again with its errors, as 422. Raises NotAllowed for who administers no project.
+    """
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = AccountForm(request.POST or None, projects=projects)
     if form.is_valid():
@@ -71,7 +74,10 @@ class OwnerForm(forms.Form):
 @login_required
 @require_POST
 def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
-    """Make another member of the project the owner of a service account."""
+    """Make another member of the project the owner of a service account, then redirect to the list.
+
+    Raises Http404, and Invalid without an owner of the project and a reason.
+    """
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     form = OwnerForm(request.POST)
@@ -86,7 +92,7 @@ def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
-    """Close a service account in a project: revoke its tokens and its roles there."""
+    """Close a service account in a project: revoke its tokens and roles there, then redirect. Raises Http404."""
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     service_accounts.close(account, led, by=actor_of(request), reason=reason_in(request))

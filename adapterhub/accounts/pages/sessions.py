@@ -16,7 +16,7 @@ from adapterhub.api.permissions import actor_of
 
 @login_required
 def sessions(request: HttpRequest) -> HttpResponse:
-    """Show the user's open sessions; a POST ends one, or all but this one."""
+    """Show the user's open sessions; a POST with `end` ends that one, without it all but this one."""
     current_key = request.session.session_key
     own_sessions = SignIn.objects.open().filter(user=cast(User, request.user))
     if request.method == "POST":

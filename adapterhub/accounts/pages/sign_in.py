@@ -65,7 +65,7 @@ class SignIn(views.LoginView):
         return super().form_valid(form)
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
-        """Show the form's errors, as 429 with the wait when the name is locked out."""
+        """Show the form's errors; while the name is locked out as 429 with the wait in Retry-After."""
         response, wait_s = super().form_invalid(form), cast(SignInForm, form).wait_s
         if wait_s:
             response.status_code = 429
@@ -79,7 +79,7 @@ sign_in = SignIn.as_view()
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
     """Redirect from the admin's own sign-in, which would bypass lockout and second factor, to the product's.
 
-    Signed-in users who may not use the admin get a 403 page.
+    Users who are signed in, but may not use the admin, get a 403 page.
     """
     if request.user.is_authenticated:
         context = {
@@ -106,23 +106,23 @@ class NewPasswordForm(PasswordChangeForm):
 
 
 class NewPassword(views.PasswordChangeView):
-    """The admin's page of the own password: the old one is checked with lockout, and the change is an event."""
+    """The admin's page to change one's own password: the old one is checked with lockout, and the change recorded."""
 
     form_class = NewPasswordForm
     template_name = "registration/password_change_form.html"
     success_url = reverse_lazy("admin:password_change_done")
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        """Pass the request on, whose address the lockout counts by."""
+        """Return the form's arguments with the request, by whose address the lockout counts."""
         return {**super().get_form_kwargs(), "request": self.request}
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add what every page of the admin shows."""
+        """Return the context with what every page of the admin shows."""
         return {**admin.site.each_context(self.request), **super().get_context_data(**kwargs)}
 
     @transaction.atomic
     def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
-        """Change the password and record its event."""
+        """Change the password, record the audit event, and list the session, whose key has changed."""
         after, user = {"changed": ["password"]}, cast(User, self.request.user)
         AuditEvent.record(Tag.USER_CHANGED, user, by=actor_of(self.request), project=None, after=after)
         response = super().form_valid(form)
@@ -135,11 +135,11 @@ class HubAdmin(admin.AdminSite):
     """The admin pages, with our page of the own password."""
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """Show our page of the own password."""
+        """Return our page to change one's own password."""
         return cast(TemplateResponse, NewPassword.as_view(extra_context=extra_context)(request))
 
 
 def refused(request: HttpRequest) -> HttpResponse:
-    """Show that the provider refused the sign-in or the user cancelled it."""
+    """Return the page, as 403, that the provider refused the sign-in or the user cancelled it."""
     context = {"title": "Not signed in", "detail": "The sign-in was not completed. Try again, or ask your admin."}
     return render(request, "error.html", context, status=403)

@@ -75,7 +75,10 @@ class SigningForm(forms.Form):
 
 @login_required
 def tokens(request: HttpRequest) -> HttpResponse:
-    """List the tokens; create one on POST, whose text is in this response and never again."""
+    """List the tokens; create one on POST, whose text is in this response only.
+
+    A refused form is shown again with its errors, as 422. Raises NotAllowed for who administers no project.
+    """
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = TokenForm(request.POST or None, projects=projects)
     secret = issued(request, form) if form.is_valid() else ""
@@ -90,7 +93,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 
 def issued(request: HttpRequest, form: TokenForm) -> str:
-    """Create the token and return its text; when it is refused, return nothing and set the form's error."""
+    """Create the token and return its text; if it is refused, return an empty text and set the form's error."""
     wanted = form.cleaned_data
     require_scope(request, wanted["project"], Scope.ADMIN)
     expires_at = now() + timedelta(days=wanted["days"])
@@ -104,7 +107,10 @@ def issued(request: HttpRequest, form: TokenForm) -> str:
 
 @login_required
 def token(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a token; on POST approve it as another person, which a token of scope admin needs to work."""
+    """Show a token; on POST approve it as another person, as a token of scope admin works only then.
+
+    Raises what `signer.decide` raises, and Http404 for who may not approve in its project.
+    """
     queryset = ApiToken.objects.select_related("project", "created_by", "account", "approved_by")
     api_token = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
     form = SigningForm(request.POST or None)
@@ -127,7 +133,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """Revoke a token."""
+    """Revoke a token of a project that the user administers, then redirect to the list. Raises Http404."""
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{token.name} no longer works.")

@@ -28,10 +28,10 @@ ERRORS = {error.status: error for error in (Conflict, Invalid, NotAllowed, Unava
 def decide(
     record: models.Model, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any
 ) -> None:
-    """Have a person decide about a record of a kind that is signed, as `verb` says.
+    """Have the signed-in person decide about a record, as `verb` says, here or by the signer process.
 
-    Raises NotAllowed for tokens and without a fresh sign-in or the password, what the verb raises, and Unavailable if
-    the signer does not answer.
+    Raises NotAllowed for tokens and without a fresh sign-in or the right password, what the verb raises, and
+    Unavailable if the signer does not respond.
     """
     name, kind = kind_of(record)
     if not settings.SIGNER_URL:
@@ -58,7 +58,7 @@ def decide(
 
 
 def require_right_to_sign() -> None:
-    """Require that this process' database role may sign. Raises Unavailable."""
+    """Raise Unavailable unless the database role of this process may sign."""
     if not may_sign_here():
         raise Unavailable(
             "This database lets only the signer process sign: name it in ADAPTERHUB_SIGNER_URL.", code="signer_away"
@@ -66,7 +66,10 @@ def require_right_to_sign() -> None:
 
 
 def ask(decision: Mapping[str, Any]) -> None:
-    """Send a decision to the signer. Raises the domain error that it answers, or Unavailable."""
+    """Send a decision to the signer and wait until it is carried out.
+
+    Raises the domain error that the signer answers, or Unavailable if it does not answer.
+    """
     connection = connection_to(settings.SIGNER_URL)
     try:
         connection.request(
@@ -108,7 +111,7 @@ class UnixConnection(HTTPConnection):
 
 
 def error_of(status: int, body: bytes) -> DomainError:
-    """Return the domain error that the signer's answer stands for."""
+    """Return the domain error that the signer's answer stands for; Unavailable for an answer that cannot be read."""
     try:
         content = json.loads(body)
         if status == TooMany.status:

@@ -29,7 +29,7 @@ class Kind:
     fields: tuple[str, ...] = ("reason", "meaning")
 
     def record(self, key: str) -> Any:
-        """Return the row with this key. Raises Invalid."""
+        """Return the row with this key. Raises Invalid if there is none."""
         try:
             record = self.model._default_manager.filter(pk=key).first()
         except (ValueError, ValidationError):
@@ -45,10 +45,10 @@ class Kind:
 
 
 def by_method(record: Any, verb: str, **fields: Any) -> None:
-    """Decide by the record's method of the verb's name."""
+    """Decide by calling the record's method that has the verb's name."""
     getattr(record, verb)(**fields)
 
 
 def kind_of(record: models.Model) -> tuple[str, Kind]:
-    """Return the kind of a record, with its name."""
+    """Return the name and the kind of a record. Raises StopIteration for a model that nobody signs."""
     return next((name, kind) for name, kind in KINDS.items() if kind.model is type(record))

@@ -23,9 +23,9 @@ AND proowner = current_user::regrole AND NOT coalesce('search_path' = ANY(SELECT
 
 
 def pin_triggers(using: str, **_: Any) -> None:
-    """Have the triggers look at the product's own tables, whatever a session calls its temporary ones.
+    """Pin the search path of all trigger functions to the product's schema, as the owner after each migration.
 
-    Runs after each migration, as the owner of the functions: a temporary table comes first where nothing else is said.
+    A session's temporary tables would come first otherwise. No effect on other connections than `owner`.
     """
     if using != "owner":
         return
@@ -37,9 +37,9 @@ def pin_triggers(using: str, **_: Any) -> None:
 
 
 def divide_rights(using: str, **_: Any) -> None:
-    """Give the right to sign to the signer's role alone if there is a signer process; it is never given back.
+    """Leave the right to sign to the signer's database role alone, if there is a signer process; after each migration.
 
-    Runs after each migration, as the owner of the tables. Raises ImproperlyConfigured without the role.
+    It is never given back. No effect on other connections than `owner`. Raises ImproperlyConfigured without the role.
     """
     if using != "owner" or not settings.SIGNER_URL:
         return
@@ -54,7 +54,7 @@ def divide_rights(using: str, **_: Any) -> None:
 
 
 def reserve(cursor: Any) -> None:
-    """Take the right to sign from every role but the owner, and give it to the signer's."""
+    """Revoke the right to sign from every role but the owner, and grant it to the signer's."""
     cursor.execute(HOLDERS, [TABLE, settings.SIGNER_ROLE])
     for (role,) in cursor.fetchall():
         cursor.execute(statement("REVOKE INSERT ON {} FROM {}", role))
@@ -62,7 +62,7 @@ def reserve(cursor: Any) -> None:
 
 
 def statement(text: str, role: str) -> sql.Composed:
-    """Return the statement about the table of signatures and a role."""
+    """Return the SQL statement with the table of signatures and the role filled in."""
     return sql.SQL(text).format(sql.Identifier(TABLE), sql.Identifier(role))
 
 

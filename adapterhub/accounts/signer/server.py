@@ -53,7 +53,7 @@ class DecisionSerializer(serializers.Serializer[Any]):
 async def application(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """Answer `GET /healthz` and `POST /decisions`."""
+    """Answer `GET /healthz` and `POST /decisions`; 404 for others, 413 for a body over MOST_BYTES."""
     if scope["path"] == "/healthz":
         return await answer(send, 200, {})
     if (scope["method"], scope["path"]) != ("POST", "/decisions"):
@@ -65,7 +65,7 @@ async def application(
 
 
 async def read(receive: Callable[[], Awaitable[Message]]) -> bytes:
-    """Return the body, cut off behind the most that is allowed."""
+    """Return the request's body; of one that is too long only its beginning, still over MOST_BYTES."""
     body, more = b"", True
     while more and len(body) <= MOST_BYTES:
         message = await receive()
@@ -74,14 +74,14 @@ async def read(receive: Callable[[], Awaitable[Message]]) -> bytes:
 
 
 async def answer(send: Callable[[Message], Awaitable[None]], status: int, content: dict[str, Any]) -> None:
-    """Send an answer of JSON."""
+    """Send a response with this status and JSON content."""
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})
 
 
 def decided(body: bytes) -> tuple[int, dict[str, Any]]:
-    """Carry out a decision; return the status and the content of the answer."""
+    """Carry out a decision; return the status and the content of the answer, which for a domain error describes it."""
     close_old_connections()
     try:
         carry_out(parsed(body))
@@ -94,7 +94,7 @@ def decided(body: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """Return a decision that was sent as JSON. Raises Invalid."""
+    """Return a decision that was sent as JSON. Raises Invalid for another body or a missing field."""
     try:
         form = DecisionSerializer(data=json.loads(body))
     except ValueError:
@@ -106,9 +106,9 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 
 def carry_out(decision: dict[str, Any]) -> None:
-    """Verify the person, and decide in their name.
+    """Verify the session's person, and decide in their name.
 
-    Raises Invalid for what no kind of record knows, and whatever the sign-in and the record's verb raise.
+    Raises Invalid for an unknown kind, verb or record, and what the sign-in and the record's verb raise.
     """
     kind = KINDS.get(decision["kind"])
     if kind is None:
@@ -122,7 +122,7 @@ def carry_out(decision: dict[str, Any]) -> None:
 def request_of(decision: dict[str, Any]) -> HttpRequest:
     """Return a request of the session's person.
 
-    Raises NotAllowed for a session that is over, or that was not signed with the key of this installation.
+    Raises NotAllowed for a session that is over, or that was signed with the key of another installation.
     """
     request = HttpRequest()
     request.session = import_module(settings.SESSION_ENGINE).SessionStore(session_key=decision["session"])

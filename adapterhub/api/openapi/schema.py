@@ -49,7 +49,10 @@ KEY = {
 
 
 def with_null(schema: Any) -> Any:
-    """Convert nullable fields to the form of OpenAPI 3.1, which DRF's pages and our fragments give in that of 3.0."""
+    """Return the schema with nullable fields in the form of OpenAPI 3.1; DRF and our fragments give that of 3.0.
+
+    Empty defaults are left out.
+    """
     if isinstance(schema, list):
         return [with_null(part) for part in schema]
     if not isinstance(schema, dict):
@@ -127,7 +130,7 @@ REFUSALS = {
 
 
 def refusals(path: str, method: str) -> dict[str, Any]:
-    """Return the problem responses of the call by status; `code` tells the problems apart."""
+    """Return the problem responses that the call can have, by status; in them `code` tells the problems apart."""
     named = {"401", "403", "404", "422", "429", "503"}
     named |= set() if method == "get" else {"409", "413"}
     named |= {"412"} if (path, method) in GUARDED else set()
@@ -135,7 +138,7 @@ def refusals(path: str, method: str) -> dict[str, Any]:
 
 
 def tell_of_states(path: str, item: dict[str, Any]) -> None:
-    """Document ETags and conditional requests at the operations that have them."""
+    """Add ETags and conditional requests, in place, to the operations of the path that have them."""
     if path in STATES:
         item["get"]["responses"]["200"]["headers"] = ETAG
         item["get"]["responses"]["304"] = UNCHANGED
@@ -145,7 +148,10 @@ def tell_of_states(path: str, item: dict[str, Any]) -> None:
 
 
 def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """Add the shared parts to the description, as a postprocessing hook of drf-spectacular."""
+    """Add problems, examples, headers and statuses that calls share.
+
+    Returns the description for drf-spectacular's hook.
+    """
     result["components"]["schemas"]["Problem"] = PROBLEM
     for name, example in EXAMPLES.items():
         if name in result["components"]["schemas"]:

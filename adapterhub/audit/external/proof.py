@@ -17,7 +17,10 @@ FEW, ALL = 50, 10**9
 
 @dataclass(frozen=True)
 class Proof:
-    """The proof of one witness: the chain up to `sequence`, at `at`; or why it proves nothing now."""
+    """The proof of one witness.
+
+    The chain up to `sequence`, as of `at`, or in `trouble` the reason why there is none now.
+    """
 
     witness: str
     sequence: int = 0
@@ -27,7 +30,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a verification. `signed` is the sequence of the newest checkpoint of any kind."""
+    """The result of a verification of one chain. `signed` is the sequence of the database's newest checkpoint, or 0."""
 
     project: str
     events: int
@@ -37,17 +40,20 @@ class Verdict:
 
     @property
     def witnessed(self) -> int:
-        """The last event of which somebody outside has proof; 0 if nobody has."""
+        """Return the sequence of the last event of which somebody outside has proof; 0 if nobody has."""
         return min(self.events, max((proof.sequence for proof in self.proofs), default=0))
 
     @property
     def by_chain_alone(self) -> int:
-        """The number of events after it, which the chain alone holds together."""
+        """Return the number of events after the last witnessed one, of which only the chain itself is proof."""
         return self.events - self.witnessed
 
 
 def judged(project: Tenant | None, outside: list[SignedHead], newest: int = FEW) -> Verdict:
-    """Verify the chain against the database's checkpoints, those of the witnesses, and those given from `outside`."""
+    """Return the verdict on the chain, verified against the checkpoints of the database, the witnesses and `outside`.
+
+    `newest` is the number of checkpoints to ask each witness for.
+    """
     heads, proofs = witnessed(project, newest)
     if outside:
         proofs = [proof_by("checkpoints", outside), *proofs]
@@ -57,7 +63,10 @@ def judged(project: Tenant | None, outside: list[SignedHead], newest: int = FEW)
 
 
 def witnessed(project: Tenant | None, newest: int) -> tuple[list[SignedHead], list[Proof]]:
-    """Ask each witness for its checkpoints of the chain. One that is away proves nothing, and is named."""
+    """Return each witness' checkpoints of the chain, and what each proves.
+
+    One that is away is named with the trouble.
+    """
     heads: list[SignedHead] = []
     proofs = []
     for witness in configured():

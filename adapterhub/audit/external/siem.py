@@ -29,11 +29,14 @@ TIMEOUT_S = 10
 
 
 class NotTaken(Exception):
-    """The SIEM does not answer, or refuses; the message says why."""
+    """Raised if the SIEM does not answer or refuses; the message says why."""
 
 
 def follow() -> int:
-    """Send each chain's new events; return how many were taken. One that is away is asked again at the next round."""
+    """Send each chain's new events to the SIEM, if one is set; return how many were taken.
+
+    If it is away, that is logged, and the next call sends the rest.
+    """
     if not settings.AUDIT_SIEM:
         return 0
     taken = 0
@@ -46,7 +49,7 @@ def follow() -> int:
 
 
 def follow_chain(project: Tenant | None) -> int:
-    """Send a chain's events after the last one taken, batch by batch. Raises NotTaken."""
+    """Send a chain's events after the last one taken, batch by batch; return their number. Raises NotTaken."""
     follower, _ = Follower.objects.get_or_create(project=row_of(project))
     taken = 0
     while events := list(AuditEvent.objects.of_chain(project).filter(sequence__gt=follower.sequence)[:BATCH]):
@@ -59,7 +62,7 @@ def follow_chain(project: Tenant | None) -> int:
 
 
 def line_of(project: Tenant | None, event: AuditEvent) -> str:
-    """Return the event as a line of JSON."""
+    """Return the event as JSON text: chain, sequence, canonical text and both hashes."""
     link = event.as_link()
     return json.dumps(
         {
@@ -73,7 +76,10 @@ def line_of(project: Tenant | None, event: AuditEvent) -> str:
 
 
 def send(lines: Sequence[str]) -> None:
-    """Send lines to the SIEM of ADAPTERHUB_AUDIT_SIEM. Raises NotTaken, and ImproperlyConfigured for another scheme."""
+    """Send lines to the SIEM of ADAPTERHUB_AUDIT_SIEM by HTTPS or syslog.
+
+    Raises NotTaken, and ImproperlyConfigured for another scheme.
+    """
     parts = urlsplit(settings.AUDIT_SIEM)
     if parts.scheme == "https":
         post(settings.AUDIT_SIEM, parts.hostname or "", lines)
@@ -84,7 +90,7 @@ def send(lines: Sequence[str]) -> None:
 
 
 def post(url: str, host: str, lines: Sequence[str]) -> None:
-    """Post lines of JSON. Raises NotTaken for anything but a 2xx."""
+    """Post lines of JSON as one body. Raises NotTaken unless the response is 2xx."""
     headers = {"Content-Type": "application/x-ndjson"}
     if settings.AUDIT_SIEM_TOKEN:
         headers["Authorization"] = f"Bearer {settings.AUDIT_SIEM_TOKEN}"
@@ -117,14 +123,14 @@ def write(host: str, port: int, lines: Sequence[str], *, is_secure: bool) -> Non
 
 
 def end_of(connection: socket.socket) -> None:
-    """Tell the receiver that nothing more comes."""
+    """Tell the receiver of the connection that nothing more follows."""
     if isinstance(connection, ssl.SSLSocket):
         connection = connection.unwrap()
     connection.shutdown(socket.SHUT_WR)
 
 
 def framed(line: str) -> bytes:
-    """Return a syslog message with its length before it."""
+    """Return the line as a syslog message, with its length before it."""
     at = json.loads(json.loads(line)["event"])["at"]
     message = f"<{PRIORITY}>1 {at} - adapterhub - audit - \ufeff{line}".encode()
     return str(len(message)).encode() + b" " + message

@@ -23,11 +23,11 @@ QUERY, REPLY = "application/timestamp-query", "application/timestamp-reply"
 
 
 class NoTimestamp(Exception):
-    """The authority gave no token that holds; the message says why."""
+    """Raised if the authority gave no valid token; the message says why."""
 
 
 def stamp(url: str, message: bytes) -> bytes:
-    """Return the authority's response with its token for the message. Raises NoTimestamp."""
+    """Return the authority's response with its token for the message. Raises NoTimestamp if there is no valid one."""
     query = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
     host = urlsplit(url).hostname or ""
     try:
@@ -57,7 +57,10 @@ def holds(response: bytes, message: bytes) -> bool:
 
 
 def certificates() -> list[Certificate]:
-    """Read the authorities' certificates. Raises ImproperlyConfigured."""
+    """Return the trusted certificates of time-stamping authorities.
+
+    Raises ImproperlyConfigured if the file has none.
+    """
     path = settings.AUDIT_TSA_CERTIFICATES
     try:
         return load_pem_x509_certificates(Path(path).read_bytes())

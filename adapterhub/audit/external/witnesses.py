@@ -33,24 +33,24 @@ TABLE = """CREATE TABLE IF NOT EXISTS adapterhub_checkpoint (
 
 
 class Away(Exception):
-    """The witness does not answer, or refuses; the message says which one and why."""
+    """Raised if a witness does not answer or refuses; the message says which one and why."""
 
 
 class Witness(ABC):
-    """A place that keeps checkpoints; `name` stands in receipts and verdicts, without any secret."""
+    """A place outside that keeps checkpoints; `name`, without any secret, stands in receipts and verdicts."""
 
     name: str
 
     @abstractmethod
     def keep(self, point: Checkpoint) -> bytes:
-        """Keep a checkpoint; keeping it again changes nothing. Return the witness' receipt, if it gives one.
+        """Store a checkpoint; return the witness' receipt, or b"" if it gives none. Storing it again changes nothing.
 
         Raises Away.
         """
 
     @abstractmethod
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the newest signed checkpoints of a chain that the witness holds, oldest first. Raises Away."""
+        """Yield the `newest` signed checkpoints of a chain that the witness holds, oldest first. Raises Away."""
 
     def heads(self, project: Tenant | None, newest: int) -> list[SignedHead]:
         """Return the chain's checkpoints that the witness holds, their signatures verified. Raises Away, Unreadable."""
@@ -59,7 +59,7 @@ class Witness(ABC):
 
 
 class FolderWitness(Witness):
-    """A folder, such as a mounted share that takes new files alone."""
+    """A folder, such as a mounted share that accepts only new files."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.name = root, f"file:{root}"
@@ -83,7 +83,7 @@ class FolderWitness(Witness):
 
 
 class BucketWitness(Witness):
-    """A bucket of S3, with Object Lock where it has it."""
+    """A bucket of S3; objects are locked if it has Object Lock."""
 
     def __init__(self, address: str) -> None:
         self._address, self.name = address, address
@@ -118,7 +118,7 @@ class BucketWitness(Witness):
 
 
 class PostgresWitness(Witness):
-    """A second Postgres, whose role may insert and read; the table is made when it is missing."""
+    """A second Postgres database, whose role may insert and read; the table is created if it is missing."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -150,7 +150,7 @@ class PostgresWitness(Witness):
 
 
 class TimestampWitness(Witness):
-    """A time-stamping authority (RFC 3161): it signs the checkpoint's hash with its time, and keeps nothing."""
+    """A time-stamping authority (RFC 3161): it signs the checkpoint's hash with its time, and stores nothing."""
 
     def __init__(self, address: str) -> None:
         self._address = f"https://{address.removeprefix('tsa://')}"
@@ -164,7 +164,7 @@ class TimestampWitness(Witness):
             raise Away(f"{self.name}: {error}") from None
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the checkpoints whose token holds; the database may lose tokens, but cannot make one."""
+        """Yield the checkpoints whose token is valid: the database may lose tokens, but cannot make one."""
         receipts = Receipt.objects.filter(witness=self.name, checkpoint__project=row_of(project)).select_related(
             "checkpoint"
         )
@@ -189,7 +189,7 @@ def configured() -> list[Witness]:
 
 
 def witness_at(address: str) -> Witness:
-    """Return the witness at an address. Raises ImproperlyConfigured."""
+    """Return the witness at an address. Raises ImproperlyConfigured for an unknown kind."""
     kind = KINDS.get(urlsplit(address).scheme)
     if kind is None:
         known = ", ".join(f"{name}://" for name in KINDS)
@@ -198,14 +198,14 @@ def witness_at(address: str) -> Witness:
 
 
 def witness_all() -> int:
-    """Give each witness the checkpoints that it lacks, oldest first; return how many it took."""
+    """Give each witness the checkpoints that it lacks, up to BATCH; return how many were taken in all."""
     return sum(given_to(witness) for witness in configured())
 
 
 def given_to(witness: Witness) -> int:
-    """Give a witness what it lacks, up to BATCH, and return how many it took.
+    """Give a witness the oldest checkpoints that it lacks, up to BATCH, and return how many it took.
 
-    One that is away is asked again at the next round.
+    If it is away, that is logged, and the next call gives it the rest.
     """
     waiting = Checkpoint.objects.exclude(receipts__witness=witness.name).order_by("pk")[:BATCH]
     taken = 0

@@ -35,7 +35,7 @@ ADALORA_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on its way to PEFT's layout; `notes` say what was changed."""
+    """An adapter on its way to PEFT's layout; `notes` are sentences on what was changed."""
 
     tensors: Tensors
     config: dict[str, Any]
@@ -48,7 +48,10 @@ class Adapter:
 
 
 def from_mlx(adapter: Adapter) -> Adapter:
-    """Convert MLX: A (in, r) and B (r, out) are transposed, and the scale becomes alpha = scale * rank."""
+    """Convert an adapter of MLX; return any other unchanged.
+
+    A (in, r) and B (r, out) are transposed, and the scale becomes alpha = scale * rank.
+    """
     own = adapter.config.get("lora_parameters")
     matches = {name: match for name in adapter.tensors if (match := MLX.fullmatch(name))}
     if not isinstance(own, dict) or len(matches) < len(adapter.tensors):
@@ -76,9 +79,10 @@ def from_mlx(adapter: Adapter) -> Adapter:
 
 
 def from_torchtune(adapter: Adapter) -> Adapter:
-    """Rename torchtune's modules. Raises Ended for queries and keys of its own .pt files.
+    """Rename the modules of an adapter of torchtune; return any other unchanged.
 
-    Their rows are in another order; in its safetensors files they are in PEFT's.
+    Raises Ended for queries and keys in its .pt files, whose rows are in another order; in its safetensors files they
+    are in PEFT's.
     """
     matches = {name: match for name in adapter.tensors if (match := TORCHTUNE.fullmatch(name))}
     known = all(match["kind"] in TORCHTUNE_KINDS for match in matches.values())
@@ -98,7 +102,7 @@ def from_torchtune(adapter: Adapter) -> Adapter:
 
 
 def from_tinker(adapter: Adapter) -> Adapter:
-    """Rename tinker's `unembed_tokens`, which is the output embedding `lm_head`."""
+    """Rename tinker's `unembed_tokens` to `lm_head`, the output embedding; return any other adapter unchanged."""
     named = [name for name in adapter.tensors if ".unembed_tokens." in name]
     if not named:
         return adapter
@@ -107,9 +111,10 @@ def from_tinker(adapter: Adapter) -> Adapter:
 
 
 def from_adalora(adapter: Adapter) -> Adapter:
-    """Convert AdaLoRA exactly: its update (lora_alpha / init_r) B diag(E) A is that of a LoRA with A' = diag(E) A.
+    """Convert an AdaLoRA exactly; return any other adapter unchanged.
 
-    Rows that its rank pattern drops are left out, as PEFT does. Raises Ended for one without effect.
+    Its update (lora_alpha / init_r) B diag(E) A is that of a LoRA with A' = diag(E) A. Rows that its rank pattern drops
+    are left out, as in PEFT. Raises Ended for one without effect.
     """
     if adapter.config.get("peft_type") != "ADALORA":
         return adapter
@@ -133,7 +138,7 @@ def from_adalora(adapter: Adapter) -> Adapter:
 
 
 def pattern_rows(pattern: Any, module: str) -> np.ndarray | None:
-    """Return the rows that AdaLoRA's rank pattern keeps of a module; None if it names none."""
+    """Return a mask of the rows that AdaLoRA's rank pattern keeps of a module; None if it does not name the module."""
     for name, rows in pattern.items() if isinstance(pattern, dict) else ():
         if name.split(".lora_E")[0].removeprefix(PREFIX) == module.removeprefix(PREFIX) and isinstance(rows, list):
             return np.array(rows, bool)
@@ -150,7 +155,7 @@ def adalora_factors(sides: dict[str, RawTensor], rows: np.ndarray | None) -> tup
 
 
 def adalora_config(config: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
-    """Return the configuration of the LoRA that an AdaLoRA became: the scale of each module is PEFT's for AdaLoRA."""
+    """Return the configuration of the LoRA that an AdaLoRA became; the scale of each module is PEFT's for AdaLoRA."""
     start = config.get("init_r", 12)
     alpha = config.get("lora_alpha", 8)
     scale = (alpha if alpha > 0 else start) / (start + ADALORA_EPSILON)
@@ -168,7 +173,10 @@ def adalora_config(config: dict[str, Any], ranks: dict[str, int]) -> dict[str, A
 
 
 def with_pefts_names(adapter: Adapter) -> Adapter:
-    """Rename tensors that have another beginning, an adapter's name, or a wrapper's parts in their names."""
+    """Rename tensors with another prefix, an adapter's name or a wrapper's parts in their names, as PEFT names them.
+
+    Returns the adapter unchanged if there are none, or if two would get one name.
+    """
     tensors, renamed = {}, 0
     for name, tensor in adapter.tensors.items():
         match = LORA.fullmatch(WRAPPERS.sub("", name))
@@ -182,7 +190,7 @@ def with_pefts_names(adapter: Adapter) -> Adapter:
 
 
 def with_served_types(adapter: Adapter) -> Adapter:
-    """Convert float64 to float32, and 8-bit floats to float16, which holds each of them exactly."""
+    """Convert float64 to float32, and 8-bit floats to float16, which holds each of them exactly; others stay."""
     others = [name for name, tensor in adapter.tensors.items() if tensor.dtype not in ("F32", "F16", "BF16")]
     if not others:
         return adapter
@@ -192,7 +200,7 @@ def with_served_types(adapter: Adapter) -> Adapter:
 
 
 def served_type(tensor: RawTensor) -> RawTensor:
-    """Return the tensor in a type that engines load."""
+    """Return the tensor in a type that engines load; one of an unknown type unchanged."""
     if tensor.dtype == "F64":
         return RawTensor("F32", tensor.as_float32())
     if tensor.dtype.startswith("F8"):
@@ -211,7 +219,7 @@ STEPS: tuple[Callable[[Adapter], Adapter], ...] = (
 
 
 def converted(adapter: Adapter) -> Adapter:
-    """Return the adapter in PEFT's layout; one that has it already is returned as it is."""
+    """Return the adapter in PEFT's layout, with a note for each change. Raises Ended if it cannot be converted."""
     for step in STEPS:
         adapter = step(adapter)
     return adapter

@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 
 
 def main(source: str, target: str) -> int:
-    """Convert the file. Return 1 and print the reason if it holds something else than named tensors."""
+    """Convert PyTorch's file `source` to the safetensors file `target`; return 0.
+
+    Returns 1 and prints the reason on stderr if it has anything but named tensors.
+    """
     try:
         weights = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a foreign file; whatever is wrong with it is its sender's to know

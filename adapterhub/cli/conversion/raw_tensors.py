@@ -28,7 +28,7 @@ WIDTHS: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor: the type's name as in safetensors, and its elements; those of BF16 and F8 as bits."""
+    """A tensor: its type's name as in safetensors, and its elements; for BF16 and F8 their bits."""
 
     dtype: str
     values: np.ndarray
@@ -39,7 +39,7 @@ class RawTensor:
         return self.values.shape
 
     def transposed(self) -> RawTensor:
-        """Return the transposed matrix."""
+        """Return a transposed copy of the matrix."""
         return RawTensor(self.dtype, np.ascontiguousarray(self.values.T))
 
     def as_float32(self) -> np.ndarray:
@@ -53,7 +53,7 @@ class RawTensor:
 
 
 def small_floats(exponent_bits: int, mantissa_bits: int, *, has_infinity: bool) -> np.ndarray:
-    """Return the float32 value of each of the 256 numbers of an 8-bit format."""
+    """Return the float32 values of all 256 numbers of an 8-bit format, by their bits."""
     bias, top = 2 ** (exponent_bits - 1) - 1, 2**exponent_bits - 1
     values = []
     for bits in range(256):
@@ -78,7 +78,10 @@ Tensors = dict[str, RawTensor]
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """Read every tensor of a file. Raises Ended if it is no safetensors file or has other types of numbers."""
+    """Return every tensor of the file by name.
+
+    Raises Ended if it is no safetensors file or has other types of numbers.
+    """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MOST_HEADER_BYTES, path.stat().st_size - 8):
@@ -94,13 +97,16 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def kind_of(first: bytes) -> str:
-    """Return what a file is that should be safetensors, by its first bytes, and what to do."""
+    """Return, by a file's first bytes, what it is instead of safetensors and what to do, for an error message."""
     known = (sentence for magic, sentence in KINDS if first.startswith(magic))
     return next(known, "not a safetensors file: save the adapter with PEFT's save_pretrained.")
 
 
 def tensor_of(entry: dict[str, Any], body: bytes) -> RawTensor:
-    """Return the tensor of a header's entry. Raises KeyError for a type that no adapter has."""
+    """Return the tensor of a header's entry.
+
+    Raises KeyError for a type that no adapter has, ValueError for a wrong size.
+    """
     start, stop = entry["data_offsets"]
     values = np.frombuffer(body[start:stop], WIDTHS[entry["dtype"]]).reshape(entry["shape"])
     return RawTensor(entry["dtype"], values)

@@ -32,7 +32,7 @@ MOST_FILES = 1000
 
 @dataclass(frozen=True)
 class Prepared:
-    """PEFT's two files, ready to be sent, what was changed to make them, and the sha256 of the weights as they were."""
+    """A folder with PEFT's two files, notes on what was changed to make them, and the sha256 of the weights before."""
 
     folder: Path
     notes: tuple[str, ...]
@@ -41,7 +41,10 @@ class Prepared:
 
 @contextmanager
 def prepared(source: Path) -> Iterator[Prepared]:
-    """Find the adapter in a folder or archive and provide it in PEFT's layout. Raises Ended."""
+    """Find the adapter in a folder or archive and yield it in PEFT's layout, in a temporary folder if it was changed.
+
+    Raises Ended.
+    """
     with TemporaryDirectory() as scratch:
         folder, notes = source, []
         if source.is_file():
@@ -64,9 +67,11 @@ def prepared(source: Path) -> Iterator[Prepared]:
 
 
 def adapter_folder(folder: Path) -> Path:
-    """Return the folder with the adapter's files: this one, its newest checkpoint, or the only folder in it that has.
+    """Return the folder with the adapter's files.
 
-    Raises Ended.
+    This one, its newest checkpoint, or the only one inside that has them.
+
+    Raises Ended if there is none, or several.
     """
     if has_adapter(folder):
         return folder
@@ -95,7 +100,10 @@ def has_adapter(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the adapter's weights; none if there are none."""
+    """Return the files with the adapter's weights; [] if there are none.
+
+    Raises Ended for an index with missing files.
+    """
     for name in (WEIGHTS, MLX_WEIGHTS, *PICKLES):
         if (folder / name).is_file():
             return [folder / name]
@@ -103,7 +111,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """Return the files that an index names. Raises Ended for a missing one, and for a name that is a path."""
+    """Return the files that the index names. Raises Ended for a missing file, and for a name that is a path."""
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
     except (ValueError, LookupError, AttributeError, TypeError):
@@ -120,7 +128,7 @@ def is_plain(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Adapter:
-    """Read the adapter's files. Raises Ended."""
+    """Return the adapter in the folder. Raises Ended if a file cannot be read."""
     try:
         config: Any = json.loads((folder / CONFIG).read_bytes())
     except ValueError as error:
@@ -138,7 +146,7 @@ def read(folder: Path) -> Adapter:
 
 
 def from_pickle(path: Path) -> Tensors:
-    """Read PyTorch's file in a child process that unpickles tensors alone. Raises Ended."""
+    """Return the tensors in PyTorch's file, read by a child process that accepts nothing but tensors. Raises Ended."""
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / WEIGHTS
         command = [sys.executable, "-m", "adapterhub.cli.conversion.pickled", str(path), str(target)]
@@ -150,7 +158,7 @@ def from_pickle(path: Path) -> Tensors:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip or a tar: plain files alone, inside the target, within limits. Raises Ended."""
+    """Unpack a zip or a tar into the new folder `target`: only plain files, inside it, within limits. Raises Ended."""
     target.mkdir()
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
@@ -172,13 +180,16 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def require_small(archive: Path, sizes: list[int]) -> None:
-    """Check what an archive announces. Raises Ended."""
+    """Raise Ended if an archive announces too many files or bytes."""
     if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
         raise Ended(f"{archive} holds over {MOST_FILES} files or 16 GiB: unpack it and name the folder.", Exit.USAGE)
 
 
 def put(stream: IO[bytes], target: Path, name: str, size: int) -> None:
-    """Write an archive's file below the target. Raises Ended for a name that leads out of it, or a longer file."""
+    """Write an archive's file below the target.
+
+    Raises Ended for a name that leads out of it, or a size other than announced.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         raise Ended(f"The archive names {name!r}, which leads out of its folder.", Exit.USAGE)
@@ -191,7 +202,7 @@ def put(stream: IO[bytes], target: Path, name: str, size: int) -> None:
 
 
 def sha256_of(files: list[Path]) -> str:
-    """Return the sha256 of the files' bytes, one after the other."""
+    """Return the sha256, in hexadecimal, of the files' bytes, one after the other."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

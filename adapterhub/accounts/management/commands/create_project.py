@@ -25,9 +25,9 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
-        """Create the project unless it exists, and make `admin`, if named, its admin. Returns the slug.
+        """Create the project unless it exists, make `admin` its admin if named, and return the slug, which is printed.
 
-        Raises CommandError for an unknown user.
+        Raises CommandError for an unknown user; the project exists then.
         """
         project, created = Project.objects.get_or_create(slug=slug, defaults={"name": name or slug})
         if created:

@@ -36,7 +36,7 @@ class Command(BaseCommand):
     def handle(
         self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **_: Any
     ) -> str:
-        """Create the token and return its text. Raises CommandError naming the bad option."""
+        """Create the token and return its text, which is printed. Raises CommandError naming the wrong option."""
         tenant = Project.objects.filter(slug=project).first()
         if not 1 <= days <= tokens.LONGEST_DAYS:
             raise CommandError(f"--days {days}: choose 1 to {tokens.LONGEST_DAYS}.")
@@ -53,7 +53,10 @@ class Command(BaseCommand):
 
 
 def become_signer() -> None:
-    """Connect as the signer's database role where only that may make a token of scope admin. Raises CommandError."""
+    """Connect as the signer's database role if only that may sign.
+
+    Raises CommandError if that role is not configured.
+    """
     if may_sign_here():
         return
     if not settings.SIGNER_DATABASE:
@@ -89,5 +92,5 @@ def answering(project: Project, name: str | None, scopes: list[str]) -> User | N
 
 
 def known_projects() -> str:
-    """Return the slugs of all projects, for an error message."""
+    """Return the slugs of all projects, separated by commas, for an error message; `none yet` without any."""
     return ", ".join(Project.objects.values_list("slug", flat=True)) or "none yet"

@@ -18,12 +18,12 @@ SHORTEST = 12
 
 
 class Command(BaseCommand):
-    """Create a user if there is none of this name."""
+    """Create a user unless there is one of this name; update the role and mail address of one that exists."""
 
     help = "Create an administrator, or a member of a project, if there is none of this name."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the user's name, the file of the password, and the role."""
+        """Declare the user's name, the password's file, the mail address and the role."""
         parser.add_argument("name")
         # A file, since the arguments of a process can be read by everybody on the machine.
         parser.add_argument("--password-file", type=Path, required=True)
@@ -34,8 +34,8 @@ class Command(BaseCommand):
     def handle(self, *, name: str, password_file: Path, member: str, email: str = "", **_: Any) -> None:
         """Create the user: an administrator of the installation, or a `member` of a project with a role.
 
-        Of a user who exists only the role and the mail address change. Raises CommandError for a password that is too
-        short.
+        Of a user who exists only the role and the mail address change. Raises CommandError for a name with wrong
+        characters or a password that is too short.
         """
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:

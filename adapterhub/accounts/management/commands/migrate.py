@@ -8,6 +8,6 @@ class Command(migrate.Command):
     """Django's `migrate`, as the role that owns the tables."""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the connection `owner` unless another one is named."""
+        """Declare Django's arguments, with the connection `owner` as default."""
         super().add_arguments(parser)
         parser.set_defaults(database="owner")

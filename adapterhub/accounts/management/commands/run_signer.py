@@ -16,7 +16,7 @@ class Command(BaseCommand):
     help = "Verify people and carry out what they sign. DATABASE_URL names the signer's own role."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add where to listen."""
+        """Declare the socket, or the host and port, to listen on."""
         parser.add_argument("--socket", type=Path, help="Unix socket, for a web process on this machine")
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int)
@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def handle(self, *, socket: Path | None, host: str, port: int | None, **_: Any) -> None:
         """Serve on the socket, or on host and port, until a signal ends the process.
 
-        Raises CommandError unless one is named.
+        Raises CommandError unless exactly one of socket and port is named.
         """
         if (socket is None) == (port is None):
             raise CommandError("Name --socket, or --port and --host.")

@@ -13,7 +13,7 @@ class Command(BaseCommand):
     help = "Sign the head of every audit chain and store it outside the database."
 
     def handle(self, **_: Any) -> None:
-        """Seal the waiting events, then write a checkpoint of every chain."""
+        """Seal the waiting events, write a checkpoint of every chain, and print their paths."""
         access_log.seal()
         for point in checkpoints.write_all():
             self.stdout.write(f"checkpoints/{point.path}")

@@ -16,12 +16,15 @@ class Command(BaseCommand):
     help = "Write events (JSONL, CSV), checkpoints, public key and signed manifest of a project into a new folder."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the project and the new folder."""
+        """Declare the project and the folder, which must be new."""
         parser.add_argument("project", help="slug of the project")
         parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
 
     def handle(self, *, project: str, folder: Path, **_: Any) -> None:
-        """Seal the waiting events, write a checkpoint and the bundle."""
+        """Seal the waiting events, write a checkpoint, and write the bundle into the folder.
+
+        Raises CommandError for an unknown project or a folder that exists.
+        """
         owner = project_model().objects.filter(slug=project).first()
         if owner is None:
             raise CommandError(f"PROJECT {project!r}: there is no such project.")

@@ -19,19 +19,22 @@ class Command(BaseCommand):
     help = "Verify the hash chain of every project, against the checkpoints of the database and of a folder."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the folder of checkpoints and their public key."""
+        """Declare the folder of checkpoints and the public key that verifies them."""
         parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints stored outside the database")
         parser.add_argument("--public-key", type=Path, help="the key they were signed with; needed with --checkpoints")
 
     def handle(self, *, checkpoints: Path | None, public_key: Path | None, **_: Any) -> None:
-        """Report the faults of every chain. Raises CommandError if there is one."""
+        """Verify and report every chain. Raises CommandError if there is a fault."""
         outside = self.read(checkpoints, public_key) if checkpoints else []
         broken = sum(self.report(project, outside) for project in [None, *project_model().objects.all()])
         if broken:
             raise CommandError(f"{broken} events are not intact: compare them with a backup or an earlier export.")
 
     def read(self, folder: Path, public_key: Path | None) -> list[Checkpoint]:
-        """Read the checkpoints that were kept outside. Raises CommandError."""
+        """Return the checkpoints in the folder, verified.
+
+        Raises CommandError if they cannot be read or the key is missing.
+        """
         if public_key is None:
             raise CommandError("--public-key is missing: name the key that signed the checkpoints.", returncode=2)
         try:
@@ -51,7 +54,7 @@ class Command(BaseCommand):
         return len(verdict.faults)
 
     def tell_reach(self, name: str, verdict: Verdict) -> None:
-        """Print up to where proof outside this installation reaches, witness by witness."""
+        """Print up to which event each witness has proof, and how many events nobody outside has proof of."""
         for proof in verdict.proofs:
             proved = proof.trouble or f"event {proof.sequence}, signed {proof.at or 'never'}"
             self.stdout.write(f"{name}: witnessed by {proof.witness}: {proved}")

@@ -122,8 +122,8 @@ def copy_template(name: str) -> None:
     """On a busy machine an autovacuum worker stays in the template for longer than the 5 s that Postgres waits."""
     for _ in range(10):
         with suppress(OperationalError):
-            return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
-    return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+            return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
+    return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
 
 
 def owner_executes(statement: str) -> None:

@@ -30,7 +30,7 @@ def queue_of(task: str) -> str:
     return str(app.amqp.router.route({}, task)["queue"].name)
 
 
-@pytest.mark.parametrize("task", own_tasks())
+@pytest.mark.parametrize("task", sorted(own_tasks()))
 def test_a_task_ends_in_time_and_goes_to_a_queue_that_is_served(task: str) -> None:
     known = app.tasks[task]
     soft, hard = (getattr(known, name) or app.conf[f"task_{name}"] for name in ("soft_time_limit", "time_limit"))

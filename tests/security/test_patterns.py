@@ -36,9 +36,9 @@ def test_a_draft_with_a_pattern_that_unfolds_is_refused_at_once(
         "draft": True,
         "checks": {check: pattern},
     }
-    before, began = peak_kb(), time.monotonic()
+    before, began = peak_kb(), time.process_time()
     answer = client(ci).post("/api/v1/rollouts/", body)
-    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+    assert (time.process_time() - began, peak_kb() - before) < (1, 20_000)
     assert problem(answer, 422, "bad_check")["errors"][0]["field"] == f"checks.{check}"
     assert not Rollout.objects.exists()
 
@@ -47,9 +47,9 @@ def test_a_draft_with_a_pattern_that_unfolds_is_refused_at_once(
 @pytest.mark.parametrize("pattern", UNFOLDING)
 def test_an_evaluation_with_such_a_pattern_is_refused_at_once(ci: str, version: AdapterVersion, pattern: str) -> None:
     body = {"project": "eu", "version": version.served_name, "prompts": ["x"], "pattern": pattern[:200]}
-    before, began = peak_kb(), time.monotonic()
+    before, began = peak_kb(), time.process_time()
     problem(client(ci).post("/api/v1/evaluations/", body), 422, "bad_pattern")
-    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+    assert (time.process_time() - began, peak_kb() - before) < (1, 20_000)
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -87,18 +87,18 @@ def test_a_schema_that_could_run_without_end_is_refused_unread(
 
 @pytest.mark.threat("D15")
 def test_no_text_makes_a_pattern_slow() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert judged(Checks(refusal=r"(a+)+$", format=r"(a|aa)+b"), TEXT)["refusal"] is False
     assert matches(TEXT, r"(a*)*b") == 0
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.threat("D15")
 @pytest.mark.parametrize("pattern", UNFOLDING)
 def test_one_that_a_table_brings_says_nothing_and_takes_nothing(pattern: str) -> None:
-    before, began = peak_kb(), time.monotonic()
+    before, began = peak_kb(), time.process_time()
     assert judged(Checks(refusal=pattern), TEXT) == {"empty": False}
-    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+    assert (time.process_time() - began, peak_kb() - before) < (1, 20_000)
 
 
 @pytest.mark.threat("D15")

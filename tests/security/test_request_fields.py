@@ -180,9 +180,9 @@ HARD = ["(" * 100_000, "a{999}" * 50_000, "[" * 100_000, "[\\]" * 30_000, "{1" *
 
 @pytest.mark.parametrize("pattern", HARD, ids=range(len(HARD)))
 def test_measuring_takes_no_time(pattern: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     unfolded(pattern)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.threat("D31")

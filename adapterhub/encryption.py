@@ -14,7 +14,7 @@ SEALED_FOR_US = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 def box(purpose: str) -> Fernet:
-    """Return the cipher of a purpose. Its key is derived from ADAPTERHUB_SECRET_KEY and not stored in the database.
+    """Return the cipher of a purpose, with a key derived from ADAPTERHUB_SECRET_KEY, which is not in the database.
 
     A stolen copy of the database cannot be decrypted; after a change of the key, neither can the original.
     """
@@ -22,10 +22,10 @@ def box(purpose: str) -> Fernet:
 
 
 def private_key(purpose: str) -> X25519PrivateKey:
-    """Return the private key of a purpose, which decrypts what other processes encrypted with its public half."""
+    """Return the private key of a purpose, which decrypts what other processes encrypt with its public half."""
     return X25519PrivateKey.from_private_bytes(key_for(purpose))
 
 
 def key_for(purpose: str) -> bytes:
-    """Derive the key of a purpose from Django's secret key."""
+    """Return the 32 bytes of a purpose's key, derived from Django's secret key."""
     return salted_hmac(f"adapterhub.{purpose}", b"", algorithm="sha256").digest()

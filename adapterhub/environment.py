@@ -203,7 +203,7 @@ TABLE = {
 def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """Return the variable's text, or its default when it is empty or not set.
 
-    For a secret, `NAME_FILE` may name a file to read the value from.
+    For a secret, `NAME_FILE` may name a file with the value. Raises BadSetting if that cannot be read.
     """
     setting = TABLE[name]
     if setting.secret and (path := environ.get(f"{name}_FILE")):
@@ -212,7 +212,7 @@ def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def contents(name: str, path: str) -> str:
-    """Return the stripped text of the file that a variable names. Raises BadSetting."""
+    """Return the text, without surrounding spaces, of the file that a variable names. Raises BadSetting."""
     try:
         return Path(path).read_text().strip()
     except OSError as error:
@@ -233,7 +233,7 @@ def flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:
-    """Return the variable if it is one of `choices` or empty. Raises BadSetting."""
+    """Return the variable if it is one of `choices` or empty. Raises BadSetting for another value."""
     text = read(name, environ)
     if text and text not in choices:
         raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one of them, or unset it.")
@@ -256,7 +256,7 @@ def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def engine_hosts(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return where replicas may be; by default at the addresses of the embedded engines. Raises BadSetting."""
+    """Return the HOST:PORT at which replicas may be; by default those of the embedded engines. Raises BadSetting."""
     first, count = integer("ADAPTERHUB_ENGINE_PORT", environ), integer("ADAPTERHUB_ENGINES", environ)
     hosts = ("127.0.0.1", "localhost", "[::1]", read("ADAPTERHUB_HOST", environ))
     embedded = [f"{host}:{first + engine}" for engine in range(count) for host in hosts]
@@ -269,7 +269,7 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def roles(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, list[tuple[str, str]]]:
-    """Parse `group=project:role,...` into {group: [(project, role)]}. Raises BadSetting."""
+    """Return `group=project:role,...` as {group: [(project, role)]}. Raises BadSetting."""
     granted: dict[str, list[tuple[str, str]]] = {}
     for entry in words(name, environ):
         group, _, grant = entry.rpartition("=")

@@ -26,11 +26,11 @@ LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:
 
 
 class Forbidden(ValueError):
-    """Raised for an address that requests may not go to; the message names it and the reason."""
+    """Raised for an address to which requests may not go; the message names it and the reason."""
 
 
 def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> tuple[str, str]:
-    """Return the URL with its host name resolved to a public address, and the host name. Raises Forbidden.
+    """Return the https URL with its host name resolved to a public address, and the host name. Raises Forbidden.
 
     `allowed` are host names. `may_be_inside` permits an address in the own network; only for hosts that operators set.
     """
@@ -50,11 +50,11 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
 
 
 def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
-    """Check that a replica may have this address, and return its endpoints: each resolved address with port and path.
+    """Return the endpoints of a replica's address: each resolved address with port and path. Raises Forbidden.
 
     `allowed` are hosts, hosts with a port, domains (`.engines.example`), and networks, in which every address must lie.
     An engine may be in the own network and speak http, for an operator listed it; a link-local address, where clouds
-    keep their credentials, must be listed itself. Raises Forbidden, which does not tell where a name leads.
+    keep their credentials, must be listed itself. The error does not reveal to what a name resolves.
     """
     if (target := target_of(url)) is None:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
@@ -68,7 +68,7 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
 
 
 def canonical(address: str) -> str:
-    """Return the address, or `this machine` for each of its own: loopback, unspecified, or of an interface."""
+    """Return the address, or `this machine` for one of its own: loopback, unspecified, or of an interface."""
     ip = ipaddress.ip_address(address)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
@@ -81,9 +81,9 @@ def canonical(address: str) -> str:
 
 
 def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
-    """Resolve the host to its lowest address.
+    """Return the lowest of the host's addresses.
 
-    Raises Forbidden if it has none, or if one of its addresses is not public and `may_be_inside` is False.
+    Raises Forbidden if it has none, or if one of them is not public and `may_be_inside` is False.
     """
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
@@ -111,15 +111,18 @@ def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress
 
 
 def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None, **client: Any) -> int:
-    """POST the body and return the status of the response; redirects are not followed. Raises Forbidden."""
+    """Send a POST to an allowed host and return the response's status; redirects are not followed.
+
+    Raises Forbidden, and httpx.HTTPError.
+    """
     with sent(pinned(url, allowed), body, headers, **client) as answer:
         return answer.status_code
 
 
 def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: Any) -> tuple[int, bytes]:
-    """POST the body to a host that an operator set; return the status and the content of the response.
+    """Send a POST to a host that an operator set; return the status and the content of the response.
 
-    Raises Forbidden, and httpx.HTTPError also for a response that is too long or takes too long.
+    Raises Forbidden, and httpx.HTTPError, also for a response over MOST_BYTES or LONGEST_S seconds.
     """
     end = time.monotonic() + LONGEST_S
     with sent(pinned(url, [host], may_be_inside=True), body, headers, **client) as answer:
@@ -132,7 +135,7 @@ def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: 
 
 
 def trusting(certificates: str) -> ssl.SSLContext:
-    """Return a TLS context that trusts public authorities and those of a file in PEM, if one is named."""
+    """Return a TLS context that trusts public authorities and, if a file in PEM is named, those in it."""
     context = ssl.create_default_context()
     if certificates:
         context.load_verify_locations(certificates)
@@ -143,7 +146,7 @@ def trusting(certificates: str) -> ssl.SSLContext:
 def sent(
     target: tuple[str, str], body: bytes, headers: dict[str, str] | None, **client: Any
 ) -> Iterator[httpx.Response]:
-    """POST the body to the resolved address and yield the response while it streams."""
+    """Send a POST to the resolved address and yield the response while it streams. Raises httpx.HTTPError."""
     url, host = target
     headers = {**(headers or {}), "Host": host}
     with (

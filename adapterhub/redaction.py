@@ -29,22 +29,22 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redacted(text: str) -> str:
-    """Return the text without tokens, passwords in URLs and fields, and private keys."""
+    """Return the text with tokens, private keys, and passwords in URLs and fields replaced."""
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     return text
 
 
 class Redacting(logging.Formatter):
-    """A formatter that hides secrets in the finished line, so that arguments and tracebacks are covered too.
+    """A log formatter that hides secrets in the finished text, so that arguments and tracebacks are covered too.
 
     Control characters of a message are escaped: it stays one line.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the message with control characters escaped, so that no text forges a line."""
+        """Return the message with control characters escaped, so that no text forges a line of the log."""
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record without secrets."""
+        """Return the formatted record without secrets."""
         return redacted(super().format(record))

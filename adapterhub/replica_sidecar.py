@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """The proxy of one engine. `folder` is the hub's folder of served versions, at the same path on this machine."""
+    """The proxy before one engine, which fetches the adapters to load.
+
+    `folder` is the hub's folder of served versions, at the same path on this machine.
+    """
 
     def __init__(self, store: ArtifactStore, folder: Path, engine: str) -> None:
         self._store, self._folder, self._engine = store, folder, engine.rstrip("/")
@@ -47,14 +50,17 @@ class Agent:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Keep one HTTP session while the application runs."""
+        """Hold one HTTP session open while the application runs."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
             yield
 
     async def load(self, request: Request) -> Response:
-        """Fetch the artifact and forward the load request. One that does not match its digest is refused: 404."""
+        """Fetch the adapter's artifact, verify it, and forward the load request; return the engine's response.
+
+        400 for a path elsewhere, 404 for an artifact that is missing or damaged, 503 if the store does not respond.
+        """
         try:
             path = Path(json.loads(await request.body())["lora_path"])
         except (ValueError, KeyError, TypeError):
@@ -88,7 +94,7 @@ class Agent:
 
 
 async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the response's chunks; close it in every case, so that the engine stops when the caller disconnects."""
+    """Yield the response's chunks; it is closed in any case, so that the engine stops when the caller disconnects."""
     try:
         async for chunk in answer.content.iter_any():
             yield chunk
@@ -97,7 +103,7 @@ async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def failure(status: int, message: str) -> Response:
-    """Return an error response in the format of the engines."""
+    """Return an error response in the engines' format."""
     return JSONResponse({"error": {"message": message, "type": "Sync", "param": None, "code": status}}, status)
 
 

@@ -32,9 +32,9 @@ def temporary_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
 
 @contextmanager
 def temporary_file(parent: Path) -> Iterator[IO[bytes]]:
-    """Yield a nameless temporary file, which stays open for the caller, at position 0. Raises OutOfSpace.
+    """Yield a nameless temporary file; after the block it stays open for the caller, at position 0. Raises OutOfSpace.
 
-    After an error it is closed here: what was not written yet would fail once more when it is collected.
+    After an error it is closed here: bytes that were not written would fail once more when it is collected.
     """
     with space_in(parent):
         file = tempfile.TemporaryFile(dir=parent)  # noqa: SIM115 - the caller closes it
@@ -49,7 +49,7 @@ def temporary_file(parent: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a folder or file, which ends with this process: `sweep` leaves it alone."""
+    """Hold a lock on a folder or file during the block, so that `sweep` spares it; it ends with this process."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -59,14 +59,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> None:
-    """Delete the temporary files and folders in `parent` whose process is gone."""
+    """Delete the temporary files and folders in `parent` that match the pattern and whose process has ended."""
     for path in parent.glob(pattern):
         if is_left_behind(path):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def is_left_behind(path: Path) -> bool:
-    """Return True if nobody holds the folder or file, and it is not so young that somebody may be about to."""
+    """Return True if nobody holds a lock on the folder or file, and it is over YOUNG_S seconds old.
+
+    A younger one may be about to be locked.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -82,7 +85,7 @@ def is_left_behind(path: Path) -> bool:
 
 @contextmanager
 def space_in(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk into OutOfSpace, which names the folder."""
+    """Convert the error of a full disk in the block to OutOfSpace, which names the folder."""
     try:
         yield
     except OSError as error:
@@ -92,7 +95,7 @@ def space_in(folder: Path) -> Iterator[None]:
 
 
 def out_of_space(folder: Path) -> OutOfSpace:
-    """Return the error that names the folder."""
+    """Return the OutOfSpace that names the folder."""
     return OutOfSpace(f"The disk of {folder} is full and nothing was kept: make room there, then try again.")
 
 
@@ -107,16 +110,19 @@ def is_full(error: OSError) -> bool:
 
 
 def require_space(folder: Path, log: str) -> None:
-    """Check whether a child process that failed had no space in the folder. Raises OutOfSpace.
+    """Raise OutOfSpace if a child process failed because the folder's disk was full.
 
-    `log` is what the child said, as far as the disk took it.
+    `log` is its output, as far as the disk took it. A disk with almost no space left counts, too.
     """
     if any(os.strerror(code) in log for code in FULL) or shutil.disk_usage(folder).free < 2**16:
         raise out_of_space(folder.parent)
 
 
 def heal(partial: Path, target: Path) -> None:
-    """Replace the files of a damaged folder one by one, so that it never vanishes under whoever has loaded from it."""
+    """Replace the files of a damaged folder one by one, so that it never vanishes under a process that uses it.
+
+    Files that `partial` does not have are deleted.
+    """
     intact = {path.relative_to(partial) for path in partial.rglob("*") if path.is_file()}
     for surplus in [path for path in target.rglob("*") if path.is_file() and path.relative_to(target) not in intact]:
         surplus.unlink()
@@ -127,13 +133,13 @@ def heal(partial: Path, target: Path) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Have the disk keep every file of the folder and their names."""
+    """Make the disk keep every file of the folder, and their names, also after a loss of power."""
     for path in [*folder.rglob("*"), folder]:
         flush_entry(path)
 
 
 def flush_entry(path: Path) -> None:
-    """Have the disk keep a file's bytes, or the names in a folder."""
+    """Make the disk keep a file's bytes, or the names in a folder."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -142,7 +148,7 @@ def flush_entry(path: Path) -> None:
 
 
 def appear(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`. If a concurrent writer was first, keep its folder, which holds the same bytes."""
+    """Rename `partial` to `target`. If a concurrent writer was first, its folder, with the same bytes, stays."""
     try:
         os.rename(partial, target)
     except OSError:

@@ -16,7 +16,7 @@ HOME = env.home()
 
 
 def kept_secret_key() -> str:
-    """Return the secret key kept in the data folder; generated once, readable by its owner only."""
+    """Return the secret key in the data folder; on the first call it is generated, readable by its owner only."""
     path = HOME / "secret-key"
     if not path.exists():
         HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def kept_secret_key() -> str:
 
 
 def origin(url: str) -> str:
-    """Return the scheme and host of a URL."""
+    """Return the scheme, host and port of a URL, as `https://host:port`."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 

@@ -17,7 +17,7 @@ enclosing: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 def start(process: str) -> None:
-    """Start exporting spans of this process and of the Celery tasks that it sends or runs, if a collector is set."""
+    """If a collector is set, export the spans of this process and of the Celery tasks that it sends or runs."""
     if telemetry.is_on():
         from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
@@ -26,7 +26,7 @@ def start(process: str) -> None:
 
 
 def continued(header: str) -> str:
-    """Return a traceparent with a new span in the caller's trace, or in a new trace when the header holds none."""
+    """Return the traceparent of the current span; without one, a new span in the header's trace, or in a new trace."""
     if span := telemetry.here():
         return span
     match = FORM.fullmatch(header)
@@ -35,11 +35,11 @@ def continued(header: str) -> str:
 
 
 def here() -> str:
-    """Return the traceparent of the current work; empty outside of a trace."""
+    """Return the traceparent of the current span or request; empty outside of a trace."""
     return telemetry.here() or enclosing.get()
 
 
 def nearest(traceparent: str) -> str:
-    """Return this thread's span if it belongs to the given trace or none is given, else the given traceparent."""
+    """Return this thread's span if it belongs to the given trace or none is given; else the given traceparent."""
     span = telemetry.here()
     return span if not traceparent or span[:35] == traceparent[:35] else traceparent

@@ -11,7 +11,7 @@ from serving_client.http_protocol import BoundedConnection, Connections, bounded
 
 
 def main() -> None:
-    """Serve until a signal ends the process."""
+    """Run the web process until a signal ends it."""
     parser = argparse.ArgumentParser(prog="python -m adapterhub.web", description="AdapterHub's web process.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def connections() -> Connections:
-    """Return the bounds of connections that the environment sets."""
+    """Return the limits of connections that the environment sets, within what open files allow."""
     return Connections(
         bounded_by_files(environment.integer("ADAPTERHUB_CONNECTIONS", least=1, most=2**20)),
         environment.integer("ADAPTERHUB_CONNECTIONS_PER_ADDRESS"),

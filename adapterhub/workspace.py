@@ -22,12 +22,12 @@ WAIT_S = 10.0
 
 
 def store() -> ArtifactStore:
-    """Open the installation's artifact store."""
+    """Return the installation's artifact store."""
     return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
 
 
 def work_folder() -> Path:
-    """Return the folder for work in progress; creates it on the first call, with access for this user only."""
+    """Return the folder for work in progress; if missing, it is created, with access for this user only."""
     folder: Path = settings.WORK_DIR
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
@@ -35,13 +35,13 @@ def work_folder() -> Path:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield a folder of its own in the work folder; delete it afterwards. Raises OutOfSpace when the disk is full."""
+    """Yield a new folder in the work folder; it is deleted afterwards. Raises OutOfSpace when the disk is full."""
     with scratch_files.temporary_folder(work_folder()) as folder:
         yield folder
 
 
 def sweep_work_folder() -> None:
-    """Delete what killed processes left behind in the work folder and in a store on this host."""
+    """Delete temporary files of killed processes in the work folder, the models' folders, and a store on this host."""
     scratch_files.sweep(work_folder())
     for parent in (work_folder(), settings.MODELS_DIR, settings.SERVED_DIR, Path(settings.ARTIFACT_STORE)):
         for pattern in (".partial-copy-*", "*/.partial-copy-*"):
@@ -50,9 +50,9 @@ def sweep_work_folder() -> None:
 
 @contextmanager
 def place_for_child(project_id: int) -> Iterator[None]:
-    """Hold one of the places for child processes that requests wait for, of the project and of this host.
+    """Hold a place among the child processes that requests wait for, of the project and of this host, during the block.
 
-    A place is a locked file, which is free as soon as its process is gone. Raises TooMany when all are taken.
+    A place is a locked file, which is free as soon as its process has ended. Raises TooMany when all are taken.
     """
     with ExitStack() as places:
         places.enter_context(one_of(f"project-{project_id}", settings.PROJECT_CHILDREN, "this project"))
@@ -62,7 +62,10 @@ def place_for_child(project_id: int) -> Iterator[None]:
 
 @contextmanager
 def one_of(name: str, count: int, whose: str) -> Iterator[None]:
-    """Hold one of `count` places of the name; 0 means no limit. Raises TooMany."""
+    """Hold one of `count` places with the name during the block; 0 means no limit.
+
+    Raises TooMany when all are taken.
+    """
     file = free_place(name, count) if count else None
     if count and file is None:
         raise TooMany(
@@ -77,7 +80,7 @@ def one_of(name: str, count: int, whose: str) -> Iterator[None]:
 
 
 def free_place(name: str, count: int) -> IO[str] | None:
-    """Return the locked file of a free place, or None."""
+    """Return the file of a free place, open and locked; None if all `count` are taken."""
     folder = settings.HOME / "places"
     for number in range(count):
         with scratch_files.space_in(folder):
@@ -93,7 +96,7 @@ def free_place(name: str, count: int) -> IO[str] | None:
 
 
 class WorkFolderFile(TemporaryUploadedFile):
-    """A large upload in the work folder, whose file is locked until this process is gone."""
+    """A large upload in the work folder, whose file is locked until this process ends."""
 
     def __init__(
         self, name: str, content_type: str | None, size: int, charset: str | None, extra: dict[str, Any] | None = None
@@ -105,16 +108,16 @@ class WorkFolderFile(TemporaryUploadedFile):
 
 
 class WorkFolderUploadHandler(TemporaryFileUploadHandler):
-    """Django's handler of large uploads, whose files lie in the work folder. Raises OutOfSpace when it is full."""
+    """Django's handler of large uploads, with files in the work folder. Raises OutOfSpace when its disk is full."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
-        """Create the file."""
+        """Create the file. Raises OutOfSpace."""
         FileUploadHandler.new_file(self, *args, **kwargs)
         with scratch_files.space_in(work_folder()):
             self.file = WorkFolderFile(str(self.file_name), self.content_type, 0, self.charset, self.content_type_extra)
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
-        """Write a chunk; delete the file when there is no room for it."""
+        """Write a chunk; close the file, which deletes it, and raise OutOfSpace when the disk is full."""
         try:
             with scratch_files.space_in(work_folder()):
                 super().receive_data_chunk(raw_data, start)
@@ -125,6 +128,6 @@ class WorkFolderUploadHandler(TemporaryFileUploadHandler):
             raise
 
     def file_complete(self, file_size: int) -> Any:
-        """Return the complete file."""
+        """Return the complete file. Raises OutOfSpace."""
         with scratch_files.space_in(work_folder()):
             return super().file_complete(file_size)

@@ -308,7 +308,7 @@ class TheRollout:
         return self.plan_rollout(state, wanted.alias)
 
     def plan_rollout(self, state: State, name: str) -> Change | None:
-        """Return the rollout to open; None if it is under way or done. Raises Ended if one failed."""
+        """Return the rollout to open; None if it is in progress or done. Raises Ended if one of this version failed."""
         alias = known(state.alias)
         query = calls.rollouts(state.named(name), candidate=state.version or "")
         rollout = state.newest(query, lambda row: row["status"] not in ("draft", "discarded"))
@@ -326,7 +326,7 @@ class TheRollout:
         return Change("open", "rollout", name, f"it serves {alias['version']}")
 
     def do(self, state: State) -> None:
-        """Create the alias, or open the rollout."""
+        """Create the alias if there is none, else open the rollout."""
         wanted, version = known(state.declared.rollout), known(state.version)
         if state.alias is None:
             quorum = state.declared.gates.quorum if state.declared.gates else None
@@ -346,7 +346,7 @@ STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the result of the declaration: the ids of what exists, what the alias serves, and the rollout."""
+    """Return the ids of what exists of the declaration, what the alias serves, and the rollout, for --json."""
     return {
         "adapter": state.declared.adapter.slug,
         "dataset": state.dataset,

@@ -22,7 +22,7 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help
 
 
 def mixed(api: Client, project: str, pair: str, timeout_s: float) -> dict[str, Any]:
-    """Parse `DATASET=WEIGHT` and upload a named file. Raises Ended."""
+    """Return the dataset's id and weight in `DATASET=WEIGHT`; a named file is uploaded. Raises Ended."""
     data, _, weight = pair.rpartition("=")
     try:
         return {"dataset": dataset_of(api, project, data, timeout_s), "weight": float(weight)}
@@ -31,7 +31,7 @@ def mixed(api: Client, project: str, pair: str, timeout_s: float) -> dict[str, A
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """Parse `name=value` pairs; a value is JSON if it can be parsed so, else text. Raises Ended."""
+    """Return `name=value` pairs as a dict; a value is JSON if it can be parsed so, else text. Raises Ended."""
     parsed = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -42,7 +42,7 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def value_of(text: str) -> Any:
-    """Parse the text as JSON, else return it as text."""
+    """Return the text parsed as JSON; if that fails, the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def require_no_worse(metrics: dict[str, Any], version: str, against: str) -> None:
-    """Check that the version is not worse, by the same rule as the promotion. Raises Ended.
+    """Raise Ended if the version is measured to be worse than `against`, by the same rule as for a promotion.
 
     It is worse when the whole interval of the difference in loss is above zero.
     """

@@ -21,7 +21,7 @@ CHANGED_S, SAME_S = 10.0, 60.0
 
 
 class Follower:
-    """A display of the status of one job."""
+    """A display of the progress of one object, as a bar on a terminal, else as lines on stderr."""
 
     def __init__(self, name: str, bar: Progress, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.bar, self.clock = name, bar, clock
@@ -31,9 +31,10 @@ class Follower:
         self.status, self.text = "", ""
 
     def update(self, resource: dict[str, Any]) -> None:
-        """Show the object's progress.
+        """Show the object's progress, and on a change of status what somebody has to do.
 
-        Off a terminal print a line for each change of status, for other progress every 10 s, and every minute anyway.
+        Without a terminal a line is printed for each change of status, for other progress every 10 s, and every minute
+        anyway.
         """
         done, total, status = state_of(resource)
         self.bar.update(self.task, completed=done, total=total, status=status)
@@ -54,7 +55,10 @@ class Follower:
 
 
 def state_of(resource: dict[str, Any]) -> tuple[float, float | None, str]:
-    """Return the progress, its total (None: not known), and the status in words."""
+    """Return the progress, its total (None.
+
+    Not known), and the status in words; for a rollout the share in percent of 100.
+    """
     status = str(resource["status"]).replace("_", " ")
     if "weight" in resource:
         signing = ", waits for signatures" if resource.get("waits_for_signature") else ""
@@ -75,7 +79,7 @@ def progress_in_words(resource: dict[str, Any]) -> str:
 
 @contextmanager
 def following(name: str) -> Iterator[Follower]:
-    """Provide a progress bar on standard error."""
+    """Yield a display of progress, with a bar on standard error."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -83,7 +87,10 @@ def following(name: str) -> Iterator[Follower]:
 
 
 def until_over(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
-    """Follow the object until it has ended, well or not, or is paused, and return it. Raises TimedOut."""
+    """Poll the object until it has ended, well or not, or is paused, and return it.
+
+    Raises TimedOut after `timeout_s`.
+    """
     with following(name) as follower:
         for answer in api.poll(call, timeout_s):
             follower.update(cast(dict[str, Any], answer))
@@ -93,7 +100,10 @@ def until_over(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
 
 
 def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
-    """Follow the object until it has ended. Raises TimedOut, and Failed when it did not end well or is paused."""
+    """Poll the object until it has ended, and return it.
+
+    Raises TimedOut, and Failed when it did not end well or is paused.
+    """
     answer = until_over(api, call, name, timeout_s)
     require_good(answer, name)
     return answer

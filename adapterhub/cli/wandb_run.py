@@ -37,7 +37,7 @@ def write_offline(run: dict[str, Any], steps: list[dict[str, Any]], folder: Path
 
 
 def main(arguments: list[str]) -> int:
-    """Write the run and steps that a JSON file holds; print the folder to sync."""
+    """Write the run and steps in a JSON file into a folder, print the folder to sync, and return 0."""
     stored = json.loads(Path(arguments[0]).read_bytes())
     sys.stdout.write(f"{write_offline(stored['run'], stored['steps'], Path(arguments[1]))}\n")
     return 0

@@ -42,9 +42,10 @@ File = str | PathLike[str]
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request below /api/v1/ whose response has the type T. `files` are sent as multipart, with `body` as fields.
+    """A request below /api/v1/ whose response has the type T; nothing is sent before a client's `send`.
 
-    `reading` returns the call that reads the object of a response again, to follow what it began.
+    `files` are sent as multipart, with `body` as fields. `reading` returns the call that reads the object of a response
+    again, to follow what it began.
     """
 
     method: str
@@ -56,31 +57,31 @@ class Call(Generic[T]):
 
 
 def get(path: str, **params: str) -> Call[Any]:
-    """Return a call that reads."""
+    """Return a GET call with these query parameters."""
     return Call("GET", path, params=params)
 
 
 def post(path: str, **body: Any) -> Call[Any]:
-    """Return a call that creates or acts."""
+    """Return a POST call with these fields as its JSON body."""
     return Call("POST", path, body)
 
 
 def following(call: Call[T], reading: Callable[[Any], Call[Any]]) -> Call[T]:
-    """Return the call with the one that reads its object again."""
+    """Return the call with `reading`, which returns the call that reads its object again."""
     return replace(call, reading=reading)
 
 
 def page_after(call: Call[Page[Row]], page: Page[Row]) -> Call[Page[Row]] | None:
     """Return the call of the list's next page; None after the last.
 
-    Only the query of the link is used, so that the token is sent to the client's own address alone.
+    Of the server's link only the query is used, so that the token is sent to the client's own address alone.
     """
     query = urlsplit(page["next"] or "").query
     return replace(call, params=dict(parse_qsl(query))) if query else None
 
 
 def part(name: str) -> str:
-    """Return the name percent-encoded as a single path segment, whatever characters it holds."""
+    """Return the name percent-encoded as a single segment of a path."""
     return quote(name, safe="")
 
 
@@ -113,7 +114,7 @@ def lookup_dataset(project: str, sha256: str, filename: str) -> Call[SameFile]:
 
 
 def as_form(fields: Json) -> Json:
-    """Return fields of a multipart request: what is no text is sent as JSON."""
+    """Return fields for a multipart request: values other than text become JSON text."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
 
 
@@ -200,7 +201,7 @@ def resume_run(run: TrainingRun) -> Call[TrainingRun]:
 
 
 def resource_of(job: Job) -> str:
-    """Return the REST resource of a job, by the fields that only jobs of its kind have."""
+    """Return the REST resource of a job by its fields: training-runs, evaluations or rank-analyses."""
     return "training-runs" if "hyperparameters" in job else "evaluations" if "against" in job else "rank-analyses"
 
 
@@ -340,7 +341,7 @@ def open_rollout(
 
 
 def moved(rollout: Rollout, verb: str, reason: str) -> Call[Rollout]:
-    """Return the call of a rollout's verb, on condition that nobody has changed the rollout since it was read."""
+    """Return the call of a rollout's verb; the server refuses it if the rollout was changed since it was read."""
     path = f"rollouts/{part(rollout['id'])}/"
     call = post(f"{path}{verb}/", reason=reason, expected_generation=rollout["generation"])
     return following(call, lambda _: get(path))

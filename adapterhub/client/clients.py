@@ -24,7 +24,7 @@ LONGEST_S = 4 * 3600.0
 
 
 class Client:
-    """A client of AdapterHub's REST API with a token, for threads. Raises ApiError, Unreachable."""
+    """A client of AdapterHub's REST API with a token, which threads may share. Raises ApiError, Unreachable."""
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.Client(**options(url, token), **httpx_options)
@@ -36,7 +36,7 @@ class Client:
         self.http.close()
 
     def send(self, call: Call[T]) -> T:
-        """Carry out the call, with retries, and return its result. Raises ApiError and Unreachable."""
+        """Send the call, again if that may help, and return its result. Raises ApiError and Unreachable."""
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = self.attempt(call, sent)
@@ -56,7 +56,7 @@ class Client:
             return answer, None
 
     def wait(self, call: Call[T], timeout_s: float = LONGEST_S, *, until: str = "") -> T:
-        """Send the call, follow what it began or reads until that has ended, and return it.
+        """Send the call, poll what it began or reads until that has ended, and return it.
 
         `until` is a status to wait for in place of the end, such as `running` of a rollout. An upload of content that
         is a dataset already returns that dataset. Raises Failed when it did not end well, and for a rollout that is
@@ -108,7 +108,7 @@ class AsyncClient:
         await self.http.aclose()
 
     async def send(self, call: Call[T]) -> T:
-        """Carry out the call, with retries, and return its result. Raises ApiError and Unreachable."""
+        """Send the call, again if that may help, and return its result. Raises ApiError and Unreachable."""
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = await self.attempt(call, sent)
@@ -128,7 +128,7 @@ class AsyncClient:
             return answer, None
 
     async def wait(self, call: Call[T], timeout_s: float = LONGEST_S, *, until: str = "") -> T:
-        """Send the call, follow what it began or reads until that has ended, and return it.
+        """Send the call, poll what it began or reads until that has ended, and return it.
 
         `until` is a status to wait for in place of the end, such as `running` of a rollout. An upload of content that
         is a dataset already returns that dataset. Raises Failed when it did not end well, and for a rollout that is

@@ -16,11 +16,11 @@ class Unreachable(ClientError):
 
 
 class TimedOut(ClientError):
-    """Raised when the awaited state did not come in time; the work goes on at the server."""
+    """Raised when the awaited state did not come in time; the work continues on the server."""
 
 
 class Failed(ClientError):
-    """Raised when what was waited for did not end well; `resource` is the object as it was read last.
+    """Raised when an object that was waited for did not end well; `resource` is the object as it was read last.
 
     Its `status` is failed, cancelled, rejected, rolled_back or discarded, or it is a rollout that is paused.
     """
@@ -39,7 +39,10 @@ class ApiError(ClientError):
 
     @classmethod
     def of(cls, answer: httpx.Response) -> ApiError:
-        """Return the error in a response, also when a proxy wrote it."""
+        """Return the error in a response.
+
+        Of one that is no JSON, as from a proxy, with the status and address as message.
+        """
         try:
             body: Any = answer.json()
         except ValueError:

@@ -15,7 +15,7 @@ STOPPED = {*ENDED, "paused"}
 
 
 def require_waitable(call: Call[Any]) -> None:
-    """Check that the call reads an object, or begins something. Raises ValueError."""
+    """Raise ValueError unless the call reads an object or begins something that can be read."""
     if call.method != "GET" and call.reading is None:
         raise ValueError(f"{call.method} {call.path} begins nothing that could be waited for.")
 
@@ -26,7 +26,7 @@ def reading_of(call: Call[Any], answer: Any) -> Call[Any]:
 
 
 def is_over(answer: Any, until: str = "") -> bool:
-    """Return True if the object changes no more by itself, or has the status that is waited for.
+    """Return True if the object changes no more by itself, or is paused, or has the status that is waited for.
 
     Raises ValueError for an object without a status.
     """
@@ -43,7 +43,7 @@ def twin_of(answer: Any) -> Call[Any] | None:
 
 
 def require_good(answer: Any, name: str, until: str = "") -> None:
-    """Check that the object ended well, or has the status that was waited for. Raises Failed with the reason."""
+    """Raise Failed, with the reason, unless the object ended well or has the status that was waited for."""
     resource = cast(Json, answer)
     status = str(resource["status"])
     if status not in (until, *GOOD):
@@ -51,7 +51,7 @@ def require_good(answer: Any, name: str, until: str = "") -> None:
 
 
 def explanation(resource: Json) -> str:
-    """Return why the object has its status, in the server's words."""
+    """Return the reason of the object's status, in the server's words."""
     # A rollout's `reason` says why it was opened.
     words = ("status_reason",) if "status_reason" in resource else ("message", "reason")
     return next((str(resource[name]) for name in words if resource.get(name)), "no reason given")

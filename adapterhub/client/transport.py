@@ -20,7 +20,7 @@ PASSING = (429, 503)
 
 
 def require_address(url: str) -> None:
-    """Check an address of AdapterHub. Raises ValueError naming what is missing."""
+    """Raise ValueError, with the right form, unless the text is an http or https address."""
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -32,9 +32,9 @@ def require_address(url: str) -> None:
 
 
 def options(url: str, token: str) -> dict[str, Any]:
-    """Return the arguments of both httpx clients. Redirects are not followed: the token must not go elsewhere.
+    """Return the arguments that both httpx clients take. Raises ValueError for an invalid address.
 
-    Raises ValueError for an address that is none.
+    Redirects are not followed: the token must not go elsewhere.
     """
     require_address(url)
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.5"}
@@ -42,12 +42,12 @@ def options(url: str, token: str) -> dict[str, Any]:
 
 
 def headers(call: Call[Any]) -> dict[str, str]:
-    """Return a new Idempotency-Key for a POST, which all its retries share; nothing for other methods."""
+    """Return a new Idempotency-Key for a POST, which all its retries share; {} for other methods."""
     return {"Idempotency-Key": uuid.uuid4().hex} if call.method == "POST" else {}
 
 
 def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
-    """Return the query and body of the request. Files are opened anew for each attempt, and `files` closes them."""
+    """Return the query and body of the request. Files are opened anew for each attempt; leaving `files` closes them."""
     parts: dict[str, Any] = {"params": dict(call.params)}
     if call.files:
         opened = {name: (path.name, files.enter_context(path.open("rb"))) for name, path in call.files.items()}
@@ -56,13 +56,16 @@ def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
 
 
 def pause(answer: httpx.Response | None, attempt: int) -> float:
-    """Return the seconds until the next attempt, at most 30: Retry-After if it was sent, else 0.2, 0.4, 0.8, ..."""
+    """Return the seconds until the next attempt, at most LONGEST_PAUSE_S.
+
+    Retry-After if it was sent, else 0.2, 0.4, ...
+    """
     retry_after = answer.headers.get("Retry-After", "") if answer is not None else ""
     return min(float(retry_after) if retry_after.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
 
 
 def passes(answer: httpx.Response) -> bool:
-    """Return True if a retry may succeed: too many requests, unavailable, or the first copy is still in flight."""
+    """Return True if a retry may succeed: too many requests, unavailable, or the first request is still in flight."""
     return answer.status_code in PASSING or (answer.status_code == 409 and ApiError.of(answer).code == "in_flight")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 class Actor:
     """A person, a token or a part of AdapterHub that changes something.
 
-    `name` is stored as text, so that the history stays readable when an account is renamed or removed.
+    `name` is stored as text with each change, so that the history stays readable when an account is renamed or removed.
     """
 
     name: str

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 
 class DomainError(Exception):
-    """The base of all domain errors, with a stable `code` and, if one field is at fault, its name.
+    """The base of all domain errors, with a stable `code` and, if one field is wrong, its name as `field`.
 
-    `errors` lists several faults as {field, code, message, route}; empty, `field` alone is at fault.
+    `errors` lists several faults as {field, code, message, route}; it is empty if there is only one.
     """
 
     status = 400
@@ -35,62 +35,65 @@ class DomainError(Exception):
 
 
 class Conflict(DomainError):
-    """The state does not allow the request now."""
+    """Raised if the present state does not allow the request: 409."""
 
     status = 409
     code = "conflict"
 
 
 class InvalidTransition(Conflict):
-    """The object's status has no such transition."""
+    """Raised if the object's status does not allow this transition: 409."""
 
     code = "invalid_transition"
 
 
 class PreconditionFailed(DomainError):
-    """The object has changed since the caller read it."""
+    """Raised if the object has changed since the caller read it: 412."""
 
     status = 412
     code = "precondition_failed"
 
 
 class Invalid(DomainError):
-    """A field of the request has an invalid value."""
+    """Raised if a field of the request has an invalid value: 422."""
 
     status = 422
     code = "invalid"
 
 
 class NotAllowed(DomainError):
-    """The caller may not do this."""
+    """Raised if the caller may not do this: 403."""
 
     status = 403
     code = "not_allowed"
 
 
 class NotSignedIn(DomainError):
-    """Nobody who is known calls."""
+    """Raised if the caller is not known: 401."""
 
     status = 401
     code = "not_authenticated"
 
 
 class TooSlow(DomainError):
-    """The body does not arrive."""
+    """Raised if the request's body does not arrive in time: 408."""
 
     status = 408
     code = "too_slow"
 
 
 class TooLarge(DomainError):
-    """The request's body is too large."""
+    """Raised if the request's body is too large: 413."""
 
     status = 413
     code = "body_too_large"
 
 
 class TooMany(DomainError):
-    """The caller sends more than the limit; `wait_s` says when there is room again."""
+    """Raised if the caller sends more than the limit: 429.
+
+    `wait_s` is the number of seconds until there is room again.
+    """
 
     status = 429
     code = "throttled"
@@ -101,14 +104,14 @@ class TooMany(DomainError):
 
 
 class OutOfSpace(DomainError):
-    """A disk has no room for what was sent: 507."""
+    """Raised if a disk has no room for what was sent: 507."""
 
     status = 507
     code = "out_of_space"
 
 
 class Unavailable(DomainError):
-    """Another service that the request needs does not answer."""
+    """Raised if another service that the request needs does not answer: 503."""
 
     status = 503
     code = "unavailable"

@@ -15,29 +15,29 @@ REFERENCE_IN_BODY = r"^[-\w]+(?:[./][-\w]+)?$"
 
 
 class ReferenceConverter:
-    """The path converter of a page about a thing that a reference names."""
+    """The converter of a reference in a page's path: `name`, `project.name` or `project/name`."""
 
     regex = REFERENCE
 
     def to_python(self, value: str) -> str:
-        """Return the reference as it stands in the path."""
+        """Return the reference unchanged."""
         return value
 
     def to_url(self, value: str) -> str:
-        """Return the reference as it stands in a path."""
+        """Return the reference unchanged."""
         return value
 
 
 def parts_of(reference: str) -> tuple[str, str]:
-    """Split a reference into project ("" if it names none) and name."""
+    """Split a reference, `name`, `project.name` or `project/name`, into project (empty without one) and name."""
     project, _, name = reference.replace("/", ".").rpartition(".")
     return project, name
 
 
 def named(rows: QuerySet[Row], project_path: str, field: str, reference: str) -> Row | None:
-    """Return the row that the reference names, or None.
+    """Return the row of `rows`, those that the caller sees, that the reference names; None if there is none.
 
-    `rows` are those that the caller sees. Raises Conflict, saying how to name each, if several projects have one.
+    Raises Conflict, saying how to name each, if several projects have one.
     """
     project, name = parts_of(reference)
     lookup: dict[str, Any] = {field: name, **({f"{project_path}__slug": project} if project else {})}
@@ -48,7 +48,7 @@ def named(rows: QuerySet[Row], project_path: str, field: str, reference: str) ->
 
 
 def ambiguous(name: str, projects: list[str]) -> Conflict:
-    """Return the refusal that says how to name the thing of each project."""
+    """Return the Conflict that says how to name the object of each project."""
     choices = " or ".join(f"{project}.{name}" for project in projects)
     return Conflict(f"Several of your projects have {name!r}: write {choices}.", code="ambiguous_name")
 

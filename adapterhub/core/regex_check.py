@@ -17,6 +17,6 @@ def pattern_fault(pattern: str) -> str:
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a test of texts by the pattern, anywhere in the text. Raises ValueError if RE2 cannot compile it."""
+    """Return a test of whether the pattern matches anywhere in a text. Raises ValueError if RE2 cannot compile it."""
     search = compiled(pattern).search
     return lambda text: search(text) is not None

@@ -13,7 +13,7 @@ from django.db.models import QuerySet, TextChoices
 
 
 class Scope(TextChoices):
-    """A permission of a token."""
+    """The permissions of a token."""
 
     READ = "read"
     TRAIN = "train"
@@ -29,7 +29,7 @@ APPROVE = "approve"
 
 
 class Role(TextChoices):
-    """A person's role in a project."""
+    """The roles of a person in a project."""
 
     VIEWER = "viewer"
     TRAINER = "trainer"
@@ -57,7 +57,7 @@ class Tenant(Protocol):
 
 
 def row_of(project: Tenant | None) -> Any:
-    """Return the project as the row that a foreign key takes: code below its model cannot name its class."""
+    """Return the project unchanged, typed as a row for a foreign key: code below its model cannot name its class."""
     return project
 
 
@@ -76,7 +76,7 @@ class Caller(Protocol):
         """Return the projects in which the caller has the scope."""
 
     def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
-        """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+        """Return the rows whose project the caller sees or, with `scope`, in which the caller has it.
 
         `path` is the lookup of a row's project.
         """
@@ -88,5 +88,5 @@ def roles_with(scope: str) -> list[str]:
 
 
 def project_model() -> Any:
-    """Return the model of projects."""
+    """Return the model class of projects, which code below it cannot import."""
     return apps.get_model("accounts", "Project")

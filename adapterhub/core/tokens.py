@@ -16,12 +16,12 @@ def new_id_and_secret() -> tuple[str, str]:
 
 
 def text_of(token_id: str, secret: str) -> str:
-    """Return the text of a token, which the caller sends."""
+    """Return the text of a token, which callers send: `ah_<id>_<secret>`."""
     return f"ah_{token_id}_{secret}"
 
 
 def id_and_secret_of(text: str) -> tuple[str, str] | None:
-    """Return the id and the secret of a token's text; None if the text does not have three parts."""
+    """Return the id and the secret in a token's text; None if the text does not have three parts."""
     parts = text.split("_", 2)
     return (parts[1], parts[2]) if len(parts) == 3 else None
 

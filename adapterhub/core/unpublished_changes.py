@@ -8,12 +8,12 @@ _is_unpublished = ContextVar("is_unpublished", default=False)
 
 
 def begin_request() -> None:
-    """Forget what an earlier request of this thread left behind."""
+    """Mark that no change of this thread waits to be published, whatever an earlier request left behind."""
     _is_unpublished.set(False)
 
 
 def note_unpublished() -> None:
-    """Record that a change is committed, and that the routers will hear of it later."""
+    """Mark that a change is committed, but that the routers have not heard of it yet."""
     _is_unpublished.set(True)
 
 

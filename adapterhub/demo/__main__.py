@@ -32,7 +32,10 @@ SCOPES = ("read", "infer", "audit", "admin")
 
 
 def main() -> int:
-    """Run the demo; return 0 when every step succeeded, 1 when a step or the start failed, 130 after Ctrl-C."""
+    """Run the demo.
+
+    Return 0 when every step succeeded, 1 when a step or the start failed, 130 after Ctrl-C or SIGTERM.
+    """
     console = Console()
     try:
         return run(console, Options.from_environ())
@@ -44,7 +47,10 @@ def main() -> int:
 
 
 def run(console: Console, options: Options) -> int:
-    """Start the product, run the demo against it, and supervise it until it is stopped."""
+    """Start the product, run the demo against it, and supervise it until it is stopped; return 0. Raises StartError.
+
+    With DEMO_EXIT set to 1 it ends after the last step.
+    """
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Layout(options.home).create()
@@ -66,7 +72,7 @@ def run(console: Console, options: Options) -> int:
 
 
 def connect(options: Options, url: str) -> Hub:
-    """Create the project, its users and a token with management commands, and return a connection."""
+    """Create the project, its users and a token by management commands, and return a client with the token."""
     ensure(options.home, USER)
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
     for name, role in PEOPLE.items():
@@ -98,7 +104,7 @@ def ensure(home: Path, name: str, *options: str) -> None:
 
 
 def manage(*arguments: str) -> str:
-    """Run a management command and return its output. Raises StartError with its last line of stderr."""
+    """Run a management command and return its output. Raises StartError with the last line of stderr if it fails."""
     done = subprocess.run(  # noqa: S603 - our own arguments
         [sys.executable, "manage.py", *arguments],
         cwd=Path(__file__).resolve().parents[2],
@@ -112,7 +118,7 @@ def manage(*arguments: str) -> str:
 
 
 def password_file(home: Path, name: str) -> Path:
-    """Return the file that holds the user's password."""
+    """Return the path of the file with the user's password."""
     return home / (PASSWORD_FILE if name == USER else f"{PASSWORD_FILE}-{name}")
 
 
@@ -137,7 +143,7 @@ def replica_urls(options: Options) -> list[str]:
 
 
 def finish(console: Console, options: Options, url: str, record: Record, seconds: float) -> None:
-    """Print the URLs and logins, and write them and the record of the demo to demo.json in the data folder."""
+    """Print the addresses and logins, and write them and the record of the demo to demo.json in the data folder."""
     urls = {"web": url, "docs": f"{url}/api/docs/", "admin": f"{url}/admin/", "router": f"{router_url(options)}/v1"}
     logins = {name: kept_password(options.home, name) for name in (USER, *PEOPLE)}
     report = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}

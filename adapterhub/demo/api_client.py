@@ -33,7 +33,7 @@ class Answer:
 
 
 class Hub:
-    """A client of the REST API, with a token or as a signed-in person, and of the router, with a token."""
+    """A client of the REST API, with a token or as a signed-in person, and, with a token, of the router."""
 
     def __init__(self, url: str, router_url: str = "", token: str = "") -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -42,7 +42,10 @@ class Hub:
 
     @classmethod
     def signed_in(cls, url: str, name: str, password: str) -> Hub:
-        """Sign in through the sign-in page and return a client in that session. Raises StepFailed."""
+        """Sign in through the sign-in page and return a client with that session.
+
+        Raises StepFailed for a wrong password.
+        """
         hub = cls(url)
         hub.rest.get(f"{url}/login/")
         form = {"username": name, "password": password, "csrfmiddlewaretoken": hub.rest.cookies["csrftoken"]}
@@ -52,22 +55,25 @@ class Hub:
         return hub
 
     def refused(self, path: str, body: Json) -> str:
-        """POST and return the message of the 403 response. Raises StepFailed for any other status."""
+        """Send a POST and return the message of the 403 response. Raises StepFailed for any other status."""
         response = self.rest.post(path, json=body)
         if response.status_code != httpx.codes.FORBIDDEN:
             raise StepFailed(f"POST {path} was not refused: {response.status_code}")
         return words(response)
 
     def get(self, path: str, **params: Any) -> Any:
-        """Read a resource."""
+        """Return the JSON at the path. Raises StepFailed for an error."""
         return checked(self.rest.get(path, params=params))
 
     def post(self, path: str, body: Json) -> Any:
-        """POST a JSON body and return the response's JSON. Raises StepFailed for an error."""
+        """Send a POST with a JSON body and return the response's JSON. Raises StepFailed for an error."""
         return checked(self.rest.post(path, json=body))
 
     def upload(self, path: str, fields: Json, file: Path) -> Any:
-        """POST a file with fields as multipart, and return the response's JSON. Raises StepFailed for an error."""
+        """Send a POST with a file and fields as multipart, and return the response's JSON.
+
+        Raises StepFailed for an error.
+        """
         with file.open("rb") as stream:
             return checked(self.rest.post(path, data=fields, files={"file": (file.name, stream)}))
 
@@ -84,12 +90,12 @@ class Hub:
             yield page["results"]
 
     def exists(self, path: str) -> Json | None:
-        """Return the object at the path, or None when it is missing (404)."""
+        """Return the object at the path; None when it is missing (404). Raises StepFailed for another error."""
         response = self.rest.get(path)
         return None if response.status_code == httpx.codes.NOT_FOUND else checked(response)
 
     def complete(self, model: str, prompt: str, user: str, tokens: int) -> Answer:
-        """Request a completion from the router. `ignore_eos` keeps short answers comparable."""
+        """Return a completion of exactly `tokens` tokens from the router, without sampling. Raises StepFailed."""
         body = {
             "model": model,
             "prompt": prompt,
@@ -112,7 +118,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Person:
-    """A member of the team, who signs in again for each part, because a signature needs a recent sign-in."""
+    """A member of the team, who signs in anew for each part, because a signature needs a recent sign-in."""
 
     url: str
     name: str
@@ -133,7 +139,7 @@ def checked(response: httpx.Response) -> Any:
 
 
 def words(response: httpx.Response) -> str:
-    """Return the error message of a response."""
+    """Return the error message in a response; of one that is no JSON its first 300 characters."""
     try:
         body = response.json()
     except ValueError:
@@ -142,7 +148,10 @@ def words(response: httpx.Response) -> str:
 
 
 def wait_for(probe: Callable[[], Json | None], event: str, timeout_s: float) -> Json:
-    """Call `probe` until it returns a value, and return that. Raises StepFailed after the timeout."""
+    """Call `probe` every POLL_S seconds until it returns a value, and return that.
+
+    Raises StepFailed after the timeout.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := probe():

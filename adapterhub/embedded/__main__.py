@@ -23,7 +23,7 @@ STOP_S = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return 0 when it ended as asked, 1 with one sentence on stderr when it could not."""
+    """Run the command; return 0 when it ended as asked, 1 with one sentence on stderr when it could not run."""
     parser = argparse.ArgumentParser(prog="python -m adapterhub.embedded", description=__doc__)
     parser.add_argument("command", choices=("run", "services", "stop"))
     command = parser.parse_args(arguments).command
@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: Options, *, services_only: bool) -> int:
-    """Start, print one ready line on stdout when everything answers, and run until a signal."""
+    """Start the product, or its services alone, print a ready line on stdout, and run until a signal; return 0.
+
+    Raises StartError.
+    """
     _interrupt_on(signal.SIGTERM, signal.SIGHUP)
     options = replace(options, is_whole=not services_only)
     plan = services_plan() if services_only else full_plan(options)
@@ -55,7 +58,10 @@ def run(options: Options, *, services_only: bool) -> int:
 
 
 def stop(home: Path) -> int:
-    """Stop the running supervisor and wait for its end. Raises StartError after 30 s."""
+    """Stop the running supervisor, if there is one, wait for its end, and return 0.
+
+    Raises StartError after STOP_S seconds.
+    """
     pid = holder(lock_path(home))
     if not pid:
         sys.stdout.write(f"AdapterHub does not run with the data folder {home}.\n")

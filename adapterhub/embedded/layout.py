@@ -70,9 +70,9 @@ class Layout:
 
     @property
     def postgres(self) -> Path:
-        """The folder of Postgres: `pg` in the data folder, or a folder in SYSTEM_DATA that `pg` links to.
+        """Return the folder of Postgres: `pg` in the data folder, or a folder in SYSTEM_DATA that `pg` links to.
 
-        The latter when this process is root and the account of Postgres cannot reach the data folder.
+        The latter if this process is root and the account of Postgres cannot reach the data folder.
         """
         inside = self.home / "pg"
         if inside.exists():
@@ -96,16 +96,19 @@ class Layout:
 
     @property
     def signer_socket(self) -> Path:
-        """The Unix socket of the signer."""
+        """Return the path of the signer's socket, in a folder whose path is short enough for Unix sockets."""
         return self._short_enough(self.run, SIGNER_SOCKET) / SIGNER_SOCKET
 
     @property
     def account(self) -> Account | None:
-        """The account that runs Postgres; None means the user of this process."""
+        """Return the account that runs Postgres; None for the user of this process."""
         return unprivileged_account(self.postgres)
 
     def create(self) -> None:
-        """Create the missing folders, each private to its user. Raises StartError when they belong to another user."""
+        """Create the missing folders, each private to its user.
+
+        Raises StartError when they cannot be used by this user.
+        """
         try:
             self._create()
         except PermissionError as refused:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Locked(Exception):
-    """Raised when another process holds the lock; `pid` is the id that it wrote to the file, 0 when unknown."""
+    """Raised when another process holds the lock; `pid` is its id as written in the file, 0 when unknown."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"held by process {pid}")
@@ -17,7 +17,7 @@ class Locked(Exception):
 
 
 class FileLock:
-    """An exclusive lock on a file that holds the pid of its owner.
+    """An exclusive lock on a file with the process id of its owner.
 
     A child that inherits `descriptor` keeps the lock for as long as it lives, so a successor waits for its end.
     """
@@ -27,7 +27,7 @@ class FileLock:
         self.descriptor = -1
 
     def acquire(self, timeout_s: float = 0.0) -> None:
-        """Acquire the lock. Raises Locked when it is still held after the timeout."""
+        """Acquire the lock, waiting up to `timeout_s`. Raises Locked when another process holds it after that."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         if not _lock_within(descriptor, timeout_s):
             os.close(descriptor)
@@ -37,14 +37,14 @@ class FileLock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Release the lock; does nothing when it is not held."""
+        """Release the lock; no effect when it is not held."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 def holder(path: Path) -> int | None:
-    """Return the pid of the lock's holder, or None when it is free."""
+    """Return the process id of the lock's holder, 0 if that is not known; None when the lock is free."""
     if not path.exists():
         return None
     descriptor = os.open(path, os.O_RDONLY)

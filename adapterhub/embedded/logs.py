@@ -17,7 +17,7 @@ LineSink = Callable[[str], None]
 
 
 class LogFile:
-    """A log file that is renamed to NAME.1 at 10 MiB, replacing the previous NAME.1."""
+    """A log file that is renamed to NAME.1 at 10 MiB, in place of an earlier NAME.1."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,17 +37,17 @@ class LogFile:
 
 
 class PatientConsole(Console):
-    """A console that goes quiet when its reader has closed the pipe, where rich would end the program."""
+    """A console that stops printing when its reader has closed the pipe; rich would end the program."""
 
     def on_broken_pipe(self) -> None:
-        """Stop printing; the product goes on."""
+        """Stop printing; the process continues."""
         self.quiet = True
 
 
 class Terminal:
-    """A printer of lines on stderr, each prefixed with the name of its process.
+    """A printer of lines on stderr, each with the name of its process before it.
 
-    stdout is reserved for the one `ready` line.
+    Stdout is for the `ready` line alone.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -57,7 +57,7 @@ class Terminal:
         self._colours = itertools.cycle(COLOURS)
 
     def sink(self, name: str) -> LineSink:
-        """Return a function that prints the lines of the named process."""
+        """Return a function that prints a line of the named process."""
         prefix = Text(f"{name:<{PREFIX_CHARACTERS}} | ", style=next(self._colours))
         return lambda line: self._console.print(prefix + Text.from_ansi(line))
 

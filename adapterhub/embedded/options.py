@@ -43,12 +43,12 @@ class Options:
 
     @property
     def has_signer(self) -> bool:
-        """True if a signer process runs; beside an external database only with a URL of its own."""
+        """Return True if a signer process runs; beside an external database only with a URL of its own."""
         return self.is_whole and bool(self.database_signer_url or not self.database_url)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Options:
-        """Read the options from the environment. Raises BadSetting for an invalid value."""
+        """Return the options in the environment. Raises BadSetting for an invalid value."""
         return cls(
             home=environment.home(environ),
             host=environment.read("ADAPTERHUB_HOST", environ),
@@ -75,7 +75,7 @@ class Options:
 def base_model_folder(home: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the base model that the engines serve; its name is the model's name.
 
-    The default folder need not exist yet. Raises StartError when ADAPTERHUB_BASE_MODEL names a folder that does not.
+    The default folder need not exist. Raises StartError when ADAPTERHUB_BASE_MODEL names a folder that does not exist.
     """
     return model_folder(home, environment.read("ADAPTERHUB_BASE_MODEL", environ))
 

@@ -38,11 +38,11 @@ def unprivileged_account(folder: Path) -> Account | None:
 
 
 def own_group() -> int:
-    """Return the first group id of `OWN_GROUPS` that has no name on this machine."""
+    """Return the first group id of `OWN_GROUPS` that no group of this machine has."""
     taken = {entry.gr_gid for entry in grp.getgrall()}
     return next(gid for gid in OWN_GROUPS if gid not in taken)
 
 
 def user_name() -> str:
-    """Return the name of the user of this process, by which Postgres knows who connects."""
+    """Return the name of the user of this process, by which Postgres recognises who connects."""
     return pwd.getpwuid(os.geteuid()).pw_name

@@ -49,7 +49,10 @@ INITDB = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-lo
 
 
 class EmbeddedPostgres(Service):
-    """Postgres on a Unix socket below the data folder. It knows this user by peer authentication and refuses others."""
+    """Postgres on a Unix socket below the data folder.
+
+    It accepts this user, by peer authentication, and nobody else.
+    """
 
     name = "postgres"
 

@@ -13,7 +13,7 @@ TIMEOUT_S = 1.0
 
 
 class Probe(Protocol):
-    """A check of whether a process answers."""
+    """The interface of a check of whether a process is ready."""
 
     def answers(self) -> bool:
         """Return True if the process is ready."""
@@ -41,19 +41,19 @@ class HttpProbe:
 
 @dataclass(frozen=True)
 class LogProbe:
-    """A probe that waits for a log line with the text; the child's log reader searches for it."""
+    """A probe that waits for a log line with the text; the reader of the child's log searches for it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class PostgresProbe:
-    """A probe that opens a Postgres session."""
+    """A probe that tries to open a session of Postgres."""
 
     url: str
 
     def answers(self) -> bool:
-        """Return True if Postgres takes a connection."""
+        """Return True if Postgres accepts a connection."""
         try:
             psycopg.connect(self.url, connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -63,7 +63,7 @@ class PostgresProbe:
 
 @dataclass(frozen=True)
 class ValkeyProbe:
-    """A probe that expects an answer to PING, which Valkey gives once the append-only file is loaded."""
+    """A probe that expects an answer to PING, which Valkey gives once its data are loaded."""
 
     url: str
 

@@ -23,7 +23,10 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """The command, environment and readiness probe of a process. `env` is the whole environment of the child."""
+    """The command, environment and readiness probe of a process to start.
+
+    `env` is the whole environment of the child.
+    """
 
     name: str
     argv: Sequence[str]
@@ -37,7 +40,7 @@ class ProcessSpec:
 
 
 class Child:
-    """A running process of a spec. Start it from a thread that outlives it, because it ends with that thread."""
+    """A running process of a spec, started from a thread that outlives it, because it ends with that thread."""
 
     def __init__(self, spec: ProcessSpec, *sinks: LineSink) -> None:
         self.spec = spec
@@ -65,7 +68,7 @@ class Child:
         return self._heard.is_set() if isinstance(probe, LogProbe) else probe.answers()
 
     def exit_code(self) -> int | None:
-        """Return the exit code, or None while the child runs. After its end, kill what is left in its process group."""
+        """Return the exit code; None while the child runs. After its end, kills what is left of its process group."""
         if self._process.returncode is None and _has_ended(self.pid):
             # Before the pid is reaped, no other process group can have its number.
             _signal_group(self.pid, signal.SIGKILL)
@@ -73,7 +76,7 @@ class Child:
         return self._process.returncode
 
     def ask_to_stop(self) -> None:
-        """Send the stop signal to the child alone, not its group, so that it can end its own workers in good order."""
+        """Send the stop signal to the child alone, not its group, so that it can end its own workers first."""
         if self.exit_code() is None:
             self._process.send_signal(self.spec.stop_signal)
 
@@ -86,13 +89,13 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Kill the whole process group."""
+        """Kill the whole process group and wait for the child's end; no effect after it."""
         if self.exit_code() is None:
             _signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
 
     def last_words(self) -> str:
-        """Return the last two lines of the log, joined, after everything that the child wrote has been read."""
+        """Return the last two lines of the log, joined, once the rest was read; `it wrote nothing` without any."""
         self._reader.join(timeout=1.0)
         lines = [line.strip() for line in self.tail if line.strip()]
         return " / ".join(lines[-2:]) or "it wrote nothing"

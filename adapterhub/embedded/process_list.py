@@ -29,7 +29,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a start once Postgres and Valkey answer: the steps in order, then all processes at once."""
+    """The start once Postgres and Valkey answer.
+
+    The steps in order, then all processes at once; `ports` are checked first.
+    """
 
     steps: Sequence[Step] = ()
     processes: Sequence[ProcessSpec] = ()
@@ -38,7 +41,7 @@ class Plan:
 
 
 def services_plan() -> Plan:
-    """Return the plan that migrates the database and starts no process."""
+    """Return the plan of the services alone: it migrates the database and starts no process."""
     return Plan(steps=[_migrate()])
 
 
@@ -58,7 +61,10 @@ def full_plan(options: Options) -> Plan:
 
 
 def child_environment(options: Options) -> dict[str, str]:
-    """Return this process's environment with an absolute ADAPTERHUB_HOME, as children may work in another folder."""
+    """Return the environment for children.
+
+    This process's with an absolute ADAPTERHUB_HOME, and the signer's address.
+    """
     signer = {"ADAPTERHUB_SIGNER_URL": f"unix://{Layout(options.home).signer_socket}"} if options.has_signer else {}
     return dict(os.environ) | {
         **signer,
@@ -160,7 +166,7 @@ def _http(options: Options, port: int, path: str) -> HttpProbe:
 
 
 def reachable_host(host: str) -> str:
-    """Return the address at which to reach a process that listens on `host`: the loopback address for a wildcard."""
+    """Return the address at which to reach a process that listens on `host`: loopback for a wildcard, else `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked for by the operator
 
 

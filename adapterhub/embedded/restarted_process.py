@@ -13,7 +13,7 @@ DEATHS_BEFORE_READY = 5
 
 
 class Supervised:
-    """A process that is restarted 1, 2, 4 ... 30 s after it died; running for 60 s resets the backoff."""
+    """A process that is restarted 1, 2, 4 ... 30 s after it ended; running for 60 s resets that delay."""
 
     def __init__(self, spec: ProcessSpec, terminal: Terminal, *sinks: LineSink) -> None:
         self.spec = spec
@@ -27,11 +27,11 @@ class Supervised:
 
     @property
     def gave_up(self) -> bool:
-        """True after 5 deaths without ever being ready: more restarts will not help."""
+        """Return True if the process ended DEATHS_BEFORE_READY times without being ready: restarts will not help."""
         return not self.was_ready and self.deaths >= DEATHS_BEFORE_READY
 
     def check(self) -> None:
-        """Check whether the process is ready or has died, and restart it when its backoff has passed."""
+        """Update whether the process is ready or has ended, and restart it when its delay has passed."""
         if self.child.exit_code() is not None:
             self._bury_or_restart()
         elif not self.ready and self.child.answers():

@@ -20,7 +20,7 @@ POLL_S = 0.03
 
 
 class Service(ABC):
-    """A server of the data folder. Start it from a thread that outlives it, because it ends with that thread."""
+    """A server of the data folder, started from a thread that outlives it, because it ends with that thread."""
 
     name: ClassVar[str]
 
@@ -32,7 +32,7 @@ class Service(ABC):
 
     @property
     def pid(self) -> int:
-        """The server's process id; 0 when it was not started."""
+        """Return the server's process id; 0 when it was not started."""
         return self._child.pid if self._child else 0
 
     def is_running(self) -> bool:
@@ -53,7 +53,7 @@ class Service(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop the server in good order, with everything committed on disk. May be called twice."""
+        """Stop the server, with everything committed on disk, and release its lock. May be called twice."""
         if self._child:
             stop_all([self._child], STOP_S)
         self._lock.release()

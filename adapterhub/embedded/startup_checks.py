@@ -20,7 +20,7 @@ CONNECT_S = 5
 
 
 def redacted(url: str) -> str:
-    """Return the URL with its password masked."""
+    """Return the URL with `***` in place of its password."""
     url = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
 
@@ -52,7 +52,7 @@ def check_redis(url: str) -> None:
 
 
 def check_space(home: Path) -> None:
-    """Raise StartError unless the disk has room for the databases and the logs (200 MB)."""
+    """Raise StartError unless the disk has LEAST_FREE_BYTES free for the databases and the logs."""
     folder = next(part for part in (home, *home.parents) if part.exists())
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
@@ -63,7 +63,7 @@ def check_space(home: Path) -> None:
 
 
 def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
-    """Raise StartError unless every port is free and none is used twice. `ports` are pairs of variable and port."""
+    """Raise StartError unless every port of the host is free and none is used twice. `ports` are (variable, port)."""
     _check_host(host)
     users_of_port: dict[int, str] = {}
     for variable, port in ports:

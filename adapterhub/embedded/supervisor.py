@@ -28,7 +28,10 @@ READY_S = 600.0
 
 
 class Supervisor:
-    """The supervisor of one data folder. Call `start` from a thread that outlives the processes: they end with it."""
+    """The supervisor of the processes of one data folder.
+
+    Call `start` from a thread that outlives the processes: they end with it.
+    """
 
     def __init__(self, options: Options, plan: Plan | None = None, terminal: Terminal | None = None) -> None:
         self.options = options
@@ -45,12 +48,12 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """The URL of the web process."""
+        """Return the address of the web process."""
         return f"http://{reachable_host(self.options.host)}:{self.options.port}"
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process ids by process name, including the services of the data folder."""
+        """Return the process ids by process name, including those of Postgres and Valkey."""
         services = {service.name: service.pid for service in self._services}
         return services | {process.spec.name: process.child.pid for process in self._processes}
 
@@ -68,7 +71,10 @@ class Supervisor:
             raise
 
     def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Wait until every process has answered. Raises StartError for one that does not come up."""
+        """Wait until every process has answered.
+
+        Raises StartError for one that has not within `timeout_s`, or gave up.
+        """
         deadline = time.monotonic() + timeout_s
         while missing := [process for process in self._processes if not process.ready]:
             self._raise_for_lost(missing, deadline)
@@ -79,7 +85,7 @@ class Supervisor:
         self._stopping.wait()
 
     def stop(self) -> None:
-        """Stop all processes at once, then Valkey and Postgres. May be called twice."""
+        """Stop all processes at once, then Valkey and Postgres, and wait for them. May be called twice."""
         self._stopping.set()
         with self._turn:
             stop_all([process.child for process in self._processes], GRACE_S)
@@ -192,5 +198,5 @@ class Supervisor:
 
 
 def lock_path(home: Path) -> Path:
-    """Return the path of the file that the supervisor of a data folder locks and writes its pid to."""
+    """Return the path of the file that the supervisor of a data folder locks, with its process id in it."""
     return Layout(home).run / "supervisor.lock"

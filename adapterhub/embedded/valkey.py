@@ -24,7 +24,7 @@ CONFIG = {
 
 
 class EmbeddedValkey(Service):
-    """Valkey on a Unix socket below the data folder; writes reach the disk within a second."""
+    """Valkey on a Unix socket below the data folder; changes are on disk within a second."""
 
     name = "valkey"
 

@@ -49,9 +49,9 @@ class OneThread(ASGIHandler):
         await self.guarded(scope, receive, send)
 
     async def read_body(self, receive: Any) -> Any:
-        """Return the body as a file, as Django does; close one whose reading ends early.
+        """Return the whole body as a file at position 0, in memory or, if it is large, on disk.
 
-        Raises OutOfSpace, and RequestAborted if the client leaves.
+        Raises OutOfSpace, and RequestAborted if the client disconnects; the file is closed then.
         """
         folder = work_folder()
         body = tempfile.SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=str(folder))  # noqa: SIM115 - Django's
@@ -73,9 +73,10 @@ class OneThread(ASGIHandler):
         return body
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        """Run middleware and view in one thread of the pool.
+        """Return the response of middleware and view, which run in one thread of the pool.
 
-        A client may leave meanwhile. The thread goes on, and its response is closed unsent: it may hold a large file.
+        If the client disconnects meanwhile, the thread finishes, and its response is closed unsent: it may hold a large
+        file.
         """
         answering = self.threads.submit(copy_context().run, self.answer, request)
         try:
@@ -85,7 +86,7 @@ class OneThread(ASGIHandler):
             raise
 
     def answer(self, request: HttpRequest) -> HttpResponseBase:
-        """Answer the request and close the connections that have expired."""
+        """Return the response, and close database connections that have expired."""
         try:
             return self.get_response(request)
         finally:
@@ -99,13 +100,13 @@ class OneThread(ASGIHandler):
 
 
 def close_unsent(answering: Future[HttpResponseBase]) -> None:
-    """Close the response that nobody waits for any more."""
+    """Close the response, if there is one, for which nobody waits any more."""
     if not answering.cancelled() and answering.exception() is None:
         answering.result().close()
 
 
 async def in_blocks(content: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Stream the content block by block from a single thread, because a query's cursor belongs to its thread.
+    """Yield the content block by block, read in a single thread, because a query's cursor belongs to its thread.
 
     Django would read all of the content into memory first.
     """

@@ -41,7 +41,10 @@ PAUSE_S, GRACE_S, LEAST_BYTES_PER_S = 30.0, 60.0, 10_000
 
 
 class BodyGuard:
-    """The border of the web process. `threads` run the look-up of tokens and sessions."""
+    """ASGI middleware that refuses bodies which are too large, too slow or too many, before the application reads them.
+
+    `threads` run the look-up of tokens and sessions.
+    """
 
     def __init__(self, application: Application, threads: Executor) -> None:
         self._application, self._threads = application, threads
@@ -66,7 +69,7 @@ class BodyGuard:
 
 
 class Refused(Exception):
-    """A refusal of a body, raised out of the application while it reads the body; `error` is what the caller gets."""
+    """Raised out of the application while it reads a body that is refused; `error` is what the caller gets."""
 
     def __init__(self, error: DomainError) -> None:
         super().__init__(str(error))
@@ -74,7 +77,7 @@ class Refused(Exception):
 
 
 class Intake:
-    """A `receive` that counts the body while it arrives. Raises Refused for one that is too large, late or too many."""
+    """A `receive` that counts the body's bytes. Raises Refused if it is too large, takes too long, or has no room."""
 
     def __init__(self, receive: Receive, share: Share, caller: str, most: int) -> None:
         self._receive, self._share, self._caller, self._most = receive, share, caller, most
@@ -103,14 +106,14 @@ class Intake:
 
 
 class Spool:
-    """The bytes of all bodies that this process keeps, which have a bound in all and for each caller."""
+    """The number of bytes of all bodies that this process holds, limited in all and for each caller."""
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
 
     @contextmanager
     def share(self, caller: str) -> Iterator[Share]:
-        """Yield the part of one body, which is given back at the end of the block."""
+        """Yield a count of one body's bytes, which are released at the end of the block."""
         share = Share(self._held, caller)
         try:
             yield share
@@ -119,13 +122,13 @@ class Spool:
 
 
 class Share:
-    """One body's part of the spool."""
+    """The bytes of one body in the spool."""
 
     def __init__(self, spooled: Counter[str], caller: str) -> None:
         self._held, self._caller, self._bytes = spooled, caller, 0
 
     def add(self, count: int) -> None:
-        """Count bytes. Raises Refused if there is no room; nobody may take more than half of it."""
+        """Count bytes. Raises Refused if there is no room in the spool, or if the caller has more than half of it."""
         most = settings.SPOOL_BYTES
         if self._held.total() + count > most or self._held[self._caller] + count > most // 2:
             raise Refused(Unavailable("Too many uploads are on their way: send it again in a minute.", code="busy"))
@@ -133,14 +136,14 @@ class Share:
         self._held[self._caller] += count
 
     def release(self) -> None:
-        """Give the part back."""
+        """Release the bytes counted so far."""
         self._held[self._caller] -= self._bytes
         if not self._held[self._caller]:
             del self._held[self._caller]
 
 
 def announced_bytes(scope: Scope) -> int | None:
-    """Return the length of the body that the headers announce: None when they do not, 0 without a body."""
+    """Return the length of the body according to the headers: None if it is not known, 0 without a body."""
     announced = dict(scope["headers"])
     if b"transfer-encoding" in announced:
         return None
@@ -149,7 +152,10 @@ def announced_bytes(scope: Scope) -> int | None:
 
 
 def allowed(scope: Scope) -> tuple[str, int]:
-    """Return who calls, and the bytes that they may send there. Raises NotSignedIn, TooMany."""
+    """Return the caller, `token:<id>` or `user:<id>`, and how many bytes they may send to this path.
+
+    Raises NotSignedIn, TooMany.
+    """
     try:
         request = ASGIRequest(scope, BytesIO())
         caller = caller_of(request)
@@ -160,7 +166,10 @@ def allowed(scope: Scope) -> tuple[str, int]:
 
 
 def caller_of(request: ASGIRequest) -> str:
-    """Return the token or the user behind the request as a key, `token:<id>` or `user:<id>`. Raises NotSignedIn."""
+    """Return the caller as `token:<id>` or `user:<id>`.
+
+    Raises NotSignedIn, and TooMany for an address that fails too often.
+    """
     try:
         if known := TokenAuthentication().authenticate(Request(request)):
             return f"token:{known[1].pk}"
@@ -176,7 +185,7 @@ def caller_of(request: ASGIRequest) -> str:
 
 
 def takes_files(path: str, method: str) -> bool:
-    """Return True for a page or a call that is made for uploads: its view says so in `takes_files`."""
+    """Return True if the view at the path accepts uploads with this method, as its attribute `takes_files` says."""
     try:
         view = resolve(path).func
     except Resolver404:
@@ -188,7 +197,7 @@ def takes_files(path: str, method: str) -> bool:
 
 
 def too_large(caller: str, most: int) -> DomainError:
-    """Create the error for a body over its bound; strangers learn how they may send more."""
+    """Return the error for a body over `most` bytes; without a caller it says that more needs a token or a session."""
     if not caller:
         return NotSignedIn(f"A body of over {SMALL_BYTES >> 10} kB needs a token or a session.")
     return TooLarge(f"A body may have {most} bytes here.")

@@ -21,9 +21,9 @@ REFUSED = 3
 
 
 def end_predecessor(pid_file: Path) -> None:
-    """Kill the child of an earlier attempt, which may live on under a stopped worker after its lease was lost.
+    """Kill the child of an earlier attempt whose process id is in the file, if it still runs in the same folder.
 
-    Two children must not share a folder.
+    It may live on under a stopped worker after its lease was lost, and two children must not share a folder.
     """
     pid = pid_file.read_text() if pid_file.is_file() else ""
     command = Path("/proc", pid, "cmdline")
@@ -33,7 +33,7 @@ def end_predecessor(pid_file: Path) -> None:
 
 
 class Child:
-    """A child process `python -m MODULE ...` in its own process group, which appends JSON lines to `events`."""
+    """A child process `python -m MODULE ...` in its own process group, which appends events as JSON lines to a file."""
 
     def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events
@@ -83,7 +83,10 @@ class Child:
                     yield json.loads(line)
 
     def new_events(self) -> Iterator[Event]:
-        """Yield the events of complete lines since the last call. One whose handling raised is yielded again."""
+        """Yield the events of complete lines since the last call.
+
+        One whose handling raised an exception is yielded again.
+        """
         with self.events.open("rb") as stream:
             stream.seek(self.position)
             for line in stream:
@@ -99,7 +102,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """Kill the process group."""
+        """Kill the process group and wait for its end; no effect after it."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

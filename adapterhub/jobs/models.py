@@ -35,7 +35,7 @@ TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class StaleAttempt(Exception):
-    """Raised when the lease went to another attempt or the job ended: this attempt may not write any more."""
+    """Raised when the lease has passed to another attempt or the job has ended: this attempt may not write any more."""
 
 
 def default_max_attempts() -> int:
@@ -55,16 +55,16 @@ class LeasedJobQuerySet(models.QuerySet[Any]):
         return self.filter(status=JobStatus.QUEUED)
 
     def abandoned(self) -> Self:
-        """Return the leased jobs whose lease has expired without a heartbeat, by the database's clock."""
+        """Return the jobs whose lease has expired without a heartbeat, by the database's clock."""
         return self.filter(status__in=LEASED, lease_expires_at__lt=Now())
 
     def held_by(self, pk: Any, attempt: int) -> Self:
-        """Return the job if this attempt still holds its lease, else nothing."""
+        """Return the job, as a queryset, if this attempt still holds its lease; else none."""
         return self.filter(pk=pk, attempt=attempt, status__in=LEASED)
 
 
 class LeasedJob(models.Model):
-    """An abstract job that a worker runs in a child process under a lease.
+    """An abstract job that a worker runs in a child process under a lease, which heartbeats extend.
 
     A subclass provides `child_arguments`, `note`, `wake_worker`, and `succeeded`, `failed` and `cancelled`, which each
     end with their audit event.
@@ -104,7 +104,7 @@ class LeasedJob(models.Model):
         raise NotImplementedError
 
     def succeeded(self, folder: Path) -> None:
-        """Store what the child left in the folder and end the job."""
+        """Store the child's results from the folder and end the job."""
         raise NotImplementedError
 
     def failed(self, reason: str, message: str) -> None:
@@ -117,7 +117,7 @@ class LeasedJob(models.Model):
 
     @classmethod
     def claim(cls, pk: Any) -> Self | None:
-        """Claim a queued job; return None if another worker has claimed it or it was cancelled."""
+        """Claim a queued job for a new attempt and return it; None if another worker has it or it was cancelled."""
         claimed = (
             cls.objects.queued()
             .filter(pk=pk)
@@ -134,17 +134,20 @@ class LeasedJob(models.Model):
         return claimed_job
 
     def heartbeat(self) -> str:
-        """Extend the lease and return the current status. Raises StaleAttempt."""
+        """Extend the lease and return the current status. Raises StaleAttempt if this attempt no longer holds it."""
         self.write(lease_expires_at=Now() + lease())
         return type(self).objects.values_list("status", flat=True).get(pk=self.pk)
 
     def write(self, **fields: Any) -> None:
-        """Write fields if this attempt still holds the lease. Raises StaleAttempt."""
+        """Save these fields if this attempt still holds the lease. Raises StaleAttempt otherwise."""
         if not type(self).objects.held_by(self.pk, self.attempt).update(**fields):
             raise StaleAttempt(f"{self} is no longer attempt {self.attempt}'s.")
 
     def end(self, status: JobStatus, *, reason: str = "", message: str = "") -> None:
-        """Set a terminal status if this attempt still holds the lease. Raises StaleAttempt."""
+        """Set a terminal status with its reason if this attempt still holds the lease.
+
+        Raises StaleAttempt otherwise.
+        """
         self.write(status=status, reason=reason, message=message, lease_expires_at=None, finished_at=Now())
         self.refresh_from_db()
 
@@ -175,7 +178,10 @@ class LeasedJob(models.Model):
                 job.give_back()
 
     def give_back(self) -> None:
-        """End an abandoned attempt: requeue the job; cancel it if it was stopping; fail it after its last attempt."""
+        """End an abandoned attempt: queue the job again; cancel it if it was stopping.
+
+        Fail it after its last attempt.
+        """
         if self.status == JobStatus.STOPPING:
             self.cancelled()
         elif self.attempt >= self.max_attempts:
@@ -186,5 +192,5 @@ class LeasedJob(models.Model):
 
 
 def lease() -> timedelta:
-    """Return the time for which a heartbeat keeps the job."""
+    """Return for how long a heartbeat keeps the job."""
     return timedelta(seconds=settings.LEASE_S)

@@ -9,7 +9,7 @@ from adapterhub.workspace import sweep_work_folder
 
 @shared_task
 def sweep() -> None:
-    """Reclaim jobs whose lease has expired, wake a worker for every queued job, and delete what was left behind."""
+    """Reclaim jobs whose lease has expired, wake a worker for each queued job, and delete files of killed processes."""
     sweep_work_folder()
     for model in apps.get_models():
         if issubclass(model, LeasedJob):

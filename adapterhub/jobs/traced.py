@@ -9,7 +9,7 @@ from serving_client import telemetry
 
 
 def main() -> None:
-    """Run the named module inside a span of the caller's trace."""
+    """Run the module in the command line inside a span of the trace that is given there."""
     traceparent, module = sys.argv[1:3]
     del sys.argv[:2]
     telemetry.start("job")

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog(threading.Thread):
-    """A thread that ends its process when messages wait and none is taken for DEAF_S seconds.
+    """A thread that ends its process when messages wait and none was taken for DEAF_S seconds.
 
     The worker is idle then, so no work is lost.
     """
@@ -32,14 +32,14 @@ class Watchdog(threading.Thread):
         self._last_sign = time.monotonic()
 
     def run(self) -> None:
-        """End the process when messages wait and none is taken."""
+        """Check every CHECK_EVERY_S seconds; end the process when messages wait and none is taken."""
         while not self.is_deaf():
             time.sleep(CHECK_EVERY_S)
         log.critical("Messages wait, and none was taken for %d s: this worker ends, to be started again.", DEAF_S)
         os._exit(os.EX_TEMPFAIL)
 
     def is_deaf(self) -> bool:
-        """Check once. A message taken, work in progress and an empty queue are signs of life."""
+        """Return True if messages have waited for DEAF_S seconds while none was taken and no work was in progress."""
         processed = sum(state.total_count.values())
         if processed != self._taken or state.reserved_requests or not self._waiting():
             self._taken, self._last_sign = processed, time.monotonic()

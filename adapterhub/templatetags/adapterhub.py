@@ -70,7 +70,7 @@ VERDICTS = {
 
 @register.inclusion_tag("components/badge.html")
 def badge(word: object) -> dict[str, str]:
-    """Render a status as a badge with a colour and a shape."""
+    """Return a status' colour, shape and words, for the template of a badge."""
     text = str(word).lower().replace("_", " ")
     for tone, (shape, names) in TONES.items():
         if text in names:
@@ -98,19 +98,19 @@ def is_sequence(value: object) -> bool:
 
 @register.filter
 def item(mapping: dict[str, Any], key: str) -> Any:
-    """Return mapping[key], or None when the key is missing."""
+    """Return mapping[key]; None when the key is missing."""
     return mapping.get(key)
 
 
 @register.filter
 def item_of(mapping: Any, key: str) -> Any:
-    """Return mapping[key], or None when the key or the mapping is missing."""
+    """Return mapping[key]; None when the key is missing or the mapping is empty or None."""
     return mapping.get(key) if mapping else None
 
 
 @register.filter
 def in_words(verdict: str) -> str:
-    """Return a rank analysis' verdict in words."""
+    """Return a rank analysis' verdict in words. Raises KeyError for an unknown one."""
     return VERDICTS[verdict]
 
 
@@ -122,14 +122,17 @@ def percent(share: float) -> str:
 
 @register.filter
 def listed(value: Any) -> str:
-    """Return a list joined with commas; anything else as text with its underscores replaced by spaces."""
+    """Return a list joined with commas; any other value as text with spaces in place of underscores."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if isinstance(value, list) else text.replace("_", " ")
 
 
 @register.filter
 def as_told(value: Any) -> str:
-    """Return a value of the audit trail or a configuration: text as it is, a float with six digits, others as JSON."""
+    """Return a value of the audit trail or a configuration as text.
+
+    A float with six digits, others but text as JSON.
+    """
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -159,14 +162,14 @@ def duration(seconds: float) -> str:
 
 @register.simple_block_tag
 def sentence(content: str) -> str:
-    """Return the block's text on one line: an attribute or an argument that is too long for a line of a template."""
+    """Return the block's text on one line, not escaped; for an attribute that is too long for a line of a template."""
     # The block has escaped its variables.
     return mark_safe(re.sub(r"[ \n]+", " ", content).strip(" "))  # noqa: S308  # nosec
 
 
 @register.inclusion_tag("audit/_history.html")
 def history(record: Model) -> dict[str, Any]:
-    """Render the latest audit events of an object, newest first."""
+    """Return the latest LATEST audit events of an object, newest first, for their template."""
     return {"events": AuditEvent.objects.about(record)[:LATEST]}
 
 
@@ -175,7 +178,7 @@ SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}
 
 @register.simple_tag
 def moment(at: datetime, shape: str = "minute") -> str:
-    """Return a <time> element: the text is in UTC, and the page's script converts it to the reader's time zone."""
+    """Return a <time> element with the time in UTC; the page's script converts it to the reader's time zone."""
     text = date_format(at, SHAPES[shape])
     return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
 
@@ -188,7 +191,7 @@ def ago(at: datetime) -> str:
 
 @register.inclusion_tag("components/sort.html", takes_context=True)
 def sort(context: dict[str, Any], word: str, label: str) -> dict[str, Any]:
-    """Render a column header that sorts by the column, or reverses the order if the list is sorted by it already."""
+    """Return the context of a column header that sorts by the column, or reverses the order if it is in use."""
     now = context["listing"].sort
     direction = {word: "up", f"-{word}": "down"}.get(now, "")
     return {

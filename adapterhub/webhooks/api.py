@@ -106,7 +106,7 @@ class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def redeliver(self, request: Request, pk: str) -> Response:
-        """Send the delivery again now, with the same id.
+        """Send the delivery again soon, with the same id.
 
         409 `invalid_transition` if the webhook was revoked.
         """

@@ -18,13 +18,13 @@ BATCH = 50
 
 
 def send_due() -> int:
-    """Send up to 50 due deliveries; return how many attempts were made."""
+    """Send up to BATCH due deliveries, the oldest first; return how many attempts were made."""
     due = Delivery.objects.due().order_by("next_at").select_related("webhook__project", "event__project")
     return sum(attempt(delivery) for delivery in due[:BATCH])
 
 
 def attempt(delivery: Delivery) -> bool:
-    """Attempt a delivery outside of any transaction; return False if another worker makes the attempt."""
+    """Attempt a delivery, log the result, and return True; False if another worker makes the attempt."""
     if not delivery.claim():
         return False
     body = json.dumps(body_of(delivery.event), ensure_ascii=False).encode()
@@ -39,7 +39,10 @@ def attempt(delivery: Delivery) -> bool:
 
 
 def signed(delivery: Delivery, body: bytes, at: int) -> dict[str, str]:
-    """Return the signed headers: HMAC-SHA256 of `id.timestamp.body`; `at` is in seconds since 1970."""
+    """Return the request's headers with the signature, HMAC-SHA256 of `id.timestamp.body`.
+
+    `at` is in seconds since 1970.
+    """
     name = f"delivery_{delivery.pk}"
     digest = hmac.digest(delivery.webhook.key, f"{name}.{at}.".encode() + body, hashlib.sha256)
     return {

@@ -34,10 +34,7 @@ SUBJECTS = {tag.partition(":")[0] for tag in Tag}
 
 
 class Webhook(models.Model):
-    """A webhook: an address that receives a project's events.
-
-    Its secret is derived from the installation's, never stored.
-    """
+    """An address that receives a project's events. Its secret is derived from the installation's, never stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="webhooks")
@@ -55,17 +52,17 @@ class Webhook(models.Model):
 
     @property
     def key(self) -> bytes:
-        """The 32-byte key that signs the webhook's deliveries."""
+        """Return the 32-byte key that signs the webhook's deliveries."""
         return hmac.digest(settings.SECRET_KEY.encode(), b"adapterhub.webhook.v1\n" + self.pk.bytes, hashlib.sha256)
 
     @property
     def secret(self) -> str:
-        """The key in the format of Standard Webhooks: `whsec_` and base64."""
+        """Return the key in the format of Standard Webhooks: `whsec_` and base64."""
         return f"whsec_{base64.b64encode(self.key).decode()}"
 
     @classmethod
     def create(cls, project: Project, url: str, events: list[str], *, by: Actor) -> Webhook:
-        """Create a webhook with its audit event. Raises Invalid naming the field."""
+        """Create a webhook with its audit event. Raises Invalid for an address or event that is not allowed."""
         require_address(url)
         require_events(events)
         with transaction.atomic():
@@ -75,7 +72,7 @@ class Webhook(models.Model):
         return webhook
 
     def revoke(self, *, by: Actor, reason: str = "") -> None:
-        """Stop deliveries to the webhook; a second call changes nothing."""
+        """Stop deliveries to the webhook and record it; a second call changes nothing."""
         with transaction.atomic():
             webhook = Webhook.objects.select_for_update().get(pk=self.pk)
             if webhook.revoked_at is None:
@@ -85,7 +82,7 @@ class Webhook(models.Model):
 
 
 def require_address(url: str) -> None:
-    """Check that the outbound client would accept the address now. Raises Invalid."""
+    """Raise Invalid unless requests may go to the address, to which its host resolves now."""
     try:
         outbound.pinned(url, settings.WEBHOOK_HOSTS)
     except outbound.Forbidden as error:
@@ -93,7 +90,7 @@ def require_address(url: str) -> None:
 
 
 def require_events(events: list[str]) -> None:
-    """Check that the webhook names events that exist. Raises Invalid."""
+    """Raise Invalid unless there is at least one event and all exist."""
     known = {*Tag, *(f"{subject}:*" for subject in SUBJECTS)}
     if unknown := [event for event in events if event not in known]:
         raise Invalid(
@@ -143,17 +140,19 @@ class Delivery(models.Model):
         return f"{self.event.tag} to {self.webhook}"
 
     def claim(self) -> bool:
-        """Claim the delivery for one attempt; return False if another worker has it."""
+        """Claim the delivery for one attempt and return True; False if another worker has it."""
         due = Delivery.objects.due().filter(pk=self.pk, attempts=self.attempts)
         claimed = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
         self.attempts += 1
         return bool(claimed)
 
     def note(self, *, answer: int | None, error: str) -> None:
-        """Log an attempt with its HTTP status (`answer`; None without one); set the delivery's status and next time.
+        """Log an attempt with its HTTP status (`answer`.
 
-        A status of 200 to 299 is a success; every 15th failed attempt fails the delivery; before that it is tried again
-        after a pause that grows. If another attempt has begun, only the log is written.
+        None without one), and set the delivery's status and next time.
+
+        200 to 299 is a success; every 15th failed attempt fails the delivery; before that it is tried again after a
+        pause that grows. If another attempt has begun meanwhile, only the log is written.
         """
         is_delivered = answer is not None and 200 <= answer < 300
         ended = DeliveryStatus.DELIVERED if is_delivered else DeliveryStatus.FAILED
@@ -164,7 +163,7 @@ class Delivery(models.Model):
             claimed.update(status=status, next_at=Now() + pause_after(self.attempts))
 
     def redeliver(self, *, by: Actor) -> None:
-        """Schedule the delivery again now, even if it succeeded; the receiver recognizes it by its id.
+        """Schedule the delivery again for now, even if it succeeded, and record it; the receiver knows it by its id.
 
         Raises InvalidTransition when the webhook was revoked.
         """
@@ -193,7 +192,10 @@ class Attempt(models.Model):
 
 
 def pause_after(attempts: int) -> timedelta:
-    """Return the backoff: 5 s, 10 s, 20 s, ... 6 h, restarting after a redelivery. 15 attempts take about 17 hours."""
+    """Return the pause before the next attempt: 5 s, 10 s, 20 s, ... up to 6 h; it starts over after a redelivery.
+
+    15 attempts take about 17 hours.
+    """
     return timedelta(seconds=min(FIRST_PAUSE_S * 2 ** ((attempts - 1) % MOST_ATTEMPTS), LONGEST_PAUSE_S))
 
 

@@ -40,7 +40,11 @@ class WebhookForm(forms.Form):
 
 @login_required
 def webhooks(request: HttpRequest) -> HttpResponse:
-    """List the webhooks; create one on POST, whose secret is in this response and never again."""
+    """List the webhooks; create one on POST, whose secret is in this response only.
+
+    A refused form is shown again with its errors, as 422. Raises NotAllowed for who administers no project, and
+    Invalid.
+    """
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = WebhookForm(request.POST or None, projects=projects)
     secret = issue(request, form.cleaned_data) if form.is_valid() else ""
@@ -59,7 +63,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
 
 
 def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
-    """Create the webhook and return its secret."""
+    """Create the webhook and return its secret. Raises NotAllowed and Invalid."""
     require_scope(request, wanted["project"], Scope.ADMIN)
     events = wanted["events"].split()
     return Webhook.create(wanted["project"], wanted["url"], events, by=actor_of(request)).secret
@@ -67,7 +71,10 @@ def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
 
 @login_required
 def deliveries(request: HttpRequest) -> HttpResponse:
-    """List the deliveries with the result of each attempt, newest first."""
+    """List the deliveries of the user's projects with each attempt's result.
+
+    Raises NotAllowed for who administers none.
+    """
     projects = allowed_somewhere(request, Scope.ADMIN)
     webhooks = Webhook.objects.filter(project__in=projects)[:OFFERED]
     visible_deliveries = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
@@ -84,7 +91,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """Revoke a webhook."""
+    """Revoke a webhook, then redirect to the list. Raises Http404, and Invalid without a reason."""
     webhook = get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN))
     webhook.revoke(by=actor_of(request), reason=reason_in(request))
     return redirect("webhooks")
@@ -93,7 +100,7 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send a delivery again with the same id."""
+    """Send a delivery again with the same id, then redirect to the list. Raises Http404, InvalidTransition."""
     own_deliveries = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
         "webhook__project"
     )

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 
 def target_of(url: str) -> tuple[str, int] | None:
-    """Return (host, port) of an engine's address; None if it is not `http(s)://host[:port]` without a user name.
+    """Return (host, port) of an engine's address, whatever its path; the host is in lower case.
 
-    Raises ValueError for a port that is no number up to 65535.
+    None if it is not http or https, has no host, or has a user name. Raises ValueError for a port that is no number up
+    to 65535.
     """
     parts = urlsplit(url)
     host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,7 +1,7 @@
 """Service accounts for programs: they have roles and tokens, outlive their creators, and never sign in.
 
 Their names carry the project, as `eu/ci`, and no name of a person has a `/`: a name that is refused is one of the own
-project. Accounts from before keep their names.
+project. Accounts from before keep their names. Each change has its audit event.
 """
 
 from __future__ import annotations

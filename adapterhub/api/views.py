@@ -136,7 +136,7 @@ def tell_unpublished(response: Response) -> None:
 
 
 def require_small(request: Request) -> None:
-    """Raise TooLarge for a body over the limit, which the parsers would read into memory.
+    """Raise TooLarge if the announced length of the body is over the limit, as parsers read it into memory.
 
     Forms with files may be larger.
     """

@@ -149,7 +149,11 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:
-        """Export the project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
+        """Export the project's chain, which is recorded.
+
+        As JSON lines of the canonical bytes as they were hashed and both hashes, or with `as` as `csv`, or as `bundle`,
+        a ZIP file of everything that an outsider needs to verify it.
+        """
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         kind = request.query_params.get("as", "jsonl")
         if kind not in KINDS:

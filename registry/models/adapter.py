@@ -45,7 +45,10 @@ class AdapterQuerySet(models.QuerySet["Adapter"]):
 
 
 class Adapter(models.Model):
-    """A named line of work on one base model; its versions are trained, served and compared."""
+    """A named line of work on one base model; its versions are trained, served and compared.
+
+    Each change is recorded.
+    """
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="adapters")
     slug = models.SlugField()
@@ -299,7 +302,10 @@ class AdapterVersion(models.Model):
         self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message, report=report)
 
     def sign_late(self, *, by: Actor) -> None:
-        """Sign a ready version that was published before versions were signed; no effect on any other."""
+        """Sign a ready version that was published before versions were signed, and record it.
+
+        No effect on any other.
+        """
         with transaction.atomic():
             signature = sign(self.identity(), signing_key())
             if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):

@@ -34,7 +34,10 @@ class AliasQuerySet(models.QuerySet["Alias"]):
 
 
 class Alias(models.Model):
-    """A public name. `version` is the version that it serves now; `generation` counts its moves."""
+    """A public name; each change is recorded in the audit trail.
+
+    `version` is the version that it serves now; `generation` counts its moves.
+    """
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="aliases")
     name = models.SlugField()

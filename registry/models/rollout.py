@@ -54,7 +54,10 @@ def new_salt() -> str:
 
 
 class Rollout(SignedPlan):
-    """One A/B split of one alias. The salt never changes, so that a user keeps their arm across pause and resume."""
+    """One A/B split of one alias; each change is recorded in the audit trail, in the same transaction.
+
+    The salt never changes, so that a user keeps their arm across pause and resume.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     step_at = models.DateTimeField(null=True, editable=False, help_text="When its present step began to serve.")
@@ -282,7 +285,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def set_weight(self, weight: float, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Change the candidate's share, in percent of the units; the step of the plan stays.
+        """Change the candidate's share, in percent of the units. The step of the plan stays, and its time begins again.
 
         Raises Invalid above 50 with guardrails, InvalidTransition if the rollout neither serves nor is paused,
         NotAllowed for a share that nobody signed, and Conflict for another generation.

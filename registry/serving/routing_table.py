@@ -103,7 +103,7 @@ def routing_table() -> RoutingTable:
 
 
 def routes_of(aliases: Collection[int]) -> RoutingTable:
-    """Return a table of these aliases alone: their routes and the versions that the routes name."""
+    """Return a table of a new generation with these aliases alone (keys): their routes and the versions they name."""
     generation, published_at = next_generation()
     routes = alias_routes(Alias.objects.filter(pk__in=aliases))
     names = {name for route in routes.values() for name in (route.stable, route.rollout and route.rollout.candidate)}

@@ -52,9 +52,9 @@ def needs_child(file: Path, form: str) -> bool:
 
 
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
-    """Check the file in a child process of limited memory and time; return the report.
+    """Check the file in a child process of limited memory and time, which writes its splits into the folder.
 
-    Raises Invalid for a file that is not of the form or too costly, and OutOfSpace.
+    Returns the report. Raises Invalid for a file that is not of the form or too costly, and OutOfSpace.
     """
     with scratch() as own:
         events = own / "events.jsonl"

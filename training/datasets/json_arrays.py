@@ -124,8 +124,8 @@ def is_sequence(start: bytes) -> bool:
 def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] | None = None) -> Iterator[Record]:
     """Yield (number from 1, object) of the document's arrays, or of what `read` takes from the text.
 
-    An element that is no object is a BadLine in its place. The last item is a BadLine if the document is not JSON to
-    its end.
+    An array's split is added to its objects unless they name one. An element that is no object is a BadLine in its
+    place. The last item is a BadLine if the document is not JSON to its end.
     """
     text, number = Text(stream), 0
     try:

@@ -135,7 +135,7 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def is_conversation(messages: Any) -> bool:
-    """Return True for a list of turns with role and content, one of which is the assistant's."""
+    """Return True for a list of turns with a role and text, none or empty, one of which is the assistant's."""
     return (
         isinstance(messages, list)
         and all(isinstance(turn, dict) for turn in messages)
@@ -323,7 +323,10 @@ def as_chat(rows: Iterable[Row]) -> list[Row]:
 
 
 def talk_of(row: Row) -> Row:
-    """Return a prompt and its completion as a conversation of two turns; the row's other fields are kept."""
+    """Return a row of prompt and completion as a conversation of two turns, without surrounding spaces.
+
+    The row's other fields are kept.
+    """
     turns = [
         {"role": "user", "content": row["prompt"].strip()},
         {"role": "assistant", "content": row["completion"].strip()},

@@ -25,7 +25,7 @@ class ErasureStatus(models.TextChoices):
 
 
 class Erasure(models.Model):
-    """A request to erase a dataset's content for good, and the decision of a second person."""
+    """A request to erase a dataset's content for good, and the decision of a second person; each step is recorded."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="erasures")
     reason = models.TextField()

@@ -50,7 +50,7 @@ class RunLog(models.Model):
 
     @classmethod
     def since(cls, run: Any, position: int) -> tuple[str, int]:
-        """Return the log text from byte `position` on, at most four parts, and the byte at which it ends."""
+        """Return the log text from the part with byte `position` on, at most four parts, and the byte where it ends."""
         parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
         if not parts:
             return "", position

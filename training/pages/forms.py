@@ -121,7 +121,7 @@ class PromptsField(forms.CharField):
     """Form field of named prompts, one a line."""
 
     def prepare_value(self, value: Any) -> Any:
-        """Return the prompts as lines of NAME: PROMPT."""
+        """Return stored prompts as lines of NAME: PROMPT; a submitted text unchanged."""
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes

@@ -92,7 +92,10 @@ def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
-    """Close a service account in a project: revoke its tokens and roles there, then redirect. Raises Http404."""
+    """Close a service account in a project: revoke its tokens and roles there, then redirect.
+
+    Raises Http404, and Invalid without a reason.
+    """
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     service_accounts.close(account, led, by=actor_of(request), reason=reason_in(request))

@@ -188,7 +188,10 @@ class ResidentAdapters:
         self.moves = 0  # changes whenever slots have moved in memory
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
-        """Put an adapter into a slot, evicting one that is not busy; return False if all are busy."""
+        """Put an adapter into a slot unless it has one, mark it as used last, and return True.
+
+        The one used longest ago that is not busy is evicted; returns False if all are busy.
+        """
         if adapter in self._slots:
             self._slots[adapter] = self._slots.pop(adapter)
             return True

@@ -186,6 +186,12 @@ TABLE = {
         ),
         Setting("ADAPTERHUB_JUDGE_MODEL", "", "The model that judges."),
         Setting("ADAPTERHUB_JUDGE_KEY", "", "The API key of the judge.", True),
+        Setting("ADAPTERHUB_LM_EVAL_TASKS", "", "Folder of the lm-eval tasks that evaluations may name; empty = none."),
+        Setting(
+            "ADAPTERHUB_LM_EVAL_PYTHON",
+            "",
+            "Python of the environment that has lm-eval[api], on web and gpu workers; empty = the product's own.",
+        ),
         Setting(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "",

@@ -103,6 +103,7 @@ def test_only_the_table_reads_the_environment() -> None:
         "datasets.scan_process",
         "datasets.hub_process",
         "recipes.preference.objectives",
+        "recipes.lm_eval_task",
     )
     launched = {f"training.{name}" for name in names}
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}

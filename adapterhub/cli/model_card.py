@@ -67,7 +67,11 @@ def measured(metrics: Json, evaluations: list[Json]) -> Json:
     rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
     if metrics.get("eval_rows"):
         rows["Measured on"] = f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} held-out rows"
-    for evaluation in evaluations:
+    # The newest first: of a task's scores the latest stand.
+    for evaluation in reversed(evaluations):
+        task = ((evaluation.get("metrics") or {}).get("task") or {}).get("name")
+        scores = (evaluation.get("metrics") or {}).get("scores") or {}
+        rows |= {f"lm-eval {task}, {name}": f"{score:.4f}" for name, score in scores.items()}
         for other, change in ((evaluation.get("metrics") or {}).get("differences") or {}).items():
             beside = evaluation["against"] if other == "against" else "the base"
             interval = f"{change['low']:+.4f} to {change['high']:+.4f}"

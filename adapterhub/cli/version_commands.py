@@ -102,22 +102,52 @@ def train(
 
 def evaluate(
     version: Annotated[str, typer.Argument(help="Served name.")],
-    dataset: Data,
+    dataset: Data = "",
+    task: Annotated[str, typer.Option(help="A task of lm-eval that the operator offers, in place of --dataset.")] = "",
+    at_least: Annotated[
+        list[str], typer.Option(metavar="METRIC=NUMBER", help="With --task and --wait: the least score. Repeatable.")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
     against: Annotated[str, typer.Option(help="Served name of the version to compare with.")] = "",
     project: Project = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a version on held-out rows; --wait exits with 6 when it is measured to be worse than --against."""
+    """Measure a version on held-out rows, or on a task of lm-eval.
+
+    --wait exits with 6 when it is measured to be worse than --against, or below a score of --at-least.
+    """
+    least = least_scores(at_least)
+    if bool(dataset) == bool(task) or (least and not (task and wait)):
+        raise Ended("Give --dataset or --task, and --at-least only with --task and --wait.", Exit.USAGE)
     with hub() as api:
         owner = project_of(api, project)
         other = {"against": against} if against else {}
-        evaluation = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset, timeout), **other))
+        rows = dataset_of(api, owner, dataset, timeout) if dataset else None
+        evaluation = api.send(calls.evaluate(owner, version, rows, **({"task": task} if task else {}), **other))
         if wait:
             evaluation = until_ended(api, calls.evaluation(evaluation["id"]), f"evaluation of {version}", timeout)
     say(evaluation, f"{evaluation['id']} {evaluation['status']}", as_json)
     require_no_worse(evaluation.get("metrics") or {}, version, against)
+    require_scores(evaluation.get("metrics") or {}, version, least)
+
+
+def least_scores(pairs: list[str]) -> dict[str, float]:
+    """Parse `METRIC=NUMBER` pairs. Raises Ended."""
+    try:
+        return {name: float(number) for name, _, number in (pair.rpartition("=") for pair in pairs)}
+    except ValueError:
+        raise Ended(f"--at-least {' '.join(pairs)!r} is not METRIC=NUMBER, such as acc=0.6.", Exit.USAGE) from None
+
+
+def require_scores(metrics: dict[str, Any], version: str, least: dict[str, float]) -> None:
+    """Check the scores of a task of lm-eval. Raises Ended for one that is missing or too low."""
+    scores = metrics.get("scores") or {}
+    for name, number in least.items():
+        if name not in scores:
+            raise Ended(f"The task has no metric {name}; it has {', '.join(scores)}.", Exit.REFUSED)
+        if scores[name] < number:
+            raise Ended(f"{name} of {version} is {scores[name]:.4g}, below {number:g}.", Exit.REFUSED)
 
 
 def require_no_worse(metrics: dict[str, Any], version: str, against: str) -> None:

@@ -248,9 +248,10 @@ def dossier(adapter: str, number: int) -> Call[Json]:
     return get(f"adapters/{part(adapter)}/versions/{number}/dossier/")
 
 
-def evaluate(project: str, version: str, dataset: int, **fields: Any) -> Call[Evaluation]:
-    """Queue an evaluation of a served name. Fields: against, prompts, pattern."""
-    call = post("evaluations/", project=project, version=version, dataset=dataset, **fields)
+def evaluate(project: str, version: str, dataset: int | None = None, **fields: Any) -> Call[Evaluation]:
+    """Queue an evaluation of a served name, on a dataset or otherwise. Fields: against, prompts, pattern, task."""
+    data = {} if dataset is None else {"dataset": dataset}
+    call = post("evaluations/", project=project, version=version, **data, **fields)
     return following(call, lambda created: evaluation(created["id"]))
 
 

@@ -115,6 +115,7 @@ class Evaluation(Job):
 
     version: str
     against: str | None
+    task: str
     metrics: Json | None
 
 

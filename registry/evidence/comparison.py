@@ -70,13 +70,19 @@ def row_of(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:
-    """Return the figures of each version's latest evaluation, by the version's primary key.
+    """Return the figures of each version's latest evaluation and of its latest on each task, by its primary key.
 
-    Names begin with `evaluated`.
+    Names begin with `evaluated`, and with the task where there is one.
     """
-    rows = VersionEvaluation.objects.filter(version__in=versions).order_by("created_at")
-    arms = {row.version_id: row.metrics.get("arms", {}).get("version", {}) for row in rows}
-    return {key: {f"evaluated {name}": value for name, value in figures(arm).items()} for key, arm in arms.items()}
+    latest: dict[int, dict[str, dict[str, Any]]] = {}
+    for row in VersionEvaluation.objects.filter(version__in=versions).order_by("created_at"):
+        task = row.metrics.get("task", {}).get("name", "")
+        measured = row.metrics["scores"] if task else row.metrics.get("arms", {}).get("version", {})
+        latest.setdefault(row.version_id, {})[f"evaluated {task}".strip()] = measured
+    return {
+        key: {f"{kind} {name}": value for kind, measured in kinds.items() for name, value in figures(measured).items()}
+        for key, kinds in latest.items()
+    }
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

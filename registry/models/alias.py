@@ -22,7 +22,7 @@ from registry.models.adapter import Adapter, AdapterVersion
 from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import Cluster
-from registry.models.evaluation import require_no_objection
+from registry.models.evaluation import require_no_objection, require_scores
 
 
 class AliasQuerySet(models.QuerySet["Alias"]):
@@ -106,6 +106,7 @@ class Alias(models.Model):
                 cluster.accept_for(project, by=by)
                 version.require_servable_on(cluster)
                 require_no_objection(version)
+                require_scores(version, policy)
                 alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
@@ -145,6 +146,7 @@ class Alias(models.Model):
             # A version that was served here before needs no evaluation, so that a bad move can be undone at any time.
             if not alias.moves.filter(version=version).exists():
                 require_no_objection(version, expected)
+                require_scores(version, alias.policy)
             alias.point_to(version, reason=reason, by=by)
             AuditEvent.record(
                 Tag.ALIAS_MOVED,

@@ -29,10 +29,10 @@ def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
     return names
 
 
-def require_nameable(versions: Sequence[AdapterVersion]) -> None:
+def require_nameable(versions: Sequence[AdapterVersion], field: str = "versions") -> None:
     """Check that the router answers these versions by their own name.
 
-    Raises Invalid naming the first that it refuses.
+    Raises Invalid for `field`, naming the first that it refuses.
     """
     keys = [version.pk for version in versions]
     allowed = set(nameable(AdapterVersion.objects.filter(pk__in=keys)).values_list("pk", flat=True))
@@ -41,7 +41,7 @@ def require_nameable(versions: Sequence[AdapterVersion]) -> None:
             raise Invalid(
                 f"{version} is not approved: have it approved for its alias first. The project's setting "
                 "named_versions decides which versions may be asked.",
-                field="versions",
+                field=field,
                 code="version_not_approved",
             )
 

@@ -76,6 +76,30 @@ def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
     return unmeasured(version)
 
 
+def require_scores(version: AdapterVersion, policy: dict[str, Any]) -> None:
+    """Require the scores on lm-eval tasks that an alias' policy asks for, by the latest evaluation. Raises Conflict."""
+    for wanted in policy.get("evaluations", []):
+        if message := shortfall(version, wanted):
+            raise Conflict(message, field="version", code="evaluation_objects")
+
+
+def shortfall(version: AdapterVersion, wanted: dict[str, Any]) -> str:
+    """Return an error message if the version does not have a score that a policy asks for, otherwise ""."""
+    task, metric = wanted["task"], wanted["metric"]
+    last = version.evaluations.filter(base_digest=version.base_digest, metrics__task__name=task).first()
+    if last is None:
+        return f"{version} was never measured on the task {task}, which the policy asks for: evaluate it first."
+    score = last.metrics["scores"].get(metric)
+    if score is None:
+        names = ", ".join(last.metrics["scores"])
+        return f"The task {task} has no metric {metric}, which the policy asks for; it has {names}."
+    if score < wanted.get("at_least", score):
+        return f"{metric} of {version} on the task {task} is {score:.4g}; the policy asks for {wanted['at_least']:g}."
+    if score > wanted.get("at_most", score):
+        return f"{metric} of {version} on the task {task} is {score:.4g}; the policy allows {wanted['at_most']:g}."
+    return ""
+
+
 def require_no_objection(version: AdapterVersion, stable: AdapterVersion | None = None) -> None:
     """Check that no evaluation objects to serving the version, in place of `stable` if given. Raises Conflict."""
     if message := objection(version, stable) if stable else unmeasured(version):

@@ -21,7 +21,7 @@ from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
 from registry.domain_signals import routes_changed
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
-from registry.models.evaluation import require_no_objection
+from registry.models.evaluation import require_no_objection, require_scores
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.signed_plan import SignedPlan
 from registry.models.slot_admission import require_slots
@@ -320,6 +320,7 @@ class Rollout(SignedPlan):
             rollout = self.locked(RolloutStatus.PROMOTED, expected_generation)
             approval = rollout.approval() if rollout.alias.quorum else None
             require_no_objection(rollout.candidate, rollout.alias.version)
+            require_scores(rollout.candidate, rollout.alias.policy)
             rollout.alias.point_to(rollout.candidate, reason=reason, by=by)
             rollout.enter(RolloutStatus.PROMOTED, reason)
             if approval:

@@ -87,7 +87,21 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
     elif not rollout.is_last_step:
         rollout.advance(**same)
     elif action is Action.PROMOTE:
-        rollout.promote(**same)
+        promote_or_pause(rollout, same)
+
+
+def promote_or_pause(rollout: Rollout, details: dict[str, Any]) -> None:
+    """Promote the candidate, or pause the rollout with the words of the evaluation that speaks against it.
+
+    Raises Conflict for any other reason.
+    """
+    try:
+        rollout.promote(**details)
+    except Conflict as error:
+        if error.code != "evaluation_objects":
+            raise
+        reason = f"It is not promoted: {error} Resume it when the version is measured anew, or roll it back."
+        rollout.pause(**{**details, "reason": reason})
 
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:

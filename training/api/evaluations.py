@@ -30,7 +30,7 @@ class EvaluationSerializer(JobSerializer):
 
     class Meta(JobSerializer.Meta):
         model = Evaluation
-        fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "metrics"]
+        fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "task", "metrics"]
 
     @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
     def get_metrics(self, job: Evaluation) -> Any:
@@ -49,6 +49,9 @@ class NewEvaluationSerializer(serializers.Serializer[Any]):
     pattern = serializers.CharField(
         max_length=MAX_PATTERN, required=False, help_text="Regular expression to search for in each answer."
     )
+    task = serializers.CharField(
+        max_length=100, required=False, help_text="A task of lm-eval, of those that the operator offers."
+    )
 
 
 class EvaluationViewSet(Cancelling):
@@ -66,6 +69,7 @@ class EvaluationViewSet(Cancelling):
         """Queue an evaluation of a version.
 
         Its results are losses with paired intervals, exact match and token F1, forgetting, and answers to the prompts.
+        With `task` they are the scores of a task of lm-eval, which asks the served version through the router.
         """
         fields = self.read(NewEvaluationSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
@@ -14,8 +15,10 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
 from adapterhub.core.regex_check import pattern_fault
 from adapterhub.jobs.models import JobStatus
-from registry.models import AdapterVersion, VersionEvaluation
+from registry.models import AdapterVersion, Cluster, VersionEvaluation
 from registry.models.adapter import VersionStatus
+from registry.models.approved_versions import require_nameable
+from training.models import lm_eval_task
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 
@@ -23,10 +26,14 @@ GENERIC = Path(__file__).parent.parent / "reference.txt"
 MAX_PROMPTS = 50
 MAX_PROMPT = 8000
 MAX_PATTERN = 200
+ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class Evaluation(GpuJob):
-    """A job that measures a version on a dataset's held-out rows, or lets it answer prompts, or both."""
+    """A job that measures a version on a dataset's held-out rows, or lets it answer prompts, or both.
+
+    With `task` it asks the served version a task of lm-eval instead.
+    """
 
     # Django lets a model override a field of its abstract base.
     dataset = models.ForeignKey(  # type: ignore[assignment]
@@ -36,6 +43,7 @@ class Evaluation(GpuJob):
     against = models.ForeignKey(AdapterVersion, models.PROTECT, null=True, blank=True, related_name="+")
     prompts = models.JSONField(default=list)
     pattern = models.CharField(max_length=MAX_PATTERN, blank=True, default="")
+    task = models.CharField(max_length=100, blank=True, default="", help_text="A task of lm-eval.")
     result = models.OneToOneField(VersionEvaluation, models.PROTECT, null=True, editable=False, related_name="job")
 
     tags = {
@@ -67,11 +75,17 @@ class Evaluation(GpuJob):
         prompts: list[str] | None = None,
         against: AdapterVersion | None = None,
         pattern: str = "",
+        task: str = "",
     ) -> Evaluation:
         """Queue an evaluation and return it. Raises Invalid naming the field, and Conflict if the queue is full."""
         require_measurable(version, against)
-        if dataset is None and not prompts:
-            raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
+        if task:
+            require_alone(dataset=dataset, prompts=prompts, against=against, pattern=pattern)
+            lm_eval_task.require_task(task)
+            require_nameable([version], "version")
+            require_cluster(version)
+        elif dataset is None and not prompts:
+            raise Invalid("Name a dataset, prompts, or a task.", field="dataset", code="nothing_to_measure")
         if fault := pattern_fault(pattern):
             raise Invalid(f"pattern: {fault}", field="pattern", code="bad_pattern")
         job = cls(
@@ -82,6 +96,7 @@ class Evaluation(GpuJob):
             against=against,
             prompts=checked_prompts(prompts or []),
             pattern=pattern,
+            task=task,
             created_by=by.user,
         )
         job.require_of_project("dataset", dataset)
@@ -89,11 +104,17 @@ class Evaluation(GpuJob):
             dataset.require_answers()
         inputs = {"version": version.served_name, "against": against.served_name if against else None}
         with transaction.atomic():
-            job.request(Tag.EVALUATION_REQUESTED, by=by, after=inputs | {"prompts": len(job.prompts)})
+            wishes = {"prompts": len(job.prompts)} | ({"task": task} if task else {})
+            job.request(Tag.EVALUATION_REQUESTED, by=by, after=inputs | wishes)
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the versions' files, write compare.json into the folder, and return the child's arguments."""
+        """Write the child's file into the folder, with the versions' files beside it, and return its arguments."""
+        if self.task:
+            # How an adapter from elsewhere was trained nobody knows: it is asked without a template.
+            is_chat = bool(self.base_model.template_digest) and hasattr(self.version, "run") and self.is_chat()
+            file = lm_eval_task.write_file(self, self.version, self.task, folder, is_chat=is_chat)
+            return ["training.recipes.lm_eval_task", str(file)]
         adapters = {"version": str(self.version.fetch(folder / "version"))}
         if self.against:
             adapters["against"] = str(self.against.fetch(folder / "against"))
@@ -143,7 +164,31 @@ class Evaluation(GpuJob):
             )
             self.write(result=result)
             self.end(JobStatus.SUCCEEDED)
-            self.record_end(evidence={"differences": metrics.get("differences"), "version": self.version.served_name})
+            measured = {name: metrics[name] for name in ("task", "scores") if name in metrics}
+            measured |= {} if self.task else {"differences": metrics.get("differences")}
+            self.record_end(evidence={**measured, "version": self.version.served_name})
+
+    def record_end(self, **facts: Any) -> None:
+        """Record the audit event of the end; nobody asks any more with the job's token."""
+        super().record_end(**facts)
+        if self.task and self.status in ENDED:
+            lm_eval_task.revoke_tokens(self)
+
+
+def require_alone(**others: Any) -> None:
+    """Raise Invalid for what a task of lm-eval does not take beside itself."""
+    for field, given in others.items():
+        if given:
+            message = f"A task is an evaluation of its own: leave {field} out."
+            raise Invalid(message, field=field, code="not_with_task")
+
+
+def require_cluster(version: AdapterVersion) -> None:
+    """Raise Invalid for a version that no cluster could serve."""
+    base_model = version.adapter.base_model
+    if not Cluster.objects.serving(version.project).filter(base_model=base_model).exists():
+        message = f"No cluster serves {base_model} to {version.project}: a task is asked of a served version."
+        raise Invalid(message, field="version", code="not_served")
 
 
 def require_measurable(version: AdapterVersion, against: AdapterVersion | None) -> None:

@@ -15,9 +15,10 @@ from registry.serving.routing_table import routing_table
 from serving_client import CacheRule, RateLimit, RoutingTable
 
 RULE = {"ttl_s": 60, "max_bytes": 1000}
+SCORE = {"task": "articles", "metric": "acc", "at_least": 0.5}
 
 
-@pytest.mark.parametrize("policy", [{}, {"quorum": 0}, {"quorum": 10, "cache": RULE}])
+@pytest.mark.parametrize("policy", [{}, {"quorum": 0}, {"quorum": 10, "cache": RULE}, {"evaluations": [SCORE]}])
 def test_what_a_policy_may_say(policy: dict[str, Any]) -> None:
     check_policy(policy)
 
@@ -25,7 +26,12 @@ def test_what_a_policy_may_say(policy: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("policy", "named"),
     [
-        ({"quorom": 1}, "keys quorum, canary and cache"),
+        ({"quorom": 1}, "keys quorum, canary, cache and evaluations"),
+        ({"evaluations": SCORE}, "evaluations is a list"),
+        ({"evaluations": [{**SCORE, "at_most": 1}]}, "evaluations has"),
+        ({"evaluations": [{"task": "articles", "metric": "acc"}]}, "evaluations has"),
+        ({"evaluations": [{**SCORE, "at_least": "0.5"}]}, "evaluations has"),
+        ({"evaluations": [{**SCORE, "task": ""}]}, "evaluations has"),
         ({"quorum": True}, "quorum"),
         ({"quorum": 11}, "quorum"),
         ({"canary": 5}, "protected alias"),

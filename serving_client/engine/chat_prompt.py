@@ -11,6 +11,12 @@ from serving_client.chat_conventions import REASONING, REFUSALS
 Turn = dict[str, Any]
 
 
+# A word that no text holds by chance.
+MARK = "Zqxmarkqxz"
+# Fields of a message that a template may leave out: names and numbers of who speaks, and copies of the content.
+OPTIONAL = ("role", "content", "name", "tool_call_id", "tool_calls", "annotations", "parsed", *REASONING)
+
+
 class ChatRefused(ValueError):
     """Raised when the template cannot render the request; `field` names the request's field that it refuses."""
 
@@ -27,6 +33,9 @@ def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) 
     try:
         text = rendered(tokenizer, messages, tools)
         bare = rendered(tokenizer, messages, None) if tools else ""
+        require_whole(tokenizer, messages, tools, text)
+    except ChatRefused:
+        raise
     except REFUSALS as error:
         raise ChatRefused(f"The chat template refuses these messages: {error}", "messages") from error
     if tools and text == bare:
@@ -35,6 +44,24 @@ def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) 
     if any(name not in text for name in names):
         raise ChatRefused("The chat template of this base model does not render 'tool_calls'.", "messages")
     return text
+
+
+def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None, text: str) -> None:
+    """Refuse fields of messages that nothing reads, and messages that the template leaves out. Raises ChatRefused."""
+    source = str(tokenizer.get_chat_template(tools=tools))
+    for place, turn in enumerate(messages):
+        for name in turn.keys() - {*OPTIONAL}:
+            if turn[name] and not re.search(rf"[.'\"]{re.escape(name)}\b", source):
+                message = f"messages.{place}.{name[:100]} is not rendered by the chat template: leave it out."
+                raise ChatRefused(message, "messages")
+        content = turn["content"].strip()
+        if turn["role"] == "assistant" or not content or content in text:
+            continue
+        # A template may write it in other words; then it writes a mark in them, too.
+        changed = [*messages[:place], {**turn, "content": MARK}, *messages[place + 1 :]]
+        if MARK.casefold() not in rendered(tokenizer, changed, tools).casefold():
+            message = f"The chat template does not render messages of the role {turn['role'][:40]!r}: leave them out."
+            raise ChatRefused(message, "messages")
 
 
 def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:

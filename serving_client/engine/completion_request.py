@@ -178,8 +178,14 @@ class CompletionRequest(Strict):
             raise bad_request("max_tokens must be at least 1, but for an 'echo' of the prompt alone.", "max_tokens")
         if self.prompt_logprobs is not None and self.stream:
             raise bad_request("A stream holds no 'prompt_logprobs': leave out one of them.", "prompt_logprobs")
+        self.require_stream()
         if self.n * len(self.prompt) > MOST_IN_ALL:
             raise bad_request(f"'n' answers to each prompt may be {MOST_IN_ALL} in all: send more requests.", "n")
+
+    def require_stream(self) -> None:
+        """Check that options of a stream come with one. Raises ApiError 400."""
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise bad_request("'stream_options' needs 'stream': true.", "stream_options")
 
     def characters(self) -> int:
         """Return the characters of the longest prompt, or of all texts of the messages; 0 for prompts of tokens."""
@@ -255,6 +261,7 @@ class ChatRequest(CompletionRequest):
         if self.response_format is not None and self.tool_use:
             message = "The embedded engine holds an answer to one form: leave out 'response_format' or 'tools'."
             raise bad_request(message, "response_format")
+        self.require_stream()
         if self.top_logprobs and not self.logprobs:
             raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
         if self.prompt_logprobs is not None and self.stream:

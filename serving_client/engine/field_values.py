@@ -10,6 +10,8 @@ MOST_PROMPTS = 64
 MOST_MESSAGES = 4096
 # Each is looked for at every token, by the thread that serves all requests.
 MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
+# Parts of a message: a chat's, and those of responses that clients send back.
+TEXT_PARTS = ("text", "input_text", "output_text")
 Json = dict[str, Any]
 Prompt = str | list[int]
 
@@ -88,8 +90,13 @@ def content_of(content: object) -> str:
     """
     parts = content if isinstance(content, list) else [{"text": content or ""}]
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise bad_request("A message's 'content' must be a string.", "messages")
+    for part, text in zip(parts, texts, strict=True):
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind not in TEXT_PARTS:
+            message = f"A part of 'content' has the type {str(kind)[:40]!r}: the embedded engine reads text alone."
+            raise bad_request(message, "messages")
+        if not isinstance(text, str):
+            raise bad_request("A message's 'content' must be a string, or parts of type text.", "messages")
     return "".join(str(text) for text in texts)
 
 

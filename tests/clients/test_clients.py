@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sysconfig
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +22,16 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from adapterhub.client import Client, calls
-from tests.builders.product import Product
+from tests.builders.product import ROOT, Product
 from tests.byte_llama import save_adapter, save_model, tokenizer
+from tests.tiny_model import write_jsonl
 from tests.tools import CLIENTS_PYTHON, requires
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, requires("clients")]
 
 HERE = Path(__file__).parent
-SCOPES = ("read", "publish", "operate", "infer", "admin")
+SCOPES = ("read", "publish", "train", "operate", "infer", "admin")
 TEMPLATE = (
     "{% for t in tools or () %}{{ t['function']['name'] }} {% endfor %}"
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ m.get('tool_calls') or '' }}\n{% endfor %}"
@@ -45,6 +49,20 @@ doc_to_target: "{{{{answer}}}}"
 metric_list:
   - metric: acc
 """
+
+
+ROWS = [
+    {"question": f"Article {number}:", "choices": ["one", "twenty", "three men"], "answer": number % 3}
+    for number in range(12)
+]
+
+
+def offer_tasks(folder: Path) -> Path:
+    """Write the task `articles` with its rows."""
+    folder.mkdir()
+    rows = write_jsonl(folder / "rows.jsonl", ROWS)
+    (folder / "articles.yaml").write_text(TASK.format(rows=rows))
+    return folder
 
 
 @dataclass
@@ -80,6 +98,8 @@ def served() -> Iterator[Served]:
     adapter = save_adapter(base, home / "adapter", seed=1, r=8, lora_alpha=16)
     product = Product(home)
     product.environ["ADAPTERHUB_TORCH_THREADS"] = "1"
+    product.environ["ADAPTERHUB_LM_EVAL_TASKS"] = str(offer_tasks(home / "tasks"))
+    product.environ["ADAPTERHUB_LM_EVAL_PYTHON"] = str(CLIENTS_PYTHON)
     supervisor = product.start()
     try:
         yield serve(product, base, adapter)
@@ -147,6 +167,68 @@ def test_openai(served: Served) -> None:
     assert all(len(error["id"]) == 32 for error in errors.values())
 
 
+REFUSED = {
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "reasoning_effort": "reasoning_effort",
+    "verbosity": "verbosity",
+    "modalities": "modalities",
+    "prediction": "prediction",
+    "web_search_options": "web_search_options",
+    "functions": "functions",
+    "function_call": "function_call",
+    "guided_json": "guided_json",
+    "stream_options alone": "stream_options",
+    "image_url": "image_url",
+    "tool_choice unknown": "tool_choice",
+    "top_logprobs alone": "top_logprobs",
+    "n of 9": "n must be",
+}
+
+
+def test_each_parameter_of_openais_sdk_is_honoured_or_refused_by_name(served: Served) -> None:
+    got = served.drive("parameters")
+    refused = {name: given for name, given in got.items() if isinstance(given, dict) and "refused" in given}
+    assert {name: given["refused"] for name, given in refused.items()} == dict.fromkeys(REFUSED, 400)
+    assert [name for name, words in REFUSED.items() if words not in refused[name]["message"]] == []
+    assert got["stop list"]["ends"] == ["stop"]
+    assert not {*"eai"} & {*got["stop list"]["texts"][0]}
+    assert len(got["n"]["texts"]) == 3
+    assert set(got["logprobs"]["logprobs"]) == {3}
+    assert isinstance(json.loads(got["response_format json_schema"]["texts"][0])["urgent"], bool)
+    assert got["response_format json_object"]["texts"][0].startswith("{")
+    for name in ("tool_choice required", "tool_choice named", "parallel_tool_calls"):
+        assert {(called, *arguments) for called, arguments in got[name]["calls"]} == {("look_up", "urgent")}, name
+    assert len(got["parallel_tool_calls"]["calls"]) == 1
+    assert got["tool_choice none"]["calls"] == []
+    assert (got["max_completion_tokens"]["tokens"], got["max_tokens"]["tokens"]) == (4, 5)
+    assert len(set(got["logit_bias"]["texts"][0])) == 1
+    assert (got["stream_options"]["choices"], got["stream_options"]["tokens"] > 0) == (0, True)
+    first, same, other = got["seed"]
+    assert first == same != other
+    assert got["sent back"] > 0
+    pieces = got["pieces"]
+    assert (pieces["ids"], pieces["first"], pieces["end"]) == (1, "", "tool_calls")
+    assert pieces["count"] > 3
+    assert isinstance(pieces["arguments"]["urgent"], bool)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_the_sdk_call_of_the_documents_runs_as_it_stands(served: Served, page: str) -> None:
+    text = (ROOT / page).read_text()
+    (match,) = re.finditer(r"^( *)from openai import OpenAI\n(?:\1.*\n|\n)*", text, re.MULTILINE)
+    program = textwrap.dedent(match[0].partition("```")[0])
+    assert program.count("http://127.0.0.1:8080/v1") == 1
+    program = program.replace("http://127.0.0.1:8080", served.product.router)
+    begin = "import os\ntoken = TOKEN = os.environ['OPENAI_API_KEY']\n"
+    command = [str(CLIENTS_PYTHON), "-c", f"{begin}{program}\nprint(answer.model_dump_json())\n"]
+    done = subprocess.run(command, env=served.environ(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["usage"]["completion_tokens"] >= 1
+    assert len(answer["choices"]) == 1
+
+
 def test_who_leaves_is_in_no_count_and_costs_the_engine_nothing(served: Served) -> None:
     before = closed(served)
     assert served.drive("openai")["left"]
@@ -169,6 +251,11 @@ def test_litellm(served: Served) -> None:
     assert got["text"]
     assert isinstance(got["formed"]["urgent"], bool)
     assert got["unknown"] == 404
+    assert (len(got["several"]), min(got["several"]) >= 1, got["counted"]) == (2, True, 4)
+    assert got["same"][0] == got["same"][1]
+    assert len(got["called"]) == 1
+    assert all(isinstance(call["urgent"], bool) for call in (*got["called"], got["streamed"]))
+    assert got["refused"] == {"presence_penalty": True, "reasoning_effort": True}
 
 
 def test_langchain(served: Served) -> None:
@@ -180,12 +267,16 @@ def test_langchain(served: Served) -> None:
     ((name, arguments),) = got["tool"]
     assert name == "look_up"
     assert isinstance(arguments["urgent"], bool)
+    assert got["several"][0] == got["several"][1]
+    assert set(got["likely"]) == {2}
+    assert (got["counted"] >= 1, got["pieces"] > 3, got["raw"]) == (True, True, "{")
+    assert got["refused"] == {name: name for name in ("reasoning_effort", "frequency_penalty", "verbosity")}
 
 
 def test_llama_index(served: Served) -> None:
     got = served.drive("llama_index")
     assert all(got.values())
-    assert set(got) == {"chat", "stream", "plain", "plain_stream"}
+    assert set(got) == {"chat", "stream", "plain", "plain_stream", "same", "parts", "refused"}
 
 
 def test_instructor(served: Served) -> None:
@@ -195,14 +286,35 @@ def test_instructor(served: Served) -> None:
         require_finding(finding)
 
 
-def test_lm_evals_multiple_choice_is_that_of_transformers(served: Served, tmp_path: Path) -> None:
-    rows = [
-        {"question": f"Article {number}:", "choices": ["one", "twenty", "three men"], "answer": number % 3}
-        for number in range(12)
-    ]
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "articles.yaml").write_text(TASK.format(rows=data))
+def lm_eval(served: Served, out: Path, model: str, *settings: str, starter: str = "") -> list[dict[str, Any]]:
+    """Run the task with lm-eval and return its samples in their order, the likelihoods of each in `own`."""
+    start = ["-c", starter] if starter else ["-m", "lm_eval"]
+    command = [str(CLIENTS_PYTHON), *start, "run", "--model", model, "--tasks", "articles", "--batch_size", "4"]
+    command += ["--include_path", str(served.product.home / "tasks"), "--output_path", str(out), "--log_samples"]
+    command += ["--model_args", *settings]
+    done = subprocess.run(command, env=served.environ(), capture_output=True, text=True, check=False, cwd=out.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = out.rglob("samples_articles_*.jsonl")
+    samples = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda one: one["doc_id"])
+    return [{**one, "own": [float(response[0]) for response in one["filtered_resps"]]} for one in samples]
+
+
+@pytest.fixture(scope="module")
+def expected(served: Served) -> list[list[float]]:
+    """The log-likelihoods of the choices of each row, through transformers and PEFT."""
+    model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(served.base), served.adapter)
+    # lm-eval puts a blank between question and choice.
+    return [[scored(model, row["question"], f" {choice}") for choice in row["choices"]] for row in ROWS]
+
+
+def accuracy(likelihoods: list[list[float]]) -> float:
+    right = [max(range(3), key=row.__getitem__) == number % 3 for number, row in enumerate(likelihoods)]
+    return sum(right) / len(right)
+
+
+def test_lm_evals_multiple_choice_is_that_of_transformers(
+    served: Served, expected: list[list[float]], tmp_path: Path
+) -> None:
     settings = {
         "model": "compliance",
         "base_url": f"{served.product.router}/v1/completions",
@@ -212,24 +324,35 @@ def test_lm_evals_multiple_choice_is_that_of_transformers(served: Served, tmp_pa
         "max_retries": 1,
         "max_length": 1024,
     }
-    command = [str(CLIENTS_PYTHON), "-m", "lm_eval", "--model", "local-completions", "--tasks", "articles"]
-    command += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples"]
-    command += ["--batch_size", "4", "--model_args", ",".join(f"{name}={value}" for name, value in settings.items())]
-    done = subprocess.run(command, env=served.environ(), capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (file,) = (tmp_path / "out").rglob("samples_articles_*.jsonl")
-    samples = [json.loads(line) for line in file.read_text().splitlines()]
-    model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(served.base), served.adapter)
-    # lm-eval puts a blank between question and choice.
-    expected = [[scored(model, row["question"], f" {choice}") for choice in row["choices"]] for row in rows]
-    assert len(samples) == len(rows)
-    for sample in samples:
-        own = [float(response[0]) for response in sample["filtered_resps"]]
-        assert own == pytest.approx(expected[sample["doc_id"]], abs=1e-3)
+    given = [f"{name}={value}" for name, value in settings.items()]
+    samples = lm_eval(served, tmp_path / "out", "local-completions", *given)
+    assert [one["own"] for one in samples] == [pytest.approx(row, abs=1e-3) for row in expected]
     (results,) = (tmp_path / "out").rglob("results_*.json")
-    right = [max(range(3), key=row.__getitem__) == number % 3 for number, row in enumerate(expected)]
-    accuracy = json.loads(results.read_text())["results"]["articles"]["acc,none"]
-    assert accuracy == pytest.approx(sum(right) / len(right), abs=1e-3)
+    measured = json.loads(results.read_text())["results"]["articles"]["acc,none"]
+    assert measured == pytest.approx(accuracy(expected), abs=1e-3)
+
+
+def test_lm_evals_own_hf_model_finds_the_same(served: Served, expected: list[list[float]], tmp_path: Path) -> None:
+    """Its environment has no torch; it borrows ours, behind its own packages."""
+    borrowed = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); "
+    starter = f"{borrowed}from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+    given = [f"pretrained={served.base}", f"peft={served.adapter}", "dtype=float32"]
+    samples = lm_eval(served, tmp_path / "hf", "hf", *given, starter=starter)
+    assert [one["own"] for one in samples] == [pytest.approx(row, abs=1e-3) for row in expected]
+
+
+def test_an_evaluation_asks_lm_eval_and_its_score_is_a_gate(served: Served, expected: list[list[float]]) -> None:
+    with Client(served.product.web, served.token) as api:
+        alias = api.send(calls.alias("compliance"))
+        job = api.wait(calls.evaluate("eu", alias["version"], task="articles"))
+        assert job["status"] == "succeeded", job["message"]
+        assert job["metrics"]["scores"]["acc"] == pytest.approx(accuracy(expected), abs=1e-3)
+        task = job["metrics"]["task"]
+        assert (task["name"], task["samples"], task["chat"]) == ("articles", 12, False)
+        assert len(task["hash"]) == 64
+        assert task["lm_eval"]
+        tokens = api.send(calls.get("tokens/"))["results"]
+        assert all(one["revoked_at"] for one in tokens if one["name"].startswith("evaluation "))
 
 
 def scored(model: PeftModel, question: str, choice: str) -> float:

@@ -47,6 +47,39 @@ def test_calls_that_the_template_leaves_out_are_refused() -> None:
         chat_prompt(make_tokenizer(), parsed().messages, None)
 
 
+def test_fields_and_messages_that_the_template_leaves_out_are_refused() -> None:
+    tokenizer = make_tokenizer()
+    talk = [{"role": "system", "content": "keep records"}, {"role": "user", "content": "a bank"}]
+    sent_back = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "name": "Ann"}
+    answer = {"role": "assistant", "content": "each risk", **sent_back}
+    assert "each risk" in chat_prompt(tokenizer, parse_chat({"messages": [*talk, answer]}).messages, None)
+    for field, value in (("function_call", {"name": "x"}), ("audio", {"id": "a"}), ("prefix", True)):
+        messages = parse_chat({"messages": [*talk, {**answer, field: value}]}).messages
+        with pytest.raises(ChatRefused, match=rf"messages\.2\.{field} is not rendered"):
+            chat_prompt(tokenizer, messages, None)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ChatRefused, match="does not render messages of the role 'system'"):
+        chat_prompt(tokenizer, parse_chat({"messages": talk}).messages, None)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
+    assert chat_prompt(tokenizer, parse_chat({"messages": talk}).messages, None) == "KEEP RECORDSA BANK"
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "refusal"])
+def test_a_part_that_is_no_text_is_refused_by_its_type(kind: str) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": kind, kind: {"url": "data:,"}}]
+    with pytest.raises(ApiError, match=kind) as caught:
+        parse_chat({"messages": [{"role": "user", "content": parts}]})
+    assert caught.value.param == "messages"
+
+
+def test_options_of_a_stream_need_one() -> None:
+    with pytest.raises(ApiError, match="needs 'stream': true") as caught:
+        parsed(stream_options={"include_usage": True})
+    assert caught.value.param == "stream_options"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

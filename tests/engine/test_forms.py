@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving_client.engine.batching.grammar import BadGrammar, Grammar, Grammars
 from serving_client.engine.engine import Engine
-from serving_client.engine.tool_calls import CLOSES, OPENS, Call, CallFilter, ToolUse
+from serving_client.engine.tool_call_reader import CallReader, Part, Piece, calls_in
+from serving_client.engine.tool_calls import CLOSES, OPENS, Call, ToolUse
 
 SCHEMA = {
     "type": "object",
@@ -57,12 +60,21 @@ async def chat(http: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
 
 
 async def streamed(http: httpx.AsyncClient, **body: Any) -> tuple[str, list[dict[str, Any]], str]:
-    """The text, the calls and the finish reason of a stream."""
+    """The text, the calls as their pieces give them, and the finish reason of a stream."""
     response = await http.post("/v1/chat/completions", json=CHAT | body | {"stream": True})
     parts = [
         json.loads(line.removeprefix("data: "))["choices"][0] for line in response.text.split("\n\n") if "{" in line
     ]
-    calls = [call for part in parts for call in part["delta"].get("tool_calls", ())]
+    pieces = [piece for part in parts for piece in part["delta"].get("tool_calls", ())]
+    calls: list[dict[str, Any]] = []
+    for piece in pieces:
+        if "id" in piece:
+            assert (piece["index"], piece["type"], piece["function"]["arguments"]) == (len(calls), "function", "")
+            calls.append(piece)
+        else:
+            assert set(piece) == {"index", "function"}
+            calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+    assert not calls or len(pieces) > 2 * len(calls), "arguments come in pieces"
     return "".join(part["delta"].get("content") or "" for part in parts), calls, parts[-1]["finish_reason"]
 
 
@@ -199,13 +211,74 @@ TEXTS = [
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize(("text", "beside", "calls"), TEXTS)
 def test_calls_are_read_in_the_words_of_templates(text: str, beside: str, calls: list[Call], size: int) -> None:
-    assert USE.parsed(text) == (beside, calls)
-    reader, seen = CallFilter(USE), ""
-    for start in range(0, len(text), size):
-        seen += reader.add(text[start : start + size])
-    rest, read = reader.end()
-    assert (seen + rest).strip() == beside.strip()
-    assert list(read) == calls
+    assert calls_in(text, USE) == (beside, calls)
+    assert in_parts(text, USE, size) == (beside.strip(), calls)
+
+
+def in_parts(text: str, use: ToolUse, size: int) -> tuple[str, list[Call]]:
+    """Read a text that arrives in parts of `size` letters; no piece is empty, and none is shown twice."""
+    reader = CallReader(use)
+    parts = [reader.add(text[start : start + size]) for start in range(0, len(text), size)]
+    parts.append(reader.end())
+    calls: dict[int, Call] = {}
+    for piece in (piece for part in parts for piece in part.pieces):
+        if piece.name is not None:
+            assert piece.index == len(calls)
+            calls[piece.index] = Call(piece.name, "")
+        else:
+            assert piece.arguments
+            before = calls[piece.index]
+            calls[piece.index] = Call(before.name, before.arguments + piece.arguments)
+    return "".join(part.text for part in parts).strip(), list(calls.values())
+
+
+REQUIRED = ToolUse({"look_up": {}, "report": {}}, "required")
+NESTED = '{"n": [1, {"a": "} \\" ]"}]}'
+FORCED_TEXTS = [
+    (f'[{{"name": "look_up", "parameters": {NESTED}}}]', [Call("look_up", NESTED)]),
+    (
+        '[{"name": "look_up", "parameters": {}}, {"name": "report", "parameters": {"b": 2}}]',
+        [Call("look_up", "{}"), Call("report", '{"b": 2}')],
+    ),
+    # Cut off by max_tokens.
+    ('[{"name": "look_up", "parameters": {"n": [1, 2', [Call("look_up", '{"n": [1, 2')]),
+    ('[{"name": "look_', []),
+]
+FRAGMENTS = [OPENS, CLOSES, '{"name": "look_up", "arguments": ', "{", "}", "[", "]", '"', "\\", "a ", ",", "\n"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(("text", "calls"), FORCED_TEXTS)
+def test_forced_calls_arrive_in_pieces_word_for_word(text: str, calls: list[Call], size: int) -> None:
+    assert in_parts(text, REQUIRED, size) == ("", calls) == calls_in(text, REQUIRED)
+    named = ToolUse({"look_up": {}}, "look_up")
+    assert in_parts('{"n": 1', named, size) == ("", [Call("look_up", '{"n": 1')])
+
+
+def test_arguments_are_shown_before_they_are_complete() -> None:
+    reader = CallReader(USE)
+    assert reader.add(f'Wait. {OPENS}\n{{"name": "look_up", "argu') == Part("Wait. ")
+    assert reader.add('ments": {"n": ') == Part("", (Piece(0, "", "look_up"), Piece(0, '{"n": ')))
+    assert reader.add("1}}") == Part("", (Piece(0, "1}"),))
+    assert reader.has_calls
+
+
+@pytest.mark.parametrize("text", ['{"answer": 1}', "{x | x > 0}", "[1, 2]", "[link](a)"])
+def test_an_answer_that_begins_like_a_call_and_is_none_is_not_held_back(text: str) -> None:
+    reader = CallReader(USE)
+    assert reader.add(text[:-1]).text == text[:-1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join),
+    size=st.integers(1, 7),
+    use=st.sampled_from([USE, REQUIRED]),
+)
+def test_any_text_reads_alike_in_parts_and_whole(text: str, size: int, use: ToolUse) -> None:
+    beside, calls = calls_in(text, use)
+    assert in_parts(text, use, size) == (beside.strip(), calls)
+    assert use.forced or calls or beside == text
 
 
 def test_a_strict_function_is_called_by_its_schema_where_the_model_calls_it(make_engine: Callable[..., Engine]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 from serving_client.engine.api.token_texts import TokenTexts
 from serving_client.engine.batching.sequence import Delta
-from serving_client.engine.tool_calls import Call, CallFilter, ToolUse
+from serving_client.engine.tool_call_reader import CallReader, Part, Piece, calls_in
+from serving_client.engine.tool_calls import Call, ToolUse
 
 VERSION = version("adapterhub")
 FINGERPRINT = f"adapterhub-{VERSION}"
@@ -69,7 +70,7 @@ class Format(ABC):
     texts: TokenTexts
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
-    filters: dict[int, CallFilter] = field(default_factory=dict)
+    readers: dict[int, CallReader] = field(default_factory=dict)
     # Of each answer: the characters of the tokens that were listed.
     offsets: dict[int, int] = field(default_factory=dict)
 
@@ -194,53 +195,54 @@ class ChatFormat(Format):
 
     def _choice(self, answer: Delta) -> Json:
         use = self.options.tool_use
-        text, calls = use.parsed(answer.text) if use else (answer.text, [])
+        text, calls = calls_in(answer.text, use) if use else (answer.text, [])
         content = None if calls and not text else text
         listed = [called(call) for call in calls]
         message: Json = {"role": "assistant", "content": content, "refusal": None, "tool_calls": listed}
-        end = self._end(answer, calls)
+        end = self._end(answer, has_calls=bool(calls))
         return {"index": answer.index, "message": message, **end, "token_ids": self._tokens(answer)}
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the events of a streamed part, none if it shows nothing; the first one opens the message."""
-        text, calls = self._shown(delta)
+        """Return the chunks of a streamed part; the first one opens the message, and a piece of a call has its own."""
+        part = self._part(delta)
         opening = [self._opening(delta.index)] if is_first else []
-        if not (text or calls or delta.is_last or self.options.logprobs or self.options.return_token_ids):
-            return opening
-        visible: Json = {"content": text}
-        if calls:
-            visible |= {"tool_calls": [{"index": place, **called(call)} for place, call in enumerate(calls)]}
-        part = {
-            "index": delta.index,
-            "delta": visible,
-            **self._end(delta, calls),
-            "token_ids": self._tokens(delta),
-        }
-        return [*opening, {**self._head("chat.completion.chunk"), "choices": [part]}]
+        pieces = [self._chunk(delta.index, {"tool_calls": [written(piece)]}) for piece in part.pieces]
+        if not (part.text or delta.is_last or self.options.logprobs or self.options.return_token_ids):
+            return [*opening, *pieces]
+        reader = self.readers.get(delta.index)
+        end = self._end(delta, has_calls=bool(reader and reader.has_calls))
+        rest: Json = {**end, "token_ids": self._tokens(delta)}
+        visible = {"content": part.text} if part.text or not pieces else {}
+        chunk = self._chunk(delta.index, visible, **rest)
+        # Text stands before the calls; the end of the answer behind them.
+        return [*opening, *pieces, chunk] if delta.is_last else [*opening, chunk, *pieces]
 
-    def _shown(self, delta: Delta) -> tuple[str, Sequence[Call]]:
-        """Return the text of a delta that is certainly no call, and at the end the calls."""
+    def _chunk(self, index: int, visible: Json, **rest: Any) -> Json:
+        choice = {"index": index, "delta": visible, "logprobs": None, "finish_reason": None, **rest}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _part(self, delta: Delta) -> Part:
+        """Return the text of a delta that is certainly no call, and what is new of calls."""
         if self.options.tool_use is None:
-            return delta.text, ()
-        calls_filter = self.filters.setdefault(delta.index, CallFilter(self.options.tool_use))
-        text = calls_filter.add(delta.text)
+            return Part(delta.text)
+        reader = self.readers.setdefault(delta.index, CallReader(self.options.tool_use))
+        part = reader.add(delta.text)
         if not delta.is_last:
-            return text, ()
-        rest, calls = calls_filter.end()
-        return text + rest, calls
+            return part
+        rest = reader.end()
+        return Part(part.text + rest.text, part.pieces + rest.pieces)
 
-    def _end(self, delta: Delta, calls: Sequence[Call]) -> Json:
+    def _end(self, delta: Delta, *, has_calls: bool) -> Json:
         logprobs = self.texts.chat_logprobs(delta.logprobs) if self.options.logprobs else None
         reason = delta.finish_reason
         # As OpenAI has it: who names the function knows that it is called.
-        if calls and reason == "stop" and self.options.tool_use and not self.options.tool_use.is_named:
+        if has_calls and reason == "stop" and self.options.tool_use and not self.options.tool_use.is_named:
             reason = "tool_calls"
         return {"logprobs": logprobs, "finish_reason": reason, "stop_reason": delta.stop_reason}
 
     def _opening(self, index: int) -> Json:
         opening = {"role": "assistant", "content": ""}
-        part = {"index": index, "delta": opening, "logprobs": None, "finish_reason": None}
-        return {**self._head("chat.completion.chunk"), "choices": [part], "prompt_token_ids": self._prompt(index)}
+        return {**self._chunk(index, opening), "prompt_token_ids": self._prompt(index)}
 
     def usage_chunk(self, completion_tokens: int) -> Json:
         """Return the last chunk, with the counts of tokens."""
@@ -251,6 +253,13 @@ def called(call: Call) -> Json:
     """Return a tool call in OpenAI's form, with a new random id."""
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def written(piece: Piece) -> Json:
+    """Return a piece of a call as OpenAI streams it: id and name once, then more of the arguments."""
+    if piece.name is not None:
+        return {"index": piece.index, **called(Call(piece.name, piece.arguments))}
+    return {"index": piece.index, "function": {"arguments": piece.arguments}}
 
 
 def new_id(prefix: str) -> str:

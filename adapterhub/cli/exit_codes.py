@@ -55,6 +55,7 @@ BY_STATUS = {
     403: Exit.NOT_ALLOWED,
     404: Exit.USAGE,
     409: Exit.CONFLICT,
+    412: Exit.CONFLICT,
     413: Exit.USAGE,
     415: Exit.USAGE,
     422: Exit.USAGE,

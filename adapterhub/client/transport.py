@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from contextlib import ExitStack
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,9 +16,10 @@ from adapterhub.client.errors import ApiError
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 5
-LONGEST_PAUSE_S = 30.0
-# Statuses of temporary refusals, which may be retried.
-PASSING = (429, 503)
+# A server that wants a longer pause than this is not asked again.
+LONGEST_PAUSE_S = 120.0
+# Statuses of temporary refusals, the server's own and those of a proxy before it.
+PASSING = (429, 502, 503, 504)
 
 
 def require_address(url: str) -> None:
@@ -56,17 +59,27 @@ def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
 
 
 def pause(answer: httpx.Response | None, attempt: int) -> float:
-    """Return the seconds until the next attempt, at most LONGEST_PAUSE_S.
+    """Return the seconds until the next attempt: Retry-After if it was sent, else 0.2, 0.4, 0.8, ..."""
+    wanted = retry_after(answer) if answer is not None else None
+    return 0.1 * 2**attempt if wanted is None else wanted
 
-    Retry-After if it was sent, else 0.2, 0.4, ...
-    """
-    retry_after = answer.headers.get("Retry-After", "") if answer is not None else ""
-    return min(float(retry_after) if retry_after.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
+
+def retry_after(answer: httpx.Response) -> float | None:
+    """Return the seconds of Retry-After, which holds them or a time; None without either."""
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isdecimal() and text.isascii():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def passes(answer: httpx.Response) -> bool:
-    """Return True if a retry may succeed: too many requests, unavailable, or the first request is still in flight."""
-    return answer.status_code in PASSING or (answer.status_code == 409 and ApiError.of(answer).code == "in_flight")
+    """Return True if a retry may succeed soon: too many requests, unavailable, or the first copy is in flight."""
+    is_passing = answer.status_code in PASSING
+    is_passing = is_passing or (answer.status_code == 409 and ApiError.of(answer).code == "in_flight")
+    return is_passing and (retry_after(answer) or 0.0) <= LONGEST_PAUSE_S
 
 
 def content(answer: httpx.Response) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -165,6 +167,78 @@ def test_a_list_is_read_over_its_pages(site: str, ci: str, adapter: Adapter) -> 
             return {row["slug"] async for row in hub.rows(call)}
 
     assert asyncio.run(from_a_loop()) == {"dora", "b", "c"}
+
+
+class Busy:
+    """A server that refuses a request some times, and notes what it was sent."""
+
+    def __init__(self, *refusals: tuple[int, dict[str, str]]) -> None:
+        self.refusals = list(refusals)
+        self.keys: list[str | None] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers.get("Idempotency-Key"))
+        if not self.refusals:
+            return httpx.Response(200, json={"id": "r", "status": "queued"})
+        status, headers = self.refusals.pop(0)
+        return httpx.Response(status, headers=headers, json={"detail": "later", "code": "throttled"})
+
+
+SOON = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
+
+
+@pytest.mark.parametrize("kind", ["threads", "loop"])
+@pytest.mark.parametrize(
+    ("status", "headers", "least", "most"),
+    [
+        (429, {"Retry-After": "7"}, 7, 7),
+        (503, {"Retry-After": "90"}, 90, 90),
+        (503, {"Retry-After": SOON}, 0, 50),
+        (503, {}, 0.2, 0.2),
+        (502, {"Retry-After": "soon"}, 0.2, 0.2),
+        (504, {}, 0.2, 0.2),
+    ],
+)
+def test_a_refusal_that_passes_is_retried_when_the_server_says(
+    kind: str, status: int, headers: dict[str, str], least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    server = Busy((status, headers))
+    if kind == "threads":
+        monkeypatch.setattr("adapterhub.client.clients.time.sleep", pauses.append)
+        with Client("http://hub.invalid", "t", transport=httpx.MockTransport(server)) as hub:
+            assert hub.send(calls.train("eu", "dora", 4))["id"] == "r"
+    else:
+
+        async def noted(seconds: float) -> None:
+            pauses.append(seconds)
+
+        async def ask() -> str:
+            async with AsyncClient("http://hub.invalid", "t", transport=httpx.MockTransport(server)) as hub:
+                return (await hub.send(calls.train("eu", "dora", 4)))["id"]
+
+        monkeypatch.setattr("adapterhub.client.clients.asyncio.sleep", noted)
+        assert asyncio.run(ask()) == "r"
+    assert len(pauses) == 1
+    assert least <= pauses[0] <= most
+    assert (len(server.keys), len(set(server.keys)), None in server.keys) == (2, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "attempts"),
+    [([(429, {"Retry-After": "3600"})], 1), ([(503, {"Retry-After": "1"})] * 9, 5), ([(500, {})], 1), ([(422, {})], 1)],
+)
+def test_a_refusal_that_does_not_pass_is_raised(
+    refusals: list[tuple[int, dict[str, str]]], attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapterhub.client.clients.time.sleep", lambda seconds: None)
+    server = Busy(*refusals)
+    with (
+        Client("http://hub.invalid", "t", transport=httpx.MockTransport(server)) as hub,
+        pytest.raises(ApiError) as raised,
+    ):
+        hub.send(calls.train("eu", "dora", 4))
+    assert (raised.value.status, len(server.keys)) == (refusals[0][0], attempts)
 
 
 def test_a_server_that_is_away_is_named() -> None:

@@ -242,7 +242,7 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
     """Return the variable if it is one of `choices` or empty. Raises BadSetting for another value."""
     text = read(name, environ)
     if text and text not in choices:
-        raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one of them, or unset it.")
+        raise BadSetting(f"{name}={text!r} is not one of {', '.join(choices)}: set it to one of them, or unset it.")
     return text
 
 
@@ -257,7 +257,7 @@ def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
         try:
             ip_network(word)
         except ValueError as error:
-            raise BadSetting(f"{name}: {word!r} is no IP address or network: correct it, or unset it.") from error
+            raise BadSetting(f"{name}: {word!r} is not an IP address or network: correct it, or unset it.") from error
     return words(name, environ)
 
 

@@ -88,7 +88,7 @@ def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
-        raise Forbidden(f"The host {host!r} has no address.") from error
+        raise Forbidden(f"The host {host!r} has no address: check its name.") from error
     if not may_be_inside and (hidden := [address for address in addresses if not is_public(str(address))]):
         raise Forbidden(f"The host {host!r} resolves to {hidden[0]}, which is not a public address.")
     return str(min(addresses))

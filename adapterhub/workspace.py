@@ -69,7 +69,7 @@ def one_of(name: str, count: int, whose: str) -> Iterator[None]:
     file = free_place(name, count) if count else None
     if count and file is None:
         raise TooMany(
-            f"{count} exports, comparisons or checks of {whose} run already: try again in a moment.",
+            f"{count} exports, comparisons or checks of {whose} are running already: try again in a moment.",
             wait_s=WAIT_S,
         )
     try:

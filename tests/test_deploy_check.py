@@ -38,7 +38,7 @@ def test_the_check_asks_for_the_proxy_before_a_site_with_tls() -> None:
     assert unnamed.returncode == 1
     assert "adapterhub.W001" in unnamed.stderr
     wrong = check_deploy(ADAPTERHUB_PROXIES="nginx")
-    assert "ADAPTERHUB_PROXIES: 'nginx' is no IP address or network" in wrong.stderr
+    assert "ADAPTERHUB_PROXIES: 'nginx' is not an IP address or network" in wrong.stderr
 
 
 def test_no_folder_has_to_be_made_before_the_first_command(tmp_path: Path) -> None:

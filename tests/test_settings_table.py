@@ -48,5 +48,5 @@ def test_every_setting_is_documented(setting: env.Setting) -> None:
 def test_a_word_that_is_no_choice_is_named() -> None:
     assert env.choice("S3_ADDRESSING", ("path", "virtual"), {"S3_ADDRESSING": "virtual"}) == "virtual"
     assert env.choice("S3_ADDRESSING", ("path", "virtual"), {}) == ""
-    with pytest.raises(env.BadSetting, match="S3_ADDRESSING='host' is none of path, virtual"):
+    with pytest.raises(env.BadSetting, match="S3_ADDRESSING='host' is not one of path, virtual"):
         env.choice("S3_ADDRESSING", ("path", "virtual"), {"S3_ADDRESSING": "host"})

@@ -56,7 +56,7 @@ class ProjectChangeSerializer(serializers.Serializer[Any]):
         default="",
         trim_whitespace=False,
         write_only=True,
-        help_text="Yours, unless you signed in within the last ten minutes.",
+        help_text="Your password; not needed if you signed in within the last ten minutes.",
     )
 
 
@@ -163,7 +163,9 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
                 project = Project.objects.create(**fields)
                 AuditEvent.record(Tag.PROJECT_CREATED, project, by=actor_of(request), project=project)
         except IntegrityError:
-            raise Conflict(f"The slug {fields['slug']!r} is taken.", field="slug", code="slug_taken") from None
+            raise Conflict(
+                f"The slug {fields['slug']!r} is taken: choose another.", field="slug", code="slug_taken"
+            ) from None
         return self.write(project, 201)
 
     @extend_schema(request=ProjectChangeSerializer, responses=ProjectSerializer)

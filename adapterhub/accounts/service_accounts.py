@@ -97,7 +97,7 @@ def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason
     the project.
     """
     if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
-        raise Invalid(f"{owner} is no active person of this project: choose a member.", field="owner")
+        raise Invalid(f"{owner} is not an active member of this project: choose one who is.", field="owner")
     locked = User.objects.select_for_update(of=("self",)).select_related("owner").get(pk=account.pk)
     before = locked.owner.username if locked.owner else None
     account.owner = owner

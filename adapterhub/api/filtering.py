@@ -89,7 +89,7 @@ def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
         if field.choices and value not in dict(field.flatchoices):
             raise ValueError(text)
     except (ValidationError, ValueError, OverflowError):
-        raise Invalid(f"{text[:50]!r} is no {meaning(field)}.", field=name, code="bad_filter") from None
+        raise Invalid(f"{text[:50]!r} is not {meaning(field)}.", field=name, code="bad_filter") from None
     return value
 
 
@@ -108,8 +108,12 @@ def meaning(field: models.Field[Any, Any]) -> str:
     """Return the kind of values that the field takes, as words for an error message."""
     if field.choices:
         return f"one of {', '.join(str(value) for value, _ in field.flatchoices)}"
-    kinds = {models.UUIDField: "id", models.IntegerField: "whole number", models.DateTimeField: "time with its zone"}
-    return next((words for kind, words in kinds.items() if isinstance(field, kind)), "text of this kind")
+    kinds = {
+        models.UUIDField: "an id",
+        models.IntegerField: "a whole number",
+        models.DateTimeField: "a time with its zone",
+    }
+    return next((words for kind, words in kinds.items() if isinstance(field, kind)), "a text of this kind")
 
 
 def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str, Any]:

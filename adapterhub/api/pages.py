@@ -110,7 +110,7 @@ def reason_in(request: HttpRequest) -> str:
     if not reason:
         raise Invalid("Give a reason: it is recorded in the audit trail.", field="reason")
     if len(reason) > LONGEST_REASON:
-        raise Invalid(f"A reason may have {LONGEST_REASON:,} characters: shorten it.", field="reason")
+        raise Invalid(f"A reason may have at most {LONGEST_REASON:,} characters: shorten it.", field="reason")
     require_storable("reason", reason)
     return reason
 

@@ -59,7 +59,9 @@ class BoundedJSONField(serializers.JSONField):
 
 def too_deep(field: str) -> Invalid:
     """Return the Invalid that names the field which is nested too deeply."""
-    return Invalid(f"{field or 'The body'} may be nested {DEEPEST} deep: flatten it.", field=field, code="too_deep")
+    return Invalid(
+        f"{field or 'The body'} may be nested at most {DEEPEST} levels deep: flatten it.", field=field, code="too_deep"
+    )
 
 
 def deep_field_of(text: str) -> str:
@@ -131,20 +133,20 @@ def require_texts(data: Any, long_fields: frozenset[str] = frozenset()) -> None:
             require_storable(field, text)
             length += len(text)
             if len(text) > LONGEST_TEXT and name not in long_fields:
-                message = f"{field or 'A text'} may have {LONGEST_TEXT:,} characters: shorten it."
+                message = f"{field or 'A text'} may have at most {LONGEST_TEXT:,} characters: shorten it."
                 raise Invalid(message, field=field, code="text_too_long")
         if length > LARGEST_FIELD and name not in long_fields:
-            message = f"{field or 'The body'} may have {LARGEST_FIELD:,} characters in all: shorten it."
+            message = f"{field or 'The body'} may have at most {LARGEST_FIELD:,} characters in all: shorten it."
             raise Invalid(message, field=field, code="field_too_large")
 
 
 def require_storable(field: str, text: str) -> None:
     """Raise Invalid, naming the field, if Postgres cannot store the text: it has a NUL or a lone surrogate."""
     if "\0" in text:
-        message = f"{field or 'A text'} may not hold a NUL: leave it out."
+        message = f"{field or 'A text'} may not contain a NUL character: remove it."
         raise Invalid(message, field=field, code="null_characters_not_allowed")
     if not text.isascii() and SURROGATES.search(text):
-        message = f"{field or 'A text'} holds half a character (a lone surrogate): send the whole one."
+        message = f"{field or 'A text'} contains half a character (a lone surrogate): send the whole character."
         raise Invalid(message, field=field, code="surrogate_characters_not_allowed")
 
 

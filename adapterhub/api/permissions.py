@@ -84,7 +84,7 @@ def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
     # A slug of the query string is not validated; a NUL would reach the database.
     project = projects_of(request).filter(slug=slug.replace("\0", ""), archived_at=None).first()
     if project is None:
-        raise Invalid(f"There is no project {slug!r} that you can see.", field="project", code="unknown_project")
+        raise Invalid(f"There is no project {slug!r}, or you cannot see it.", field="project", code="unknown_project")
     require_scope(request, project, scope)
     return project
 

@@ -116,4 +116,4 @@ def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> Non
     taken = marked(request).taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))
     if taken.wait_s:
         kind = caller.partition(":")[0]
-        raise TooMany(f"One {kind} may send {per_s} requests a second: wait.", wait_s=taken.wait_s)
+        raise TooMany(f"Each {kind} may send {per_s} requests a second: wait, then try again.", wait_s=taken.wait_s)

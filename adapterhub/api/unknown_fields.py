@@ -28,5 +28,5 @@ def require_known(serializer: Any, body: Any, path: str = "") -> None:
 def unknown(path: str, name: str, known: list[str]) -> Invalid:
     """Return the Invalid for an unknown field, with the name that was probably meant, or all names."""
     near = get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}."
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}."
     return Invalid(f"{path} is unknown; {hint}", field=path, code="unknown_field")

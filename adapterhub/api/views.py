@@ -143,7 +143,7 @@ def require_small(request: Request) -> None:
     is_form = request.content_type.startswith("multipart/")
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
-        raise TooLarge(f"A body may have {most} bytes: send a file as multipart/form-data.")
+        raise TooLarge(f"A body may have at most {most} bytes: send a file as multipart/form-data.")
 
 
 def require_few_values(request: Request) -> None:
@@ -156,7 +156,7 @@ def require_few_values(request: Request) -> None:
     if not is_short and not request.content_type.startswith("multipart/"):
         body = request._request.body
         if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
-            raise TooLarge(f"A body may hold {MOST_VALUES:,} values.", code="too_many_values")
+            raise TooLarge(f"A body may have at most {MOST_VALUES:,} values: send it in parts.", code="too_many_values")
 
 
 class Selectable(serializers.Serializer[Any]):
@@ -169,7 +169,7 @@ def keep_only(serializer: Selectable, names: list[str]) -> None:
     """Remove the fields that `?fields=` does not name from the serializer. Raises Invalid for an unknown one."""
     known = {*serializer.fields, *getattr(serializer, "more_fields", ())}
     if unknown := [name for name in names if name not in known]:
-        message = f"There is no field {unknown[0][:50]!r}; there are {', '.join(sorted(known))}."
+        message = f"There is no field {unknown[0][:50]!r}; the fields are {', '.join(sorted(known))}."
         raise Invalid(message, field="fields", code="unknown_field")
     for name in set(serializer.fields) - set(names):
         serializer.fields.pop(name)

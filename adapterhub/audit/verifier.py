@@ -258,14 +258,14 @@ def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str)
         signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
         point = checkpoint_of(signed)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"{place} holds what is no checkpoint: take it out.") from error
+        raise Unreadable(f"{place} has an object that is not a checkpoint: remove it.") from error
     for key in keys:
         try:
             key.verify(signature, CHECKPOINT_DOMAIN + signed)
         except InvalidSignature:
             continue
         return point
-    raise Unreadable(f"{place} holds a checkpoint of {point.at} that no key of this installation signed.")
+    raise Unreadable(f"{place} holds a checkpoint of {point.at} that no key of this installation signed: remove it.")
 
 
 def checkpoint_of(signed: bytes) -> Checkpoint:

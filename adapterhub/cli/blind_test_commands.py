@@ -49,7 +49,7 @@ def ask(
     versions: Annotated[list[int], typer.Option("--version", help="A version's number; give two to four.")],
     prompts: Annotated[list[str], typer.Option("--prompt", help="Can be repeated.")] = [],  # noqa: B006
     file: Annotated[Path | None, typer.Option("--prompts", help="A file with one prompt per line.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of each answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Start a blind test of each prompt: send it to every version, for people to vote on the answers."""

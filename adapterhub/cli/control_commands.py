@@ -15,7 +15,7 @@ from adapterhub.client import ApiError, Client, calls
 from adapterhub.client.calls import Call
 from adapterhub.client.rest_types import Job, Rollout
 
-Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias whose rollout it is.")]
+Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias of the rollout.")]
 
 
 def active(api: Client, alias: str, statuses: Sequence[str] = ACTIVE) -> Rollout:
@@ -23,7 +23,7 @@ def active(api: Client, alias: str, statuses: Sequence[str] = ACTIVE) -> Rollout
     for row in api.rows(calls.rollouts(alias)):
         if row["status"] in statuses:
             return row
-    raise Ended(f"{alias!r} has no rollout that goes on, or none that you can see.", Exit.USAGE)
+    raise Ended(f"{alias!r} has no active rollout, or you cannot see it.", Exit.USAGE)
 
 
 def steer(alias: str, verb: Callable[[Rollout, str], Call[Rollout]], reason: str, as_json: bool) -> None:
@@ -94,4 +94,4 @@ def job_of(api: Client, pk: str) -> Job:
                 raise
         else:
             return job
-    raise Ended(f"There is no job {pk} that you can see.", Exit.USAGE)
+    raise Ended(f"There is no job {pk}, or you cannot see it.", Exit.USAGE)

@@ -48,7 +48,9 @@ def verify(project: Project = "", as_json: AsJson = False) -> None:
 @audit.command()
 def export(
     project: Project = "",
-    kind: Annotated[Kind, typer.Option("--as", help="bundle is a ZIP that can be verified.")] = Kind.JSONL,
+    kind: Annotated[
+        Kind, typer.Option("--as", help="Format of the export; a bundle is a ZIP file that can be verified.")
+    ] = Kind.JSONL,
     output: Output = None,
 ) -> None:
     """Export the project's audit trail, to keep it elsewhere."""

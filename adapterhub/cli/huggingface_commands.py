@@ -19,7 +19,9 @@ from adapterhub.cli.model_card import card
 from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, say
 from adapterhub.client import Client, calls
 
-hub = typer.Typer(no_args_is_help=True, help="A hub of the Hugging Face kind: HF_ENDPOINT, HF_TOKEN.")
+hub = typer.Typer(
+    no_args_is_help=True, help="Exchange adapters with the Hugging Face hub, by HF_ENDPOINT and HF_TOKEN."
+)
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The hub's repository.")]
 FILES = ["adapter_model.safetensors", "adapter_config.json"]
 # The files that an import fetches: an adapter in any layout that is converted.
@@ -59,7 +61,7 @@ def publish(
     version: Annotated[str, typer.Argument(help="Served name.")],
     repository: Repository,
     private: Annotated[
-        bool, typer.Option("--private/--public", help="Visibility of the repository, if this creates it.")
+        bool, typer.Option("--private/--public", help="Visibility of the repository, if this command creates it.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:

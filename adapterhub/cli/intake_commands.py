@@ -27,7 +27,9 @@ AdapterName = Annotated[str, typer.Option("--adapter", help="The adapter that ge
 Fold = Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")]
 ConfirmBase = Annotated[
     str,
-    typer.Option("--confirm-base", help="Why it fits this base model although it names another; kept in the trail."),
+    typer.Option(
+        "--confirm-base", help="Why it fits this base model although it names another; kept in the audit trail."
+    ),
 ]
 
 

@@ -69,7 +69,9 @@ def rollout(
     """Send the candidate a share of the traffic; --wait follows it until promotion, or exits with 1, paused with 7."""
     plan = [step_of(step) for step in steps]
     if wait and not rails:
-        raise Ended("--wait: nothing ends a rollout without a --guardrail, so it would wait for ever.", Exit.USAGE)
+        raise Ended(
+            "--wait: nothing ends a rollout without a --guardrail, so it would wait for ever: add one.", Exit.USAGE
+        )
     with hub() as api:
         opened = api.send(calls.open_rollout(name, candidate, plan, reason, [guardrail_of(rail) for rail in rails]))
         if wait:
@@ -84,7 +86,7 @@ def newest(api: Client, name: str) -> Rollout:
     rows = api.send(calls.rollouts(name))["results"]
     opened = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not opened:
-        raise Ended(f"{name!r} has no rollout that you can see.", Exit.USAGE)
+        raise Ended(f"{name!r} has no rollout, or you cannot see it.", Exit.USAGE)
     return opened[0]
 
 

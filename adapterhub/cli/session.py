@@ -11,7 +11,7 @@ from adapterhub.cli import config
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object, or the error as one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object, or the error, as JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the audit trail.")]
 Project = Annotated[
     str,

@@ -17,7 +17,7 @@ STOPPED = {*ENDED, "paused"}
 def require_waitable(call: Call[Any]) -> None:
     """Raise ValueError unless the call reads an object or begins something that can be read."""
     if call.method != "GET" and call.reading is None:
-        raise ValueError(f"{call.method} {call.path} begins nothing that could be waited for.")
+        raise ValueError(f"{call.method} {call.path} starts nothing that can be waited for.")
 
 
 def reading_of(call: Call[Any], answer: Any) -> Call[Any]:
@@ -32,7 +32,7 @@ def is_over(answer: Any, until: str = "") -> bool:
     """
     status = cast(Json, answer).get("status") if isinstance(answer, dict) else None
     if status is None:
-        raise ValueError("The object has no status that could be waited for.")
+        raise ValueError("The object has no status that can be waited for.")
     return status in (until, *STOPPED)
 
 

@@ -45,7 +45,7 @@ class OneThread(ASGIHandler):
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer an HTTP request. Raises ValueError for another protocol."""
         if scope["type"] != "http":
-            raise ValueError(f"This is no HTTP: {scope['type']}.")
+            raise ValueError(f"Not an HTTP connection: {scope['type']}.")
         await self.guarded(scope, receive, send)
 
     async def read_body(self, receive: Any) -> Any:

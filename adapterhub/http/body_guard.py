@@ -131,7 +131,7 @@ class Share:
         """Count bytes. Raises Refused if there is no room in the spool, or if the caller has more than half of it."""
         most = settings.SPOOL_BYTES
         if self._held.total() + count > most or self._held[self._caller] + count > most // 2:
-            raise Refused(Unavailable("Too many uploads are on their way: send it again in a minute.", code="busy"))
+            raise Refused(Unavailable("Too many uploads are in progress: send it again in a minute.", code="busy"))
         self._bytes += count
         self._held[self._caller] += count
 
@@ -200,7 +200,7 @@ def too_large(caller: str, most: int) -> DomainError:
     """Return the error for a body over `most` bytes; without a caller it says that more needs a token or a session."""
     if not caller:
         return NotSignedIn(f"A body of over {SMALL_BYTES >> 10} kB needs a token or a session.")
-    return TooLarge(f"A body may have {most} bytes here.")
+    return TooLarge(f"A body may have at most {most} bytes here: send less, or a file in parts.")
 
 
 async def answer(error: DomainError, send: Send) -> None:

@@ -166,7 +166,7 @@ class LeasedJob(models.Model):
         elif self.status == JobStatus.RUNNING:
             self.status = JobStatus.STOPPING
         elif self.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
-            raise InvalidTransition(f"It has {self.status} already and can no longer be cancelled.")
+            raise InvalidTransition(f"It has already {self.status} and can no longer be cancelled.")
         self.save(update_fields=["status", "finished_at"])
 
     @classmethod

@@ -189,7 +189,7 @@ def copy_findings(copies: dict[str, str], tensors: dict[str, Tensor], base: Base
         yield fault("resized_vocabulary", WEIGHTS, cause, f"{route}register the result as a base model.")
     else:
         cause = f"The file holds {listed(sorted(copies))} whole. Unchanged copies of the base model are left out."
-        yield notice("embedding_copies", WEIGHTS, cause, "A changed one is refused when the weights are there.")
+        yield notice("embedding_copies", WEIGHTS, cause, "A changed copy is refused once the weights are uploaded.")
 
 
 def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
@@ -200,7 +200,7 @@ def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
         yield notice("renamed", WEIGHTS, f"{cause} becomes {loras[renamed[0]].peft}.")
     doubled = [name for name, count in Counter(lora.peft for lora in loras.values()).items() if count > 1]
     if doubled:
-        cause = f"Several tensors are {listed(doubled, 1)}: the file holds more than one adapter."
+        cause = f"Several tensors are {listed(doubled, 1)}: the file has more than one adapter."
         yield fault("several_adapters", WEIGHTS, cause, "Save each adapter into a folder of its own.")
 
 

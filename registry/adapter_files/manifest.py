@@ -146,7 +146,7 @@ def config_of(raw: bytes) -> dict[str, Any]:
         cause = "The configuration is not valid JSON."
         raise Unreadable(fault("no_json", CONFIG, cause, "Send PEFT's file as it was saved.")) from None
     if not isinstance(config, dict):
-        raise Unreadable(fault("no_object", f"{CONFIG}.peft_type", "The configuration is no JSON object."))
+        raise Unreadable(fault("no_object", f"{CONFIG}.peft_type", "The configuration is not a JSON object."))
     return config
 
 

@@ -80,10 +80,10 @@ def size_findings(sizes: Mapping[str, UpdateSize]) -> Iterator[Finding]:
     """Yield a fault if the adapter changes nothing in float32, and notices of small or idle modules and zero rows."""
     shares = [size.share for size in sizes.values() if size.share is not None]
     if shares and len(shares) == len(sizes) and max(shares) < LOST:
-        cause = f"The largest update is {max(shares):.1e} of its base weight, which float32 does not add to it."
+        cause = f"The largest update is {max(shares):.1e} of its base weight, too little to change it in float32."
         yield fault("no_effect", WEIGHTS, f"{cause} The adapter changes nothing.", "Was it saved before its training?")
     elif shares and len(shares) == len(sizes) and max(shares) < NEGLIGIBLE:
-        cause = f"The largest update is {max(shares):.1e} of its base weight, which bfloat16 hardly adds to it."
+        cause = f"The largest update is {max(shares):.1e} of its base weight, which hardly changes it in bfloat16."
         yield notice("negligible", WEIGHTS, cause, "Compare its answers with the base model's before it is promoted.")
     if idle := [name for name, size in sizes.items() if not size.norm]:
         yield notice("idle_modules", WEIGHTS, f"{len(idle):,} modules change nothing: {listed(idle)}.")

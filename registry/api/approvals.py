@@ -142,7 +142,7 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         record = named(rows, path, name, value) if model is Alias else rows.filter(**{name: value}).first()
         if record is None:
             field = model.__name__.lower()
-            raise Invalid(f"There is no such {field} that you can see.", field=field, code=f"unknown_{field}")
+            raise Invalid(f"There is no such {field}, or you cannot see it.", field=field, code=f"unknown_{field}")
         require_scope(self.request, record.project if model is Alias else record.alias.project, Scope.OPERATE)
         return record
 

@@ -144,7 +144,9 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """
         adapter = named(Adapter.objects.filter(project__in=projects_of(self.request)), "project", "slug", slug)
         if adapter is None:
-            raise Invalid(f"There is no adapter {slug!r} that you can see.", field="adapter", code="unknown_adapter")
+            raise Invalid(
+                f"There is no adapter {slug!r}, or you cannot see it.", field="adapter", code="unknown_adapter"
+            )
         require_scope(self.request, adapter.project, Scope.INFER)
         versions = list(adapter.versions.filter(number__in=numbers).select_related("adapter__project"))
         if len(versions) < 2 or len(versions) != len(numbers):

@@ -62,6 +62,6 @@ def named_record(view: ProjectViewSet, model: type[Model], name: str, value: str
     live = visible.filter(**{f"{path}__archived_at": None})
     record: Any = live.filter(served_name=value).first() if name == "served_name" else named(live, path, name, value)
     if record is None:
-        raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
+        raise Invalid(f"There is no {field} {value!r}, or you cannot see it.", field=field, code=f"unknown_{field}")
     require_scope(view.request, record.project, scope)
     return record

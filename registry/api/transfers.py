@@ -87,7 +87,9 @@ def bucket() -> S3Store:
     """Return the store if it can give links. Raises Conflict if it is a folder."""
     artifacts = store()
     if not isinstance(artifacts, S3Store):
-        raise Conflict("The store is a folder and has no links: upload and download the files here.", code="no_links")
+        raise Conflict(
+            "The artifact store is a folder and has no links: upload and download the files here.", code="no_links"
+        )
     return artifacts
 
 

@@ -57,7 +57,7 @@ def download(model: BaseModel) -> None:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a message"]
         if status == REFUSED:
             shutil.rmtree(partial, ignore_errors=True)
-        raise NotFetched(f"The hub did not give {model.source!r}: {lines[-1][:300]}")
+        raise NotFetched(f"The hub did not deliver {model.source!r}: {lines[-1][:300]}")
     (partial / "files").rename(model.folder)
     shutil.rmtree(partial, ignore_errors=True)
 

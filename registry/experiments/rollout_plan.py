@@ -186,8 +186,10 @@ def targets(targeting: dict[str, Any]) -> dict[str, Any]:
     """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
     if twice := set(allowed) & set(denied):
-        raise Invalid(f"targeting: {min(twice)!r} is in both lists.", field="targeting", code="bad_targeting")
+        raise Invalid(
+            f"targeting: {min(twice)!r} is in both lists: remove it from one.", field="targeting", code="bad_targeting"
+        )
     if len(allowed) + len(denied) > MOST_LISTED:
-        raise Invalid(f"targeting: at most {MOST_LISTED} units.", field="targeting", code="bad_targeting")
+        raise Invalid(f"targeting: list at most {MOST_LISTED} units.", field="targeting", code="bad_targeting")
     pinned = {hash_of(unit): "candidate" for unit in allowed} | {hash_of(unit): "stable" for unit in denied}
     return {"pinned": pinned, "holdout": targeting.get("holdout", 0.0)}

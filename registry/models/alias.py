@@ -321,7 +321,9 @@ def served(version: AdapterVersion) -> dict[str, str]:
 def require_of_project(version: AdapterVersion, project: Project) -> None:
     """Check that the version belongs to the project. Raises Invalid."""
     if version.adapter.project_id != project.pk:
-        raise Invalid("There is no such version in this project.", field="version", code="unknown_version")
+        raise Invalid(
+            "There is no such version in this project: check its served name.", field="version", code="unknown_version"
+        )
 
 
 def require_signed_canary(policy: dict[str, Any], *, quorum: int) -> None:

@@ -40,7 +40,7 @@ def require_nameable(versions: Sequence[AdapterVersion], field: str = "versions"
         if version.pk not in allowed:
             raise Invalid(
                 f"{version} is not approved: have it approved for its alias first. The project's setting "
-                "named_versions decides which versions may be asked.",
+                "named_versions decides which versions may be named.",
                 field=field,
                 code="version_not_approved",
             )

@@ -87,7 +87,7 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
     """Withdraw the grant of the cluster to another project."""
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
     viewed.withdraw(form["project"], reason=reason_in(request), by=actor_of(request))
-    messages.success(request, f"Withdrawn: {viewed.ref} serves {form['project']} no more.")
+    messages.success(request, f"Withdrawn: {viewed.ref} no longer serves {form['project']}.")
     return redirect("cluster", slug=viewed.ref)
 
 

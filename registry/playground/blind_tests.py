@@ -41,7 +41,7 @@ def ask_blindly(
 def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
     """Store the answers as a blind test and return it. Raises Unavailable unless every version answered."""
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
-        raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
+        raise Unavailable(f"{prompt[:80]!r} was not answered by every version. {problem}", code="not_answered")
     stored_answers = [
         {"number": version.number, **{name: value for name, value in asdict(answer).items() if name in STORED_FIELDS}}
         for version, answer in zip(versions, answers, strict=True)

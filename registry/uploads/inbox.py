@@ -34,7 +34,7 @@ def take_folder(name: str, project: Project, target: Path) -> None:
                 copy_plain(file, folder, target / file)
     except OSError as error:
         raise Invalid(
-            f"In this project's inbox is no folder {name!r} with {WEIGHTS} and {CONFIG}, or it is a link.",
+            f"This project's inbox has no folder {name!r} with {WEIGHTS} and {CONFIG}, or it is a link.",
             field="folder",
         ) from error
 

@@ -259,7 +259,7 @@ class ChatRequest(CompletionRequest):
         if self.tool_choice == "required" and not names:
             raise bad_request("'tool_choice' needs 'tools'.", "tool_choice")
         if self.response_format is not None and self.tool_use:
-            message = "The embedded engine holds an answer to one form: leave out 'response_format' or 'tools'."
+            message = "The embedded engine can give an answer one form only: leave out 'response_format' or 'tools'."
             raise bad_request(message, "response_format")
         self.require_stream()
         if self.top_logprobs and not self.logprobs:

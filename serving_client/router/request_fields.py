@@ -145,7 +145,7 @@ def require_stateless(body: Body) -> None:
     if body.get("store"):
         raise Refusal(400, "field_not_allowed", "store must be false or left out: no engine keeps responses.")
     if any(not isinstance(tool, dict) or tool.get("type") != "function" for tool in listed(body.get("tools"))):
-        raise Refusal(400, "tool_not_allowed", "tools may hold functions alone: engines run no tools themselves.")
+        raise Refusal(400, "tool_not_allowed", "tools may only be functions: engines run no tools themselves.")
 
 
 def conversation_of(body: Body) -> list[Any]:
@@ -162,7 +162,7 @@ def require_few(body: Body) -> None:
     for name, most in (("prompt", MAX_PROMPTS), ("input", MAX_INPUTS)):
         given = listed(body.get(name))
         if len(given) > most and isinstance(given[0], str | list):
-            raise Refusal(400, "too_many_prompts", f"{name} may hold {most} texts: send more requests.")
+            raise Refusal(400, "too_many_prompts", f"{name} may have at most {most} texts: send several requests.")
 
 
 def require_short(body: Body) -> None:
@@ -170,18 +170,20 @@ def require_short(body: Body) -> None:
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else listed(stop)
     if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
-        raise Refusal(400, "bad_stop", f"stop may hold {MAX_STOPS} texts of up to {LONGEST_STOP} characters.")
+        raise Refusal(400, "bad_stop", f"stop may have at most {MAX_STOPS} texts of up to {LONGEST_STOP} characters.")
     for name in ("stop_token_ids", "logit_bias"):
         tokens = body.get(name)
         if isinstance(tokens, list | dict) and len(tokens) > MAX_TOKENS_NAMED:
-            raise Refusal(400, "too_many_tokens", f"{name} may name {MAX_TOKENS_NAMED} tokens.")
+            raise Refusal(400, "too_many_tokens", f"{name} may name at most {MAX_TOKENS_NAMED} tokens.")
 
 
 def require_few_parts(messages: list[Any]) -> None:
     """Check the number of messages and of all their parts. Raises Refusal 400."""
     is_few = len(messages) <= MAX_PARTS
     if not is_few or sum(len(parts_of(message)) for message in messages) > MAX_PARTS:
-        raise Refusal(400, "too_many_messages", f"messages may hold {MAX_PARTS} messages, and as many parts of them.")
+        raise Refusal(
+            400, "too_many_messages", f"messages may have at most {MAX_PARTS} messages, and as many parts in all."
+        )
 
 
 def parts_of(message: Any) -> list[Any]:
@@ -220,7 +222,7 @@ def patterns_in(field: str, value: Any) -> Iterator[str]:
     while waiting:
         count += 1
         if count > MAX_SCHEMA_VALUES:
-            raise Refusal(400, "schema_too_large", f"{field} may hold {MAX_SCHEMA_VALUES} values.")
+            raise Refusal(400, "schema_too_large", f"{field} may have at most {MAX_SCHEMA_VALUES} values.")
         part = waiting.pop()
         if isinstance(part, dict):
             if isinstance(pattern := part.get("pattern"), str):

@@ -137,7 +137,7 @@ def test_an_archive_leads_nowhere_else(tmp_path: Path) -> None:
         entry.size = 1
         tar.addfile(entry, io.BytesIO(b"x"))
     for name in ("a.zip", "b.tar"):
-        with pytest.raises(Ended, match="leads out of its folder"), prepared(tmp_path / name):
+        with pytest.raises(Ended, match="lies outside of its folder"), prepared(tmp_path / name):
             pass
     assert not (tmp_path / "outside").exists()
 
@@ -191,5 +191,5 @@ def test_another_file_under_the_weights_name_is_named(first: bytes, named: str, 
 
 
 def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Ended, match="holds no adapter"), prepared(tmp_path):
+    with pytest.raises(Ended, match="has no adapter"), prepared(tmp_path):
         pass

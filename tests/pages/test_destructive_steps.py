@@ -65,7 +65,7 @@ CONSEQUENCES = {
     "run": "Its last checkpoint is kept",
     "analysis": "stops without a plan",
     "compression": "No smaller version",
-    "account": "for good",
+    "account": "cannot be undone",
     "token": "refused at once",
     "webhook": "Nothing more is delivered",
     "session": "has to sign in again",

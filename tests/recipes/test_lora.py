@@ -151,13 +151,13 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
         ({"alpha_pattern": {}}, "alpha_pattern: alpha / r of ^model"),
         ({"hyperparameters": {"steps": 0}}, "hyperparameters.steps: 0 is too small"),
         ({"hyperparameters": {"learning_rate": "fast"}}, "hyperparameters.learning_rate: must be a number"),
-        ({"hyperparameters": {"rounds": 3}}, "hyperparameters.rounds is unknown; there are steps, batch_size"),
+        ({"hyperparameters": {"rounds": 3}}, "hyperparameters.rounds is unknown; known are steps, batch_size"),
         ({"hyperparameters": {"steps": "3"}}, "hyperparameters.steps: must be a whole number, not '3'."),
         ({"lora_alpha": 0}, "lora_alpha: 0 is too small: it must be above 0."),
         ({"rank_pattern": {"^up": "x"}}, "rank_pattern.^up: must be a whole number, not 'x'."),
         ({"sharding": "zero"}, "sharding: choose 'ddp' or 'fsdp', not 'zero'."),
         ({"train": None}, "train: is missing: add it."),
-        ({"colour": "blue"}, "colour is unknown; there are base_model, output"),
+        ({"colour": "blue"}, "colour is unknown; known are base_model, output"),
     ],
 )
 def test_bad_input_is_named(inputs: dict[str, str], tmp_path: Path, changes: dict[str, Any], fragment: str) -> None:

@@ -99,7 +99,7 @@ def test_an_account_is_handed_over_and_its_former_token_still_counts(
         with refused_as_author():
             approval.approve(reason="mine", by=one.as_actor())
     approval.approve(reason="another's", by=dana.as_actor())
-    with pytest.raises(Invalid, match="no active person"):
+    with pytest.raises(Invalid, match="not an active member"):
         service_accounts.hand_over(account, account, project, by=eve.as_actor(), reason="round")
 
 

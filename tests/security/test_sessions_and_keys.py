@@ -244,7 +244,7 @@ def test_the_web_process_believes_nobody_by_default(site_process: str) -> None:
 
 @pytest.mark.parametrize("text", ["nginx", "*", "10.0.0.1/8", "10.0.0.256"])
 def test_a_proxy_is_named_by_its_address(text: str) -> None:
-    with pytest.raises(BadSetting, match="is no IP address or network"):
+    with pytest.raises(BadSetting, match="is not an IP address or network"):
         networks("ADAPTERHUB_PROXIES", {"ADAPTERHUB_PROXIES": f"10.0.0.2,{text}"})
 
 

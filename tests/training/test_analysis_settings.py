@@ -87,7 +87,7 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("changes", "field", "fragment"),
     [
-        ({"settings": {"sensitvity": "probe"}}, "settings.sensitvity", "is unknown; there are"),
+        ({"settings": {"sensitvity": "probe"}}, "settings.sensitvity", "is unknown; known are"),
         ({"settings": {"sensitivity": "guess"}}, "settings.sensitivity", "must be one of probe"),
         ({"settings": {"sensitivity": "grad_norm"}}, "settings.objective", "needs a spectrum"),
         ({"settings": {"power": 0}}, "settings.power", "above 0"),

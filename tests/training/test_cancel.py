@@ -89,7 +89,7 @@ def test_cancelled_while_its_version_is_stored_it_waits_and_hears_that_it_succee
     finished.succeeded(finished.folder)
     thread.join(60)
     finished.refresh_from_db()
-    assert answers == ["It has succeeded already and can no longer be cancelled."] * 2
+    assert answers == ["It has already succeeded and can no longer be cancelled."] * 2
     assert (finished.status, finished.version.number) == (JobStatus.SUCCEEDED, 1)
     assert tags(finished) == ["training_run:requested", "training_run:succeeded"]
     assert verify(finished.project)[1] == []

@@ -147,7 +147,7 @@ def test_what_a_method_does_not_have_is_refused_by_name(
     plan: Any, alice: User, method: str, chosen: dict[str, float], field: str
 ) -> None:
     run = plan([{"prompt": f"a {n}", "completion": "bank"} for n in range(20)])
-    with pytest.raises(Invalid, match=f"{field} does nothing with {method}") as caught:
+    with pytest.raises(Invalid, match=f"{field} has no effect with {method}") as caught:
         TrainingRun.planned(
             by=alice.as_actor(), adapter=run.adapter, dataset=run.dataset, method=method, hyperparameters=chosen
         )

@@ -142,7 +142,7 @@ READ = {
             )
         ),
         OPENAI,
-        warned="the arguments of a call are no JSON",
+        warned="the arguments of a call are not JSON",
     ),
     "a mark and CRLF around a chat": Odd(
         "a.jsonl", lines(talks(lambda n: [question(n), reply(n)]), end="\r\n", mark=b"\xef\xbb\xbf"), OPENAI
@@ -272,7 +272,7 @@ REFUSED = {
         refused="weight is 2; it must lie between 0",
     ),
     "a list as completion": Odd(
-        "a.jsonl", lines(prompts(["A", "B"])), refused="not_text, completion: completion is a list, and no text"
+        "a.jsonl", lines(prompts(["A", "B"])), refused="not_text, completion: completion is a list, not text"
     ),
     "numbers as completion": Odd("a.jsonl", lines(prompts(3)), refused="not_text, completion: completion is a number"),
     "other names in capitals": Odd(

@@ -209,7 +209,7 @@ def test_kinds_of_rows_do_not_mix(tmp_path: Path) -> None:
     (error,) = scanned(tmp_path, [TEXTS, {"prompt": "a", "completion": "b", "label": True}]).errors
     assert (error.code, error.message) == (
         "mixed_forms",
-        "The rows before hold preference pairs, this one answers marked good or bad: part them.",
+        "The rows before hold preference pairs, this one answers marked good or bad: separate them.",
     )
 
 

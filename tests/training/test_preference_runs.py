@@ -96,7 +96,7 @@ def test_a_method_takes_its_kind_of_data(
     [
         ("dpo", {"packing": 1}, "packing is not for dpo"),
         ("orpo", {"loss": "with_prompt"}, "loss is not for orpo"),
-        ("kto", {"lora_dropout": 0.1}, "lora_dropout does nothing with kto"),
+        ("kto", {"lora_dropout": 0.1}, "lora_dropout has no effect with kto"),
         ("dpo", {"desirable_weight": 2.0}, "desirable_weight is of kto"),
         ("kto", {"batch_size": 1}, "kto compares the answers of a batch"),
         ("dpo", {"beta": 0.0}, "beta is 0.0; it must lie between"),

@@ -119,5 +119,5 @@ def seen_dataset(request: Request, pk: int | None) -> Dataset | None:
         return None
     dataset = Dataset.objects.filter(project__in=projects_with(request, Scope.READ), pk=pk).first()
     if dataset is None:
-        raise Invalid(f"There is no dataset {pk} that you can see.", field="dataset", code="unknown_dataset")
+        raise Invalid(f"There is no dataset {pk}, or you cannot see it.", field="dataset", code="unknown_dataset")
     return dataset

@@ -34,7 +34,7 @@ def conversation(value: Any, column: str = "messages") -> list[Turn]:
     """
     messages = parsed_json(value, column)
     if not isinstance(messages, list) or not messages:
-        raise BadLine(column, "empty", f"{column} is no list of {{role, content}}.")
+        raise BadLine(column, "empty", f"{column} is not a list of {{role, content}}.")
     turns = [turn_of(message, column) for message in messages]
     return [turn for turn in turns if turn["role"] != SYSTEM or turn["content"].strip()]
 
@@ -82,7 +82,7 @@ def refuse_unread(message: dict[str, Any], column: str) -> None:
 def plain(message: Turn, text: str, column: str, role: str) -> Turn:
     """Return a turn of text alone. Raises BadLine if the text is blank, but for a system turn."""
     if role != SYSTEM and not text.strip():
-        raise BadLine(column, "empty", f"The content of a {role} message is missing, empty or no text.")
+        raise BadLine(column, "empty", f"The content of a {role} message is missing, empty or not text.")
     return {"role": role, "content": text}
 
 
@@ -145,7 +145,7 @@ def calls_of(message: Turn, column: str) -> list[Turn]:
     if one := message.get("function_call"):
         calls = [*calls, {"function": parsed_json(one, column)}]
     if not isinstance(calls, list):
-        raise BadLine(column, "bad_tool_call", "tool_calls is no list.")
+        raise BadLine(column, "bad_tool_call", "tool_calls is not a list.")
     return [call_of(call, column) for call in calls]
 
 
@@ -219,7 +219,7 @@ def tools_of(value: Any) -> list[Turn]:
     tools = without_nulls(parsed_json(value, "tools"))
     tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadLine("tools", "bad_tools", "tools is no list of {type, function}.")
+        raise BadLine("tools", "bad_tools", "tools is not a list of {type, function}.")
     wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
     if not all(
         isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in wrapped

@@ -48,7 +48,9 @@ def lines_of(read: Any) -> Iterator[str]:
         yield from (json.dumps(row, ensure_ascii=False) for row in read)
         return
     if len(read) > 1 and (unknown := [name for name in read if name not in (*TRAIN_WORDS, *HELD_OUT_WORDS)]):
-        raise ValueError(f"its splits are {', '.join(read)}, and {unknown[0]} tells no use: name the split to read.")
+        raise ValueError(
+            f"its splits are {', '.join(read)}, and {unknown[0]} is not train, validation or test: name the split."
+        )
     for name, rows in read.items():
         use = {"split": name} if len(read) > 1 else {}
         yield from (json.dumps({**row, **use}, ensure_ascii=False) for row in rows)

@@ -106,7 +106,7 @@ class Text:
                 if len(self.buffer) - self.at > MAX_ROW_BYTES:
                     raise too_long() from None
                 if not self.is_cut(error) or not self.more():
-                    raise BadLine("", "not_json", f"The document is no JSON from here on: {error}.") from None
+                    raise BadLine("", "not_json", f"The document is not JSON from here on: {error}.") from None
                 continue
             if end == len(self.buffer) and not self.ended and not isinstance(value, dict | list | str):
                 self.more()
@@ -132,7 +132,7 @@ def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] 
         for split, item in (read or items)(text):
             number += 1
             if not isinstance(item, dict):
-                yield number, BadLine("", "not_an_object", "The element of the array is no JSON object.")
+                yield number, BadLine("", "not_an_object", "The element of the array is not a JSON object.")
             else:
                 yield number, {**item, **({"split": split} if split and item.get("split") is None else {})}
     except BadLine as error:
@@ -167,7 +167,7 @@ def objects(text: Text) -> Iterator[tuple[str, Any]]:
         if not holders:
             yield "", record
     if text.peek():
-        raise BadLine("", "not_json", "What follows is no JSON object.")
+        raise BadLine("", "not_json", "What follows is not a JSON object.")
 
 
 def held_rows(text: Text) -> Iterator[tuple[str, Any]]:

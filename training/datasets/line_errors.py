@@ -44,9 +44,9 @@ def json_object(raw: bytes) -> dict[str, Any]:
     except BadLine:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadLine("", "not_json", f"The line is no JSON: {error}.{advice(error)}") from None
+        raise BadLine("", "not_json", f"The line is not JSON: {error}.{advice(error)}") from None
     if not isinstance(row, dict):
-        raise BadLine("", "not_an_object", "The line is no JSON object.")
+        raise BadLine("", "not_an_object", "The line is not a JSON object.")
     return row
 
 
@@ -72,7 +72,7 @@ def too_long() -> BadLine:
 
 def not_utf8() -> BadLine:
     """Return the error of bytes that are no UTF-8."""
-    message = "The line is no UTF-8: choose the file's encoding (as cp1252, Windows Western), or save it in UTF-8."
+    message = "The line is not UTF-8: choose the file's encoding (as cp1252, Windows Western), or save it in UTF-8."
     return BadLine("", "not_utf8", message)
 
 
@@ -81,9 +81,9 @@ def text_in(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)
-        raise BadLine(column, "not_text", f"{column} is {kind}, and no text: write a text in quotes.")
+        raise BadLine(column, "not_text", f"{column} is {kind}, not text: write text in quotes.")
     if value is None or not value.strip():
-        raise BadLine(column, "empty", f"{column} is missing, empty or no text.")
+        raise BadLine(column, "empty", f"{column} is missing, empty or not text.")
     return sized(value, column)
 
 
@@ -92,7 +92,9 @@ def sized(value: str, column: str) -> str:
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise BadLine(column, "not_utf8", f"{column} holds half a character (a lone surrogate).") from None
+        raise BadLine(
+            column, "not_utf8", f"{column} contains half a character (a lone surrogate): write the whole character."
+        ) from None
     if size > MAX_ROW_BYTES:
         raise BadLine(column, "line_too_long", f"{column} is over 4 MB: split the row.")
     return value
@@ -110,7 +112,7 @@ def parsed_json(value: Any, column: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise BadLine(column, "not_json", f"{column} is text, but no JSON.") from None
+        raise BadLine(column, "not_json", f"{column} is text, but not JSON.") from None
 
 
 def without_nulls(value: Any) -> Any:

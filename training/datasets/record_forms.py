@@ -169,7 +169,7 @@ def pairs_of(history: Any) -> Iterable[list[Record]]:
             or len(pair) != 2
             or not all(isinstance(text, str) and text.strip() for text in pair)
         ):
-            raise BadLine("history", "bad_history", "history is no list of [question, answer].")
+            raise BadLine("history", "bad_history", "history is not a list of [question, answer].")
         yield [{"role": "user", "content": pair[0]}, {"role": ASSISTANT, "content": pair[1]}]
 
 

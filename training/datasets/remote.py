@@ -66,7 +66,9 @@ class Source:
         """Check the form of the address and that its kind has the choices made. Raises Invalid."""
         if not (HUB if self.is_hub else BUCKET).fullmatch(self.url):
             raise Invalid(
-                f"{self.url!r} is no source: name s3://bucket/key or hf://owner/name.", field=FIELD, code="bad_source"
+                f"{self.url!r} is not a source: name s3://bucket/key or hf://owner/name.",
+                field=FIELD,
+                code="bad_source",
             )
         for name in ("config", "split"):
             if getattr(self, name) and not self.is_hub:
@@ -82,7 +84,11 @@ class Source:
         self.require_known()
         store = settings.ARTIFACT_STORE
         if store.startswith("s3://") and is_below(self.url, store):
-            raise Invalid("The artifact store is no source of datasets.", field=FIELD, code="source_not_allowed")
+            raise Invalid(
+                "The artifact store cannot be a source of datasets: name another bucket.",
+                field=FIELD,
+                code="source_not_allowed",
+            )
         if not any(is_below(self.url, prefix) for prefix in prefixes_of(project)):
             raise Invalid(
                 f"{self.url} is not allowed here: ask an operator to add it to ADAPTERHUB_DATASET_SOURCES.",
@@ -184,4 +190,4 @@ def not_given(source: Source, why: str) -> Invalid:
 
 def too_large() -> Invalid:
     """Return, without raising it, the error of an object over the size limit."""
-    return Invalid(f"The object is over {MOST_BYTES >> 30} GB: part it.", field=FIELD, code="source_too_large")
+    return Invalid(f"The object is over {MOST_BYTES >> 30} GB: split it.", field=FIELD, code="source_too_large")

@@ -158,7 +158,7 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
     if any(not call["function"]["name"] for call in calls):
         yield "a function call has no name"
     if any(isinstance(call["function"].get("arguments"), str) for call in calls):
-        yield "the arguments of a call are no JSON, and are trained as they are"
+        yield "the arguments of a call are not JSON, and are trained as they are"
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:

@@ -138,7 +138,7 @@ class Scan:
         Raises BadLine if it holds another kind of data than the rows before it.
         """
         if self.forms and kind_of(row.row) != self.kind:
-            message = f"The rows before hold {NAMES[self.kind]}, this one {NAMES[kind_of(row.row)]}: part them."
+            message = f"The rows before hold {NAMES[self.kind]}, this one {NAMES[kind_of(row.row)]}: separate them."
             raise BadLine("", "mixed_forms", message)
         self.forms[row.form] += 1
         self.unused.update(row.unused)

@@ -170,7 +170,7 @@ def unpaired(rows: Iterable[Row]) -> Iterator[Row]:
 def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
     """Return the tokens of the prompt with an answer; only the answer's tokens have labels. Raises DataError."""
     if not isinstance(row.get("prompt"), type(answer)):
-        raise DataError("a row has no prompt of the kind of its answers: upload the file again, to be read anew.")
+        raise DataError("a row's prompt is not of the kind of its answers: upload the file again.")
     rest: Row = {name: row[name] for name in ("tools", "source") if name in row}
     if isinstance(answer, str):
         return tokenise({**rest, "prompt": row["prompt"], "completion": answer}, tokenizer, UNCUT)

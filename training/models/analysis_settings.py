@@ -24,7 +24,7 @@ def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: 
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     if unknown := sorted(set(chosen) - set(NAMES)):
-        raise refused(unknown[0], f"is unknown; there are {', '.join(NAMES)}.")
+        raise refused(unknown[0], f"is unknown; known are {', '.join(NAMES)}.")
     check_number(chosen, "power", 0.0, 10.0)
     check_number(chosen, "probe_steps", 1, MOST_STEPS)
     check_rates(chosen)

@@ -30,7 +30,9 @@ class KindMixin(models.Model):
     def require_answers(self) -> None:
         """Check that the dataset holds answers. Raises Invalid for preference data, which most jobs cannot read."""
         if self.kind != "answers":
-            message = f"{self} holds {HOLDS[self.kind]}, but this job needs one answer a row."
+            message = (
+                f"{self} holds {HOLDS[self.kind]}, but this job needs one answer for each row: choose another dataset."
+            )
             raise Invalid(message, field="dataset", code="preference_data")
 
     def require_for(self, method: str, field: str = "dataset") -> None:

@@ -101,7 +101,7 @@ def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int
     Raises Invalid naming the field.
     """
     if unknown := sorted(set(values) - set(TABLE)):
-        raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
+        raise refused(unknown[0], f"is unknown; known are {', '.join(TABLE)}.")
     if method in LEARNING_RATES:
         values = {"learning_rate": LEARNING_RATES[method], **values}
     return {name: checked(name, values.get(name, entry.default)) for name, entry in TABLE.items()}
@@ -127,7 +127,7 @@ def require_of_method(method: str, chosen: dict[str, Any]) -> None:
     """Check that no chosen hyper-parameter is one that has no effect with the method. Raises Invalid."""
     for name, methods in WITHOUT.items():
         if method in methods and chosen[name]:
-            message = f"{name} does nothing with {method}: leave it 0, or take another method."
+            message = f"{name} has no effect with {method}: leave it at 0, or choose another method."
             raise Invalid(message, field=f"hyperparameters.{name}", code="not_of_method")
 
 

@@ -34,7 +34,7 @@ def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
         message = f"{dataset} holds {HOLDS[kind]}, but {method} learns from {NEEDS[method]}."
         raise Invalid(message, field=field, code="no_preference_data")
     fitting = ", ".join(name for name, kinds in LEARNS_FROM.items() if kind in kinds)
-    message = f"{dataset} holds {HOLDS[kind]}, but {method} needs one answer a row: take the method {fitting}."
+    message = f"{dataset} holds {HOLDS[kind]}, but {method} needs one answer for each row: choose the method {fitting}."
     raise Invalid(message, field=field, code="preference_data")
 
 

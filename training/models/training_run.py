@@ -351,10 +351,10 @@ def check_curve(run: TrainingRun) -> None:
     """Check that an early stop has a held-out curve, and that a sharded run has none. Raises Invalid."""
     chosen = run.hyperparameters
     if chosen["patience"] and not chosen["eval_steps"]:
-        message = "patience counts held-out losses: give eval_steps, too."
+        message = "patience counts held-out losses: set eval_steps, too."
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
     if chosen["eval_steps"] and chosen["sharded"]:
-        message = "eval_steps keeps the best weights, which a run in shards has nowhere whole: leave it 0."
+        message = "eval_steps keeps the best weights, which no device of a sharded run has whole: leave it at 0."
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
 
 

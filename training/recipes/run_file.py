@@ -166,7 +166,7 @@ def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
     error = errors.errors(include_url=False)[0]
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{field} is unknown; there are {', '.join(fields_around(kind, error['loc']))}."
+        return f"{field} is unknown; known are {', '.join(fields_around(kind, error['loc']))}."
     if error["type"] not in FIXES:
         return f"{field}: {error['msg']}."
     return f"{field}: {FIXES[error['type']].format(input=error['input'], **error.get('ctx', {}))}."

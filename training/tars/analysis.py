@@ -111,7 +111,7 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
     last_names = {name.rsplit(".", 1)[-1] for name in linear}
     for name in wanted or ():
         if name not in last_names:
-            raise NoLinearModules(f"No linear module is named {name!r}; there are {', '.join(sorted(last_names))}.")
+            raise NoLinearModules(f"No linear module is named {name!r}; the names are {', '.join(sorted(last_names))}.")
     wanted_names = set(last_names if wanted is None else wanted)
     chosen = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in wanted_names}
     require_unshared(chosen)

@@ -75,7 +75,7 @@ class InvitingProjects(viewsets.GenericViewSet[Any]):
         fields = cast(ProjectViewSet, self).read(RevokedInvitationSerializer)
         invitation = project.invitations.filter(pk=fields["id"]).first()
         if invitation is None:
-            raise Invalid("This project sent no such invitation: see invitations/.", field="id")
+            raise Invalid("There is no such invitation in this project: list them with GET invitations/.", field="id")
         verbs.revoke(invitation, by=actor_of(request), reason=fields["reason"])
         return Response(InvitationSerializer(invitation).data)
 

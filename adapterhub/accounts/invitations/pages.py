@@ -84,12 +84,12 @@ def answer(request: HttpRequest, pk: UUID, verb: str) -> HttpResponse:
     invitation = get_object_or_404(verbs.for_person(cast(User, request.user)), pk=pk)
     if verb == "accept":
         verbs.accept(invitation, by=actor_of(request))
-        messages.success(request, f"You are {invitation.role} in {invitation.project.name} now.")
+        messages.success(request, f"You now have the role {invitation.role} in {invitation.project.name}.")
     elif verb != "decline":
         raise Http404(f"There is no verb {verb!r}.")
     else:
         verbs.decline(invitation, by=actor_of(request))
-        messages.success(request, f"You declined to be {invitation.role} in {invitation.project.name}.")
+        messages.success(request, f"You declined the role {invitation.role} in {invitation.project.name}.")
     return redirect("invitations")
 
 

@@ -110,7 +110,7 @@ def accept(invitation: Invitation, *, by: Actor) -> None:
         # A person who lost the role keeps no way back through an invitation to an account of theirs.
         if not sender.is_active or Scope.ADMIN not in sender.scopes_in(project):
             raise Conflict(
-                f"{sender} is no admin of {project} any more: ask one of its admins for another invitation.",
+                f"{sender} is no longer an admin of {project}: ask one of its admins for a new invitation.",
                 code="invitation_lapsed",
             )
         close(locked, Invitation.State.ACCEPTED)

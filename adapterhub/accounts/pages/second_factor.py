@@ -73,7 +73,7 @@ class PasswordMixin(forms.Form):
     password = forms.CharField(
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-        help_text="Asked again, whenever you signed in.",
+        help_text="Required, even if you just signed in.",
     )
     request: HttpRequest
 

@@ -98,7 +98,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     try:
         form = DecisionSerializer(data=json.loads(body))
     except ValueError:
-        raise Invalid("The body is no JSON.") from None
+        raise Invalid("The body is not JSON.") from None
     if not form.is_valid():
         raise Invalid(f"The decision is incomplete: {json.dumps(form.errors)}.")
     decision: dict[str, Any] = form.validated_data

@@ -86,7 +86,7 @@ def send(lines: Sequence[str]) -> None:
     elif parts.scheme in ("syslog", "syslog+tls"):
         write(parts.hostname or "", parts.port or 6514, lines, is_secure=parts.scheme == "syslog+tls")
     else:
-        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_SIEM begins with none of https://, syslog+tls://, syslog://.")
+        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_SIEM must begin with https://, syslog+tls:// or syslog://.")
 
 
 def post(url: str, host: str, lines: Sequence[str]) -> None:

@@ -193,7 +193,7 @@ def witness_at(address: str) -> Witness:
     kind = KINDS.get(urlsplit(address).scheme)
     if kind is None:
         known = ", ".join(f"{name}://" for name in KINDS)
-        raise ImproperlyConfigured(f"ADAPTERHUB_AUDIT_WITNESSES: {address[:20]!r}... begins with none of {known}.")
+        raise ImproperlyConfigured(f"ADAPTERHUB_AUDIT_WITNESSES: {address[:20]!r}... must begin with one of {known}.")
     return kind(address)
 
 

@@ -86,7 +86,7 @@ def adapter_folder(folder: Path) -> Path:
         return adapters[0]
     if len(inside) == 1:
         return adapter_folder(inside[0])
-    raise Ended(f"{folder} holds no adapter: neither {CONFIG} with weights, nor a checkpoint that does.", Exit.USAGE)
+    raise Ended(f"{folder} has no adapter: neither {CONFIG} with weights, nor a checkpoint with both.", Exit.USAGE)
 
 
 def is_aside(folder: Path) -> bool:
@@ -134,7 +134,7 @@ def read(folder: Path) -> Adapter:
     except ValueError as error:
         raise Ended(f"{folder / CONFIG} is not valid JSON: {error}", Exit.USAGE) from None
     if not isinstance(config, dict):
-        raise Ended(f"{folder / CONFIG} holds no JSON object.", Exit.USAGE)
+        raise Ended(f"{folder / CONFIG} is not a JSON object.", Exit.USAGE)
     files = weight_files(folder)
     if files[0].name in PICKLES:
         note = f"{files[0].name} was read with weights_only."
@@ -176,13 +176,13 @@ def unpack(archive: Path, target: Path) -> None:
                 if stream_of:
                     put(stream_of, target, member.name, member.size)
     else:
-        raise Ended(f"{archive} is neither a folder nor a zip nor a tar.", Exit.USAGE)
+        raise Ended(f"{archive} is not a folder, a zip file or a tar file.", Exit.USAGE)
 
 
 def require_small(archive: Path, sizes: list[int]) -> None:
     """Raise Ended if an archive announces too many files or bytes."""
     if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
-        raise Ended(f"{archive} holds over {MOST_FILES} files or 16 GiB: unpack it and name the folder.", Exit.USAGE)
+        raise Ended(f"{archive} has over {MOST_FILES} files or 16 GiB: unpack it and name the folder.", Exit.USAGE)
 
 
 def put(stream: IO[bytes], target: Path, name: str, size: int) -> None:
@@ -192,13 +192,15 @@ def put(stream: IO[bytes], target: Path, name: str, size: int) -> None:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise Ended(f"The archive names {name!r}, which leads out of its folder.", Exit.USAGE)
+        raise Ended(
+            f"The archive names {name!r}, which lies outside of its folder: unpack it and name the folder.", Exit.USAGE
+        )
     place = target / path
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("wb") as sink:
         shutil.copyfileobj(stream, sink, 2**20)
         if sink.tell() != size:
-            raise Ended(f"{name} in the archive has not the size that it announces.", Exit.USAGE)
+            raise Ended(f"{name} in the archive is not of the announced size: pack it again.", Exit.USAGE)
 
 
 def sha256_of(files: list[Path]) -> str:

@@ -66,7 +66,9 @@ class Proxy:
         if self.watcher.table is None:
             raise Refusal(503, "no_routing_table", "The router has no routing table yet.", retry_after_s=2)
         if self.watcher.age_s() > self.watcher.max_age_s:
-            message = "The routing table is too old to be relied on: the control plane has not published for long."
+            message = (
+                "The routing table is too old to be relied on: the control plane has not published one for a long time."
+            )
             raise Refusal(503, "stale_table", message, retry_after_s=5)
         return self.watcher.table
 

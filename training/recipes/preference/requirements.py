@@ -25,4 +25,4 @@ def require_supported(run: Run) -> None:
 def require_batches(run: Run) -> None:
     """Check that a batch has at least two rows: KTO needs a mismatched answer. Raises BadInput."""
     if run.hyperparameters.batch_size < 2:
-        raise BadInput("hyperparameters.batch_size: KTO compares the answers of a batch: take at least 2.")
+        raise BadInput("hyperparameters.batch_size: KTO compares the answers of a batch: choose at least 2.")

@@ -113,6 +113,7 @@ def exchange(text: str, exchanged: dict[str, str]) -> str:
     return re.sub("|".join(map(re.escape, exchanged)), lambda match: exchanged[match[0]], text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["web", "router", "signer"])
 def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
     port = free_port()
@@ -120,12 +121,14 @@ def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
         wait_until(lambda: process.answers(f"http://127.0.0.1:{port}/healthz"), START_S, f"{name} answers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(READY))
 def test_a_celery_process_is_ready(name: str, exchanged: dict[str, str]) -> None:
     with started(name, exchanged) as process:
         wait_until(lambda: process.says(READY[name]), START_S, f"{name} says it is ready")
 
 
+@pytest.mark.slow
 def test_the_migration_ends(exchanged: dict[str, str]) -> None:
     with started("migrate", exchanged) as process:
         assert process.process.wait(START_S) == 0, process.log.read_text()

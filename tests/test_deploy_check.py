@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCTION = {
     "ADAPTERHUB_HTTPS": "1",
@@ -25,6 +27,7 @@ def check_deploy(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_weak_key_and_a_site_without_tls() -> None:
     weak = check_deploy(ADAPTERHUB_SECRET_KEY="short")
     plain = check_deploy(ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_HTTPS="0")
@@ -33,6 +36,7 @@ def test_the_check_sees_a_weak_key_and_a_site_without_tls() -> None:
     assert "security.W008" in plain.stderr
 
 
+@pytest.mark.slow
 def test_the_check_asks_for_the_proxy_before_a_site_with_tls() -> None:
     unnamed = check_deploy(ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_PROXIES="")
     assert unnamed.returncode == 1
@@ -46,6 +50,7 @@ def test_no_folder_has_to_be_made_before_the_first_command(tmp_path: Path) -> No
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.slow
 def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
     key = tmp_path / "key"
     for text, code in ((secrets.token_urlsafe(64), 0), ("short", 1)):

@@ -63,6 +63,7 @@ def environment(app: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_image_has_the_command_and_its_version(environment: Path, app: Path, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 

@@ -111,6 +111,7 @@ def test_the_engines_other_routes_are_not_reached(replica: EngineClient, path: s
     assert httpx.get(replica.url + path).status_code == 404
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_down_is_no_refusal(store: S3Store, served: Path, digest: str) -> None:
     agent = Agent(store, served, closed_url())
     with Server(agent.app()) as front, EngineClient(front.url) as client, pytest.raises(EngineFailed, match="engine"):

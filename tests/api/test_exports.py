@@ -39,7 +39,9 @@ def test_a_download_is_what_was_published(ci: str, adapter: Adapter, alice: User
     assert files_of(response) == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("query", [{"format": "portable"}, {"format": "peft", "dtype": "bf16"}])
+@pytest.mark.parametrize(
+    "query", [{"format": "portable"}, pytest.param({"format": "peft", "dtype": "bf16"}, marks=pytest.mark.slow)]
+)
 def test_an_export_is_an_adapter(query: dict[str, str], ci: str, version: AdapterVersion) -> None:
     files = files_of(client(ci).get(f"{PLACE}/export/", query))
     tensors = load(files["adapter_model.safetensors"])

@@ -34,7 +34,7 @@ def reads() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.threat("I5")
-@pytest.mark.parametrize("verb", ["download/", "export/?format=portable"])
+@pytest.mark.parametrize("verb", ["download/", pytest.param("export/?format=portable", marks=pytest.mark.slow)])
 def test_who_took_the_weights_is_recorded(verb: str, ci: str, version: AdapterVersion, project: Project) -> None:
     """The request alone says it, before a byte leaves: an answer that was cut off was a read too."""
     assert status(client(ci), f"{WEIGHTS}/{verb}") == 200

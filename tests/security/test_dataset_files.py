@@ -35,7 +35,7 @@ def sent(token: str, content: bytes, call: str = "", name: str = "rows.parquet")
 
 
 @pytest.mark.threat("D16")
-@pytest.mark.parametrize("call", ["", "check/"])
+@pytest.mark.parametrize("call", ["", pytest.param("check/", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, call: str) -> None:
     before = peak_kb()
@@ -61,6 +61,7 @@ def test_a_packed_text_that_unfolds_is_refused(ci: str, codec: str, unit: bytes)
     assert [path.name for path in settings.WORK_DIR.iterdir()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.threat("D16")
 def test_a_row_that_takes_all_memory_ends_the_child_alone(ci: str, tmp_path: Path) -> None:
     content = one_endless_row(tmp_path / "bomb.parquet")

@@ -197,7 +197,8 @@ def test_every_name_of_the_description_is_known(described: list[Operation]) -> N
 
 
 @pytest.mark.threat("A5")
-@pytest.mark.parametrize("who", ["person", pytest.param("token", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["person", "token"])
 def test_another_projects_thing_is_as_one_that_exists_nowhere(
     described: list[Operation], ours: Tenant, theirs: Tenant, tmp_path: Path, who: str
 ) -> None:

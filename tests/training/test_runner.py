@@ -210,6 +210,7 @@ def test_cancel_stops_the_child_and_resume_goes_on(line_of_work: Adapter, long_d
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_ends_the_run_with_a_reason(
     line_of_work: Adapter, long_dataset: Dataset, alice: User, tiny: BaseModel
 ) -> None:

@@ -313,6 +313,7 @@ def test_lists_and_checks_reach_the_routers_as_hashes(alias: Alias, candidate: A
     assert "tester" not in str(Rollout.objects.values().get())
 
 
+@pytest.mark.slow
 def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> None:
     """The hour before the rollout is remembered, once."""
     earlier = rollout.opened_at - timedelta(minutes=10)

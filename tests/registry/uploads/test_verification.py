@@ -148,6 +148,7 @@ def updates(folder: Path) -> dict[str, Any]:
     return update_of
 
 
+@pytest.mark.slow
 def test_unequal_scales_are_named_and_can_be_folded(ci: str, adapter: Adapter, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a", alpha_pattern={"q_proj": 32, "up_proj": 1})
     before = updates(folder)

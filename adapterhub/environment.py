@@ -247,7 +247,7 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
 
 
 def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the variable's words, separated by commas."""
+    """Return the variable's words, separated by commas. Raises BadSetting if a secret's file cannot be read."""
     return [word.strip() for word in read(name, environ).split(",") if word.strip()]
 
 

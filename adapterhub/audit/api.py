@@ -168,7 +168,10 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 def bundle(project: Tenant) -> FileResponse:
-    """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest."""
+    """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest.
+
+    Raises OutOfSpace.
+    """
     with temporary_file(work_folder()) as archive:
         bundle_archive(project, archive)
     return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")

@@ -19,7 +19,8 @@ LOCKED_FOR = timedelta(days=3653)
 def keep(path: str, data: bytes) -> None:
     """Write a new object into the artifact store, below `checkpoints/`.
 
-    In a bucket with Object Lock nobody can change or delete it for ten years.
+    In a bucket with Object Lock nobody can change or delete it for ten years. Raises FileExistsError or ClientError if
+    it is there.
     """
     store = open_store(
         settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING

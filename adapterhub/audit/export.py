@@ -97,7 +97,7 @@ def host_of(witness: str) -> str:
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
-    """Write the bundle of `write_bundle` as a ZIP file at `archive`."""
+    """Write the bundle of `write_bundle` as a ZIP file at `archive`. Raises OutOfSpace."""
     with scratch() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
         root = folder / "bundle"
         write_bundle(project, root)

@@ -65,7 +65,10 @@ def link_once(source: str, target: Path) -> None:
 
 
 def public_key_pem() -> bytes:
-    """Return the public key in PEM, with which outsiders verify signatures."""
+    """Return the public key in PEM, with which outsiders verify signatures.
+
+    Raises ImproperlyConfigured for a wrong key.
+    """
     return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -94,5 +97,8 @@ def former_key(pem: str) -> Ed25519PublicKey:
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:
-    """Return the content, signed with the installation's key: see `signed_with`."""
+    """Return the content, signed with the installation's key: see `signed_with`.
+
+    Raises ImproperlyConfigured for a wrong key.
+    """
     return signed_with(signing_key(), domain, content)

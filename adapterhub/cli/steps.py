@@ -120,7 +120,7 @@ class TheRanks:
         return None
 
     def do(self, state: State) -> None:
-        """Run the analysis unless it runs already, and wait for its end."""
+        """Run the analysis unless it runs already, and wait for its end. Raises Failed and TimedOut."""
         if state.analysis is None:
             wanted = known(state.declared.budget).model_dump(exclude_none=True)
             state.analysis = state.api.send(
@@ -198,7 +198,10 @@ class TheVersion:
         return state.api.send(calls.version(state.named(state.declared.adapter.slug), number_of(served_name)))
 
     def do(self, state: State) -> None:
-        """Train unless a run is in progress, and wait for it and for its version's check."""
+        """Train unless a run is in progress, and wait for it and for its version's check.
+
+        Raises Failed and TimedOut.
+        """
         slug = state.declared.adapter.slug
         if state.run is None:
             state.run = state.api.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
@@ -308,7 +311,10 @@ class TheRollout:
         return self.plan_rollout(state, wanted.alias)
 
     def plan_rollout(self, state: State, name: str) -> Change | None:
-        """Return the rollout to open; None if it is in progress or done. Raises Ended if one of this version failed."""
+        """Return the rollout to open; None if it is in progress or done, and then is stored in the state.
+
+        Raises Ended if one of this version failed.
+        """
         alias = known(state.alias)
         query = calls.rollouts(state.named(name), candidate=state.version or "")
         rollout = state.newest(query, lambda row: row["status"] not in ("draft", "discarded"))

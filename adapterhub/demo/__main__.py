@@ -90,7 +90,7 @@ def connect(options: Options, url: str) -> Hub:
 
 
 def ensure(home: Path, name: str, *options: str) -> None:
-    """Create the user unless there is one, with a generated password."""
+    """Create the user unless there is one, with a generated password. Raises StartError."""
     kept_password(home, name)
     manage(
         "ensure_user",

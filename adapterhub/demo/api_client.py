@@ -82,7 +82,7 @@ class Hub:
         return [row for page in self.pages(path, **params) for row in page]
 
     def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
-        """Yield the pages of a list."""
+        """Yield the pages of a list. Raises StepFailed."""
         page = self.get(path, page_size=200, **params)
         yield page["results"]
         while page["next"]:

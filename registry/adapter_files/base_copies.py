@@ -37,7 +37,7 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
 def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
     """Return True if the tensor holds the base model's embedding, also if it was rounded to fewer bits.
 
-    False if it differs, or if the base model's files hold no such embedding.
+    False if it differs, or if the base model's files hold no such embedding. Raises Unreadable.
     """
     for place in PLACES[embedding]:
         for shard in sorted(base.glob("*.safetensors")):

@@ -15,7 +15,7 @@ BLOCK_BYTES = 4 * 2**20
 def rewrite(path: Path, names: dict[str, str]) -> None:
     """Replace a safetensors file by one that has only the tensors that `names` maps, under their new names.
 
-    The file is replaced in one step; the tensors' bytes stay as they are.
+    The file is replaced in one step; the tensors' bytes stay as they are. Raises Unreadable for another file.
     """
     tensors = read_header(path)
     chosen = [(tensors[old], new) for old, new in names.items()]

@@ -56,7 +56,10 @@ def weight_norms(base: Path) -> dict[str, float]:
 
 
 def update_sizes(folder: Path, config: Mapping[str, Any], norms: Mapping[str, float]) -> dict[str, UpdateSize]:
-    """Return the size of every module's update in a checked adapter's folder; `norms` are the base weights'."""
+    """Return the size of every module's update in a checked adapter's folder; `norms` are the base weights'.
+
+    Raises Unreadable.
+    """
     scales, tensors = Scales(dict(config)), read_header(folder / WEIGHTS)
     sizes = {}
     for module in sorted({name.rpartition(".lora_")[0] for name in tensors}):

@@ -87,7 +87,10 @@ def bytes_in(folder: Path) -> int:
 
 
 def take_whole(model: BaseModel, version: AdapterVersion) -> None:
-    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model."""
+    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model.
+
+    Raises ArtifactError and OSError.
+    """
     if digest := version.metrics.get("checkpoint"):
         store().fetch_dir(digest, model.folder)
     else:

@@ -45,7 +45,10 @@ def require_signed_by(folder: Path, public_key: Path) -> None:
 
 
 def hashing(bundle: Path) -> Any:
-    """Return the settings that hash every file of the folder but the bundle, as the package's own command does."""
+    """Return the settings that hash every file of the folder but the bundle, as the package's own command does.
+
+    Raises Unavailable if the package is missing.
+    """
     return package().hashing.Config().set_ignored_paths(paths=[bundle], ignore_git_paths=True)
 
 

@@ -74,7 +74,10 @@ class Interval:
 
 
 def proportion_difference(control: Sample, candidate: Sample, alpha: float) -> Interval:
-    """Return the interval of a difference of proportions, as a fraction (0.05 is five points) within -1 and 1."""
+    """Return the interval of a difference of proportions, as a fraction (0.05 is five points) within -1 and 1.
+
+    Raises ValueError for an alpha outside 0 and 1.
+    """
     return mean_difference(control, candidate, alpha, bounds=UNIT)
 
 
@@ -108,7 +111,8 @@ def boundary(samples: Number, alpha: float) -> Number:
     """Return the bound on a standardised sum of `samples` values that holds at all times with probability 1 - alpha.
 
     It is the two-sided normal mixture for a Brownian motion (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon,
-    "Time-uniform, nonparametric, nonasymptotic confidence sequences", 2021, equation 14).
+    "Time-uniform, nonparametric, nonasymptotic confidence sequences", 2021, equation 14). Raises ValueError for an
+    alpha outside 0 and 1.
     """
     prior = concentration(alpha)
     return np.sqrt((samples + prior) * np.log((samples + prior) / (prior * alpha**2)))

@@ -85,7 +85,7 @@ class Guardrail:
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
         """Return the interval of after minus before, with signs reversed if less is worse: more is always worse.
 
-        It is in the measured unit: a fraction for points.
+        It is in the measured unit: a fraction for points. Raises ValueError for an alpha outside 0 and 1.
         """
         if self.level is not None:
             interval = quantile_difference(before.histogram, after.histogram, self.level, alpha)

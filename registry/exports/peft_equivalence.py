@@ -62,7 +62,10 @@ def logits_of(model: Any) -> torch.Tensor:
 
 
 def updates(adapter: Path, base: Path) -> Updates:
-    """Return what PEFT adds to each module's output for fixed random inputs: name -> (SAMPLES, out)."""
+    """Return what PEFT adds to each module's output for fixed random inputs: name -> (SAMPLES, out).
+
+    Raises ExportMismatch if PEFT cannot open it.
+    """
     with torch.inference_mode():
         return {name: update(layer) for name, layer in opened(adapter, base).named_modules() if is_adapted(layer)}
 

@@ -68,7 +68,7 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
 
 @contextmanager
 def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
-    """Provide a copy of the version's files that is deleted afterwards."""
+    """Provide a copy of the version's files that is deleted afterwards. Raises Unavailable and OutOfSpace."""
     with scratch() as folder:
         yield fetched(version, folder / "stored")
 
@@ -141,7 +141,7 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
 def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
     """Zip the folder's files into an open temporary file at position 0; return it with the files' digests.
 
-    The file is deleted when it is closed. Nothing is compressed, because weights do not shrink.
+    The file is deleted when it is closed. Nothing is compressed, because weights do not shrink. Raises OutOfSpace.
     """
     with temporary_file(work_folder()) as archive, zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         files = [pack(path, target) for path in sorted(folder.iterdir())]

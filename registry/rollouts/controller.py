@@ -135,9 +135,9 @@ def minutes(rollout: Rollout) -> list[Minute]:
 
 
 def exposures(rollout: Rollout) -> list[Exposure]:
-    """Return the count of users first served at a weight of up to 50 percent, where both arms are of equal size.
+    """Return the users of both arms first served at a weight of up to 50 percent, where both should have equal numbers.
 
-    The list is empty without such users.
+    The list has one entry, or none without such users.
     """
     rows = rollout.units.filter(weight__gt=0, weight__lte=50).values("arm").annotate(count=Count("pk"))
     users = {row["arm"]: row["count"] for row in rows}

@@ -102,7 +102,10 @@ def side_of(named: Record, column: str) -> str | list[Turn]:
 
 
 def unfolded(value: Any, column: str) -> Any:
-    """Return one message, or messages written as JSON text, as a list of messages; other values as they are."""
+    """Return one message, or messages written as JSON text, as a list of messages; other values as they are.
+
+    Raises BadLine for text that is not JSON.
+    """
     if isinstance(value, str) and value.lstrip().startswith(('[{"role"', '[{"from"')):
         return parsed_json(value, column)
     return [value] if isinstance(value, dict) else value

@@ -21,7 +21,7 @@ ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz
 def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
     """Yield the path of a temporary copy of the upload, made in chunks so that memory stays constant.
 
-    Delete it afterwards.
+    Delete it afterwards. Raises OutOfSpace.
     """
     with scratch() as folder:
         path = folder / "rows"
@@ -58,7 +58,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
 
 
 def stored_alone(file: Path) -> str:
-    """Put a copy of one file, named `rows`, into the store; return the artifact's digest."""
+    """Put a copy of one file, named `rows`, into the store; return the artifact's digest. Raises OutOfSpace."""
     with scratch() as folder:
         shutil.copyfile(file, folder / "rows")
         return store().put_dir(folder)

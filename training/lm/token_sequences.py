@@ -336,7 +336,10 @@ def talk_of(row: Row) -> Row:
 
 
 def is_chat(path: Path) -> bool:
-    """Return True if the first row of a JSON file has messages, or a prompt that is a list of turns."""
+    """Return True if the first row of a JSON file has messages, or a prompt that is a list of turns.
+
+    Raises BadRow.
+    """
     if path.suffix not in (".jsonl", ".json"):
         return False
     row = next(iter(read_jsonl(path, lambda row, *_: row)), {})

@@ -44,7 +44,7 @@ def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Setti
 
 
 def effective(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return every setting in effect, under the names that the plan uses."""
+    """Return every setting in effect, under the names that the plan uses. Raises Invalid."""
     parts = asdict(resolved(preset, rank_min, chosen))
     return {**parts, **{name: value for name, value in chosen.items() if name not in PARTS}}
 

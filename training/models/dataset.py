@@ -300,7 +300,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     def place_for(self, file: Path) -> AbstractContextManager[None]:
-        """Return a context that holds one of the project's places for child processes if the check needs a child."""
+        """Return a context that holds one of the project's places for child processes if the check needs a child.
+
+        Entering it raises TooMany when all are taken.
+        """
         return place_for_child(self.project_id) if needs_child(file, self.format) else nullcontext()
 
     @contextmanager

@@ -162,7 +162,10 @@ def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: Rea
 
 
 def data(run: TrainingRun) -> dict[str, Any]:
-    """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture gives."""
+    """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture gives.
+
+    Raises Invalid.
+    """
     parts, length = parts_of(run), run.hyperparameters["max_length"]
     if parts is None:
         return {"verdict": UNKNOWN, "text": "The rows cannot be read with this base model's tokenizer yet."}
@@ -230,7 +233,7 @@ def cuts_in_words(sample: Sample, length: int) -> str:
 def row_length(run: TrainingRun) -> int:
     """Return the tokens that a batch's rows are padded to: the longest row's, with a margin for rows not measured.
 
-    It is max_length with packing, and if the rows cannot be measured.
+    It is max_length with packing, and if the rows cannot be measured. Raises Invalid.
     """
     most: int = run.hyperparameters["max_length"]
     parts = parts_of(run)

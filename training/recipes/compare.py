@@ -138,7 +138,10 @@ def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> l
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, comparison: Comparison) -> None:
-    """Add to `result` each arm's loss on general text, and by how much it exceeds the base's (`forgetting`)."""
+    """Add to `result` each arm's loss on general text, and by how much it exceeds the base's (`forgetting`).
+
+    Raises BadInput.
+    """
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
 

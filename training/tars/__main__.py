@@ -131,7 +131,10 @@ def is_first_process() -> bool:
 
 
 def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
-    """Load the model and return the analysis of the rows; the reference is the model's own words if so named."""
+    """Load the model and return the analysis of the rows; the reference is the model's own words if so named.
+
+    Raises BadInput.
+    """
     import torch
 
     from training.lm.base_model import load_named

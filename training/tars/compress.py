@@ -201,7 +201,7 @@ def run(options: argparse.Namespace, events: Events) -> None:
 def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
     """Return loss_before and loss_after in nats a token on held-out data, with the numbers of tokens and rows.
 
-    Each measurement is also written as an event.
+    Each measurement is also written as an event. Raises BadInput.
     """
     from peft import PeftModel
 

@@ -95,7 +95,10 @@ def is_aside(folder: Path) -> bool:
 
 
 def has_adapter(folder: Path) -> bool:
-    """Return True if the folder holds a configuration and weights."""
+    """Return True if the folder holds a configuration and weights.
+
+    Raises Ended for an index with missing files.
+    """
     return (folder / CONFIG).is_file() and bool(weight_files(folder))
 
 

@@ -22,6 +22,7 @@ def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any,
     """Return the model and the PEFT configuration, with the run's start values for A.
 
     For `random` both are returned unchanged; otherwise the model is wrapped already and the configuration is None.
+    Raises BadInput for a file that does not fit.
     """
     if run.init == "random":
         return model, config

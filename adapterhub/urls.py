@@ -10,6 +10,9 @@ from rest_framework.routers import SimpleRouter
 from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
 from adapterhub.accounts.invitations import pages as invitation_pages
 from adapterhub.accounts.invitations.api import InvitationViewSet
+from adapterhub.accounts.pages import first_run as first_run_pages
+from adapterhub.accounts.pages import people as people_pages
+from adapterhub.accounts.pages import projects as project_pages
 from adapterhub.accounts.pages import roles as role_pages
 from adapterhub.accounts.pages import service_accounts as service_account_pages
 from adapterhub.accounts.pages import tokens as token_pages
@@ -92,6 +95,9 @@ urlpatterns = [
     path("audit/", audit.explorer, name="audit"),
     path("audit/roles/", role_pages.roles, name="audit-roles"),
     path("audit/<int:pk>/", audit.event, name="audit-event"),
+    path("new-project/", project_pages.new_project, name="new-project"),
+    path("projects/<slug:slug>/", project_pages.project, name="project"),
+    path("projects/<slug:slug>/roles/revoke/", project_pages.revoke_role, name="revoke-role"),
     path("tokens/", token_pages.tokens, name="tokens"),
     path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),
     path(
@@ -113,6 +119,12 @@ urlpatterns = [
     path("invitations/<uuid:pk>/revoke/", invitation_pages.revoke, name="revoke-invitation"),
     path("invitations/<uuid:pk>/<slug:verb>/", invitation_pages.answer, name="answer-invitation"),
     path("theme/", choose, name="theme"),
+    path("setup/", first_run_pages.first_administrator, name="first-administrator"),
+    path("setup/<str:secret>/", first_run_pages.open_link, name="setup"),
+    path("people/", people_pages.accounts, name="people"),
+    path("people/<int:pk>/<slug:verb>/", people_pages.move_account, name="move-account"),
+    path("welcome/", people_pages.choose_password, name="choose-password"),
+    path("welcome/<int:pk>/<slug:token>/", people_pages.welcome, name="welcome"),
     path("login/", sign_in, name="login"),
     path("login/code/", second_step, name="second-step"),
     path("second-factor/", manage, name="second-factor"),

@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from training.pages import datasets_and_analyses, estimates, overview, plan_comparison, retention, runs
+from training.pages import datasets_and_analyses, estimates, first_steps, overview, plan_comparison, retention, runs
 
 urlpatterns = [
     path("", overview.overview, name="overview"),
+    path("first-steps/", first_steps.first_steps, name="first-steps"),
     path("datasets/", datasets_and_analyses.datasets, name="datasets"),
     path("datasets/<int:pk>/", datasets_and_analyses.dataset, name="dataset"),
     path("datasets/<int:pk>/keep/", retention.keep_dataset, name="keep-dataset"),

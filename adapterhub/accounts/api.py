@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import IntegrityError, transaction
 from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
@@ -28,9 +27,7 @@ from adapterhub.api.permissions import (
 )
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import SHOWN_ONCE, ProjectViewSet, Retrieving, ShownOnce
-from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
-from adapterhub.core.errors import Conflict, Invalid, NotAllowed
+from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.tenancy import APPROVE, Scope
 
 
@@ -158,15 +155,7 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
         fields = self.read(ProjectSerializer)
         if not request.user.is_superuser or request.auth:
             raise NotAllowed("Only an administrator of the installation who is signed in can create projects.")
-        try:
-            with transaction.atomic():
-                project = Project.objects.create(**fields)
-                AuditEvent.record(Tag.PROJECT_CREATED, project, by=actor_of(request), project=project)
-        except IntegrityError:
-            raise Conflict(
-                f"The slug {fields['slug']!r} is taken: choose another.", field="slug", code="slug_taken"
-            ) from None
-        return self.write(project, 201)
+        return self.write(memberships.create_project(by=actor_of(request), **fields), 201)
 
     @extend_schema(request=ProjectChangeSerializer, responses=ProjectSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:

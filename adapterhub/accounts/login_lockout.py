@@ -87,8 +87,9 @@ def claim(brakes: Iterable[Brake]) -> None:
                 count(attempts, one.free)
     if wait > timedelta(0):
         seconds = max(1, round(wait.total_seconds()))
+        unit = "seconds" if seconds > 1 else "second"
         raise TooMany(
-            f"Too many attempts with this name: wait {seconds} seconds, then try again.", wait_s=wait.total_seconds()
+            f"Too many attempts with this name: wait {seconds} {unit}, then try again.", wait_s=wait.total_seconds()
         )
 
 

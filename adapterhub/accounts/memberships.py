@@ -7,13 +7,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
-from adapterhub.core.errors import Invalid
+from adapterhub.core.errors import Conflict, Invalid
+from adapterhub.core.tenancy import Role
+
+
+def create_project(slug: str, name: str, *, by: Actor, admin: User | None = None) -> Project:
+    """Create a project and return it; `admin`, if given, gets that role in it. Raises Conflict for a used slug."""
+    try:
+        with transaction.atomic():
+            project = Project.objects.create(slug=slug, name=name)
+            AuditEvent.record(Tag.PROJECT_CREATED, project, by=by, project=project)
+            if admin:
+                grant(project, admin, Role.ADMIN, by=by)
+    except IntegrityError:
+        raise Conflict(f"The slug {slug!r} is taken: choose another.", field="slug", code="slug_taken") from None
+    return project
 
 
 @transaction.atomic

@@ -246,6 +246,24 @@ class SecondFactor(models.Model):
         return f"second factor of {self.user}"
 
 
+class SetupLink(models.Model):
+    """The one-time link that creates the first administrator: one row, which holds the secret's hash alone."""
+
+    ONLY = 1
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY, editable=False)
+    secret_hash = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+    expires_at = models.DateTimeField(editable=False)
+    used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="one_setup_link")]
+
+    def __str__(self) -> str:
+        return f"setup link until {self.expires_at:%Y-%m-%d %H:%M} UTC"
+
+
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     """Tokens by their state."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from adapterhub.api.parsers import require_storable
 from adapterhub.api.permissions import projects_of, projects_with
 from adapterhub.api.problems import error_page
-from adapterhub.core.errors import DomainError, Invalid, NotAllowed
+from adapterhub.core.errors import Conflict, DomainError, Invalid, NoProject, NotAllowed
 from adapterhub.core.references import named
 
 Row = TypeVar("Row", bound=Model)
@@ -31,6 +32,7 @@ NAVIGATION = [
             ("rollouts", "Rollouts"),
             ("approvals", "Approvals"),
             ("clusters", "Clusters"),
+            ("base-models", "Base models"),
         ],
     ),
     (
@@ -91,9 +93,14 @@ def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
-    """Return the projects of `allowed` that are not archived, for a form's choices. Raises NotAllowed if none."""
+    """Return the projects of `allowed` that are not archived, for a form's choices.
+
+    Raises NotAllowed if there is none; NoProject to an administrator of the installation, who may create one.
+    """
     projects = allowed(request, scope).filter(archived_at=None)
     if not projects.exists():
+        if request.user.is_superuser:
+            raise NoProject("Everything here belongs to a project, and there is none yet: create the first one.")
         raise NotAllowed(f"This needs scope '{scope}' in a project: ask one of its admins.", code="scope_missing")
     return projects
 
@@ -102,6 +109,29 @@ def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
     """Set the rows that the fields of these names offer in the form."""
     for name, queryset in rows.items():
         cast("forms.ModelChoiceField[Any]", form.fields[name]).queryset = queryset
+
+
+def preselect(form: forms.BaseForm, *names: str) -> None:
+    """Choose the only row that each of these fields offers, unless the form proposes another value."""
+    for name in names:
+        field = cast("forms.ModelChoiceField[Any]", form.fields[name])
+        rows = list(field.queryset[:2]) if field.queryset is not None else []
+        if len(rows) == 1 and not form.initial.get(name):
+            form.initial[name] = getattr(rows[0], field.to_field_name or "pk")
+
+
+@contextmanager
+def errors_on(form: forms.BaseForm) -> Iterator[None]:
+    """Turn Invalid and Conflict, raised inside, into an error of the form, at its field if it has that one."""
+    try:
+        yield
+    except (Invalid, Conflict) as error:
+        form.add_error(error.field if error.field in form.fields else None, error.detail)
+
+
+def form_page(request: HttpRequest, form: forms.BaseForm, **words: str) -> HttpResponse:
+    """Render a page with this form alone: its `title`, `lead` and `action`, and `back`, the address of `place`."""
+    return render(request, "form.html", {"form": form, **words}, status=422 if form.errors else 200)
 
 
 def reason_in(request: HttpRequest) -> str:

@@ -76,6 +76,18 @@ def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
             )
 
 
+def require_admin_somewhere(request: HttpRequest | Request) -> None:
+    """Check that the caller has scope `admin` in a project, or administers the installation: what it wants has none.
+
+    Raises NotAllowed.
+    """
+    project = projects_with(request, Scope.ADMIN).first()
+    if project is not None:
+        require_scope(request, project, Scope.ADMIN)
+    elif getattr(request, "auth", None) or not request.user.is_superuser:
+        raise NotAllowed("This needs scope 'admin' in a project: ask one of its admins.", code="scope_missing")
+
+
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
     """Return the project with this slug.
 

@@ -137,7 +137,7 @@ def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Respo
 
 def error_page(request: HttpRequest, error: DomainError) -> HttpResponse:
     """Return the page of a refused request, with the status and headers of the error."""
-    context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
+    context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail, "code": error.code}
     page = render(request, "error.html", context, status=error.status)
     for name, value in headers_of(error).items():
         page[name] = value

@@ -8,6 +8,8 @@ class Tag(StrEnum):
 
     PROJECT_CREATED = "project:created"
     PROJECT_CHANGED = "project:changed"
+    SETUP_LINK_ISSUED = "setup_link:issued"
+    SETUP_LINK_USED = "setup_link:used"
     USER_CREATED = "user:created"
     USER_CHANGED = "user:changed"
     SERVICE_ACCOUNT_CREATED = "user:service_account_created"

@@ -14,6 +14,7 @@ from adapterhub.cli.rollout_state import remedy
 from adapterhub.client import Client
 from adapterhub.client.calls import Call
 from adapterhub.client.final_states import is_over, require_good
+from adapterhub.core import durations
 
 T = TypeVar("T")
 # Seconds between two lines about the same status: after a change of the progress, and without one.
@@ -73,7 +74,7 @@ def progress_in_words(resource: dict[str, Any]) -> str:
     progress = resource.get("progress") or {}
     if not progress.get("total"):
         return ""
-    left = f", about {progress['eta_s']:.0f} s left" if progress.get("eta_s") else ""
+    left = f", about {durations.in_words(progress['eta_s'])} left" if progress.get("eta_s") else ""
     return f", step {progress.get('step') or 0} of {progress['total']}{left}"
 
 

@@ -3,6 +3,7 @@
 DomainError
   Conflict             409  the state does not allow the operation, or another request changed it first
     InvalidTransition
+    NoProject               the installation has no project yet
   Invalid              422  the request is well-formed, but cannot be carried out
   NotAllowed           403
   NotSignedIn          401
@@ -45,6 +46,12 @@ class InvalidTransition(Conflict):
     """Raised if the object's status does not allow this transition: 409."""
 
     code = "invalid_transition"
+
+
+class NoProject(Conflict):
+    """There is no project yet, and this caller may create one."""
+
+    code = "no_project"
 
 
 class PreconditionFailed(DomainError):

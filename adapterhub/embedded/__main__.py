@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import database_url, redis_url
 from adapterhub.embedded.lock import holder
 from adapterhub.embedded.options import Options
-from adapterhub.embedded.process_list import full_plan, services_plan
+from adapterhub.embedded.process_list import PROJECT, child_environment, full_plan, services_plan
 from adapterhub.embedded.supervisor import Supervisor, lock_path
 from adapterhub.environment import BadSetting
 
@@ -48,7 +49,7 @@ def run(options: Options, *, services_only: bool) -> int:
     plan = services_plan() if services_only else full_plan(options)
     supervisor = Supervisor(options, plan)
     try:
-        _supervise(supervisor, _ready_line(supervisor, services_only=services_only))
+        _supervise(supervisor, services_only=services_only)
     except KeyboardInterrupt:
         pass
     finally:
@@ -75,12 +76,36 @@ def stop(home: Path) -> int:
     return 0
 
 
-def _supervise(supervisor: Supervisor, ready_line: str) -> None:
+def _supervise(supervisor: Supervisor, *, services_only: bool) -> None:
     supervisor.start()
     supervisor.wait_ready()
-    sys.stdout.write(f"{ready_line}\n")
-    sys.stdout.flush()
+    _say(_ready_line(supervisor, services_only=services_only))
+    if not services_only:
+        _say(first_run_lines(supervisor))
     supervisor.supervise_forever()
+
+
+def _say(text: str) -> None:
+    if text:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def first_run_lines(supervisor: Supervisor) -> str:
+    """Return the lines with the link that creates the first account; empty if there is an account.
+
+    The link is read from the command and printed here, because what a step prints is kept in a log file.
+    """
+    argv = [sys.executable, "manage.py", "setup_link", "--if-empty", "--url", supervisor.url]
+    environment = child_environment(supervisor.options)
+    done = subprocess.run(  # noqa: S603 - our own command, no shell
+        argv, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        return f"The setup link could not be made ({reason}): `manage.py setup_link` prints one."
+    link = done.stdout.strip()
+    return link and f"Nobody has an account yet. This link creates the first one; it works once, for an hour:\n{link}"
 
 
 def _ready_line(supervisor: Supervisor, *, services_only: bool) -> str:

@@ -18,6 +18,9 @@ from serving_client.parent_death import die_with_parent
 Event = dict[str, Any]
 # The exit status of a child whose input can never give a result; the last line of its log says why.
 REFUSED = 3
+# The log of a job is what it says itself: notices of its libraries to their developers are left out, unless the
+# operator sets these otherwise.
+QUIET = {"PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def end_predecessor(pid_file: Path) -> None:
@@ -54,6 +57,7 @@ class Child:
                 # A child that outlived its worker would keep the device.
                 preexec_fn=die_with_parent(signal.SIGKILL),
                 env={
+                    **QUIET,
                     **os.environ,
                     "TOKENIZERS_PARALLELISM": "false",
                     "HF_HUB_OFFLINE": "1",

@@ -15,6 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core import durations
 
 register = template.Library()
 LATEST = 20
@@ -37,6 +38,7 @@ TONES = {
             "follow the plan",
             "fits",
             "good",
+            "done",
         },
     ),
     "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
@@ -44,6 +46,7 @@ TONES = {
         "↻",
         {
             "queued",
+            "next",
             "running",
             "stopping",
             "checking",
@@ -94,6 +97,12 @@ def is_mapping(value: object) -> bool:
 def is_sequence(value: object) -> bool:
     """Return True for a list."""
     return isinstance(value, list)
+
+
+@register.filter
+def by_name(mapping: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the pairs of a mapping in alphabetical order; the database keeps them by the length of the name."""
+    return sorted(mapping.items())
 
 
 @register.filter
@@ -154,10 +163,7 @@ def calls(message: dict[str, Any]) -> str:
 @register.filter
 def duration(seconds: float) -> str:
     """Return seconds as a readable duration: 45 s, 12 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return durations.in_words(seconds)
 
 
 @register.simple_block_tag
@@ -173,7 +179,7 @@ def history(record: Model) -> dict[str, Any]:
     return {"events": AuditEvent.objects.about(record)[:LATEST]}
 
 
-SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}
+SHAPES = {"minute": "j M Y, H:i e", "day": "j M Y", "clock": "H:i e"}
 
 
 @register.simple_tag
@@ -185,8 +191,8 @@ def moment(at: datetime, shape: str = "minute") -> str:
 
 @register.simple_tag
 def ago(at: datetime) -> str:
-    """Return a <time> element that says how long ago the moment was; its title is the moment in ISO 8601."""
-    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), at.isoformat(), naturaltime(at))
+    """Return a <time> element that says how long ago the moment was, which the page's script keeps true."""
+    return format_html('<time datetime="{}" data-shape="ago">{}</time>', at.isoformat(), naturaltime(at))
 
 
 @register.inclusion_tag("components/sort.html", takes_context=True)

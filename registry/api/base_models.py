@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.api.permissions import actor_of, named_project, projects_of
+from adapterhub.api.permissions import actor_of, named_project, projects_of, require_admin_somewhere
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 from registry.api.resources import BySlug, Reading
@@ -128,13 +127,3 @@ def whole_version(request: Request, served_name: str) -> AdapterVersion:
         raise Invalid(f"There is no version {served_name!r}.", field="version", code="unknown_version")
     named_project(request, version.project.slug, Scope.ADMIN)
     return version
-
-
-def require_admin_somewhere(request: Request) -> None:
-    """Check that the caller is a token of scope admin or an admin of their first project: base models belong to none.
-
-    Raises NotAllowed, or Invalid if the caller has no project.
-    """
-    token = cast(ApiToken | None, request.auth)
-    project = token.project if token else Project.objects.visible_to(cast(User, request.user)).first()
-    named_project(request, project.slug if project else "", Scope.ADMIN)

@@ -14,7 +14,7 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import PAGE_ROWS, Listing
-from adapterhub.api.pages import visible_or_404, visible_rows
+from adapterhub.api.pages import allowed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.charts import heat_map
@@ -37,7 +37,8 @@ def adapters(request: HttpRequest) -> HttpResponse:
     visible = visible_rows(request, Adapter.objects.select_related("project", "base_model"))
     counted = visible.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
     listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
-    return render(request, "registry/adapters.html", listing.context())
+    may_publish = allowed(request, Scope.PUBLISH).filter(archived_at=None).exists()
+    return render(request, "registry/adapters.html", {**listing.context(), "may_publish": may_publish})
 
 
 @login_required
@@ -57,6 +58,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
         "events": history(viewed)[:EVENTS],
         "ancestry": ancestry(newest),
         "traffic": traffic(viewed),
+        "may_publish": Scope.PUBLISH in scopes_in(request, viewed.project),
         **listing.context(),
     }
     return render(request, "registry/adapter.html", context)

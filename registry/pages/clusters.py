@@ -11,7 +11,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import reason_in, visible_or_404, visible_rows
+from adapterhub.api.pages import allowed, reason_in, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Cluster, without_bodies
@@ -32,7 +32,8 @@ def clusters(request: HttpRequest) -> HttpResponse:
         choices={"engine": Cluster.Engine.choices},
         sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"},
     )
-    context = listing.context()
+    may_operate = allowed(request, Scope.OPERATE).filter(archived_at=None).exists()
+    context = {**listing.context(), "may_operate": may_operate}
     context["page"].object_list = [in_short(cluster) for cluster in context["page"]]
     return render(request, "registry/clusters.html", context)
 

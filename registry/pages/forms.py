@@ -7,7 +7,7 @@ from typing import Any, cast
 from django import forms
 from django.db.models import Case, QuerySet, When
 
-from adapterhub.api.pages import offer
+from adapterhub.api.pages import offer, preselect
 from adapterhub.core.errors import Invalid
 from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES
 from registry.models import AdapterVersion, Alias, without_bodies
@@ -94,6 +94,7 @@ class PromoteForm(PlanForm):
         )
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
         offer(self, alias=aliases.exclude(version=version).order_by(own, "name"))
+        preselect(self, "alias")
         self.order_fields(["alias", "plan", "weight", "reason", "draft"])
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.template.loader import render_to_string
 
 from adapterhub.accounts.models import Project
 from adapterhub.api.pages import allowed, allowed_somewhere
@@ -16,9 +20,10 @@ from adapterhub.core.references import parts_of
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Alias
 from registry.models.approved_versions import nameable
-from registry.playground.client import MOST_MODELS, ask, token_for
+from registry.playground.client import MOST_MODELS, ask, stream, token_for
 
 OFFERED = 300
+NDJSON = "application/x-ndjson"
 
 
 class PlaygroundForm(forms.Form):
@@ -40,6 +45,10 @@ class PlaygroundForm(forms.Form):
         help_text="Decides the arm of a rollout; the same key always gets the same arm.",
     )
 
+    def clean_prompt(self) -> str:
+        """Return the prompt with the line breaks that were typed; a browser sends each as two characters."""
+        return str(self.cleaned_data["prompt"]).replace("\r\n", "\n")
+
     def clean_models(self) -> list[str]:
         """Return the names of the models, each once. Raises ValidationError unless they are 1 to MOST_MODELS."""
         names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
@@ -49,17 +58,24 @@ class PlaygroundForm(forms.Form):
 
 
 @login_required
-def playground(request: HttpRequest) -> HttpResponse:
+def playground(request: HttpRequest) -> HttpResponseBase:
     """Show the form, filled from the query string; a POST sends the prompt and shows the answers.
 
-    Raises NotAllowed for a POST of a person without scope infer anywhere.
+    The page's script asks for lines of JSON, and gets the answers piece by piece. Raises NotAllowed for a POST of a
+    person without scope infer anywhere.
     """
     projects = allowed(request, Scope.INFER).filter(archived_at=None)
     if request.method == "POST":
         projects = allowed_somewhere(request, Scope.INFER)
-    form = PlaygroundForm(request.POST or None, initial=request.GET.dict())
-    answers = sent(request, projects, form) if form.is_valid() else []
-    context = {"form": form, "answers": answers, "offered": offered(projects), "may_infer": projects.exists()}
+    names = offered(projects)
+    initial = {"models": names[0]} if len(names) == 1 else {}
+    form = PlaygroundForm(request.POST or None, initial=initial | request.GET.dict())
+    wanted = request_of(request, projects, form) if form.is_valid() else None
+    if wanted and request.headers.get("Accept") == NDJSON:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingHttpResponse(lines(*wanted), content_type=NDJSON, headers=headers)
+    answers = ask(*wanted) if wanted else []
+    context = {"form": form, "answers": answers, "offered": names, "may_infer": projects.exists()}
     return render(request, "registry/playground.html", context, status=422 if form.errors else 200)
 
 
@@ -72,19 +88,30 @@ def offered(projects: Any) -> list[str]:
     return [*names, *served.values_list("served_name", flat=True)[:OFFERED]]
 
 
-def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]:
-    """Send the prompt to every model and return the answers.
+def lines(models: list[str], *rest: Any) -> Iterator[str]:
+    """Yield lines of JSON: each model with its `place`, the pieces of its text, and the `html` of its whole answer."""
+    for place, model in enumerate(models):
+        yield json.dumps({"place": place, "model": model}) + "\n"
+    for place, piece in stream(models, *rest):
+        if isinstance(piece, str):
+            yield json.dumps({"place": place, "text": piece}) + "\n"
+        else:
+            html = render_to_string("registry/_playground_answer.html", {"answer": piece})
+            yield json.dumps({"place": place, "html": html}) + "\n"
 
-    If no single project of the user has all the names, return none and add an error to the form.
-    """
+
+def request_of(
+    request: HttpRequest, projects: Any, form: PlaygroundForm
+) -> tuple[list[str], str, str, dict[str, Any]] | None:
+    """Return models, token, session key and body of the request; an error on the form if no project has all names."""
     fields = form.cleaned_data
     named = models_of(projects, fields["models"])
     if named is None:
         form.add_error("models", "No single project of yours has all these models: choose from the list.")
-        return []
+        return None
     project, models = named
     body = {name: fields[name] for name in ("prompt", "max_tokens", "temperature")}
-    return ask(models, token_for(request, project), fields["session"], body)
+    return models, token_for(request, project), fields["session"], body
 
 
 def models_of(projects: Any, names: list[str]) -> tuple[Project, list[str]] | None:

@@ -53,9 +53,23 @@ def settings(request: HttpRequest) -> HttpResponse:
         "guarded_count": aliases.count(),
         "led": led.filter(archived_at=None),
         "named_versions": NamedVersions.choices,
+        "creatable": creatable(request),
         "issuer": installation.OIDC_ISSUER,
     }
     return render(request, "registry/settings.html", context)
+
+
+def creatable(request: HttpRequest) -> list[tuple[str, str]]:
+    """Return the routes of the forms that this person may use in a project, with the words of their links."""
+    scopes = {
+        scope for scope in (Scope.PUBLISH, Scope.OPERATE) if allowed(request, scope).filter(archived_at=None).exists()
+    }
+    forms = [
+        ("new-adapter", "New adapter", Scope.PUBLISH),
+        ("new-cluster", "New cluster", Scope.OPERATE),
+        ("new-alias", "New alias", Scope.OPERATE),
+    ]
+    return [(route, label) for route, label, scope in forms if scope in scopes]
 
 
 @login_required

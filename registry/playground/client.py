@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, cast
 
 import httpx
 from django.conf import settings
@@ -39,6 +42,10 @@ class Answer:
     seconds: float = 0.0
     tokens: int = 0
     problem: str = ""
+
+
+# The place of the model, and a piece of its text or the whole answer.
+Piece = tuple[int, str | Answer]
 
 
 def token_for(request: HttpRequest, project: Project) -> str:
@@ -76,26 +83,95 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
     try:
         answer = client.post("/v1/completions", json={**body, "model": model})
     except httpx.HTTPError as error:
-        return Answer(
-            model, problem=f"The router did not respond ({type(error).__name__}). Your prompt is still here: try again."
-        )
+        return away(model, error)
     seconds = time.monotonic() - began
     if answer.status_code != 200:
         return Answer(model, problem=error_message(answer), seconds=seconds)
     return answered(model, answer, seconds)
 
 
+def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> Iterator[Piece]:
+    """Ask all models at once; yield (place of the model, piece of its text) as they come, and its whole answer last."""
+    headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
+    client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
+    pieces: SimpleQueue[Piece] = SimpleQueue()
+    with client, ThreadPoolExecutor(MOST_MODELS) as threads:
+        for place, model in enumerate(models):
+            asking = threads.submit(stream_one, client, model, body, partial(put, pieces, place))
+            asking.add_done_callback(partial(end_in_any_case, pieces, place, model))
+        for _ in models:
+            while isinstance((piece := pieces.get())[1], str):
+                yield piece
+            yield piece
+
+
+def end_in_any_case(pieces: SimpleQueue[Piece], place: int, model: str, asking: Future[None]) -> None:
+    """Put an answer for a model whose thread failed, so that nobody waits for it."""
+    if error := asking.exception():
+        put(pieces, place, away(model, cast(Exception, error)))
+
+
+def put(pieces: SimpleQueue[Piece], place: int, piece: str | Answer) -> None:
+    """Put a piece of the answer of the model at this place."""
+    pieces.put((place, piece))
+
+
+def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Callable[[str | Answer], None]) -> None:
+    """Ask one model; say each piece of its text, and the whole answer at the end, also if it is a problem."""
+    began, texts, tokens = time.monotonic(), [], 0
+    wanted = {**body, "model": model, "stream": True, "stream_options": {"include_usage": True}}
+    try:
+        with client.stream("POST", "/v1/completions", json=wanted) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                say(Answer(model, problem=error_message(answer), seconds=time.monotonic() - began))
+                return
+            for chunk in chunks(answer):
+                tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+                for choice in chunk.get("choices", ()):
+                    texts.append(choice["text"])
+                    say(choice["text"])
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        say(away(model, error))
+        return
+    say(complete(model, answer.headers, "".join(texts), tokens, time.monotonic() - began))
+
+
+def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    """Yield the parsed events of a stream. Raises ValueError for one that ends with an error."""
+    for line in answer.iter_lines():
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
+        if "error" in chunk:
+            raise ValueError("the stream ended with an error")
+        yield chunk
+
+
+def away(model: str, error: Exception) -> Answer:
+    """Return the answer of a router that did not respond, or not to the end."""
+    return Answer(
+        model, problem=f"The router did not respond ({type(error).__name__}). Your prompt is still here: try again."
+    )
+
+
 def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
-    """Return a successful response of the router as an answer."""
-    body, headers = answer.json(), answer.headers
+    """Return the response as an answer."""
+    body = answer.json()
+    tokens = body.get("usage", {}).get("completion_tokens", 0)
+    return complete(model, answer.headers, body["choices"][0]["text"], tokens, seconds)
+
+
+def complete(model: str, headers: httpx.Headers, text: str, tokens: int, seconds: float) -> Answer:
+    """Return a whole answer with what the router's headers say of it."""
     return Answer(
         model,
-        text=body["choices"][0]["text"],
+        text=text,
         version=headers.get("X-Adapter-Version", ""),
         arm=headers.get("X-Rollout-Arm", ""),
         response_id=headers.get("X-Response-ID", ""),
         seconds=seconds,
-        tokens=body.get("usage", {}).get("completion_tokens", 0),
+        tokens=tokens,
     )
 
 

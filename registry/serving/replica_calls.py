@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from adapterhub.core.errors import Invalid
 from adapterhub.outbound import Forbidden, require_engine
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 
@@ -111,6 +112,21 @@ def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
     adapters = {model.name: model.root for model in models if model.parent is not None}
     known = version if VERSION.fullmatch(version) else "unknown"
     return ReplicaReport(adapters, known, endpoints=endpoints, max_length=served[base].max_length)
+
+
+def base_models(url: str, allowed: Sequence[str]) -> dict[str, str]:
+    """Ask an engine that a person named for its base models; return where each was loaded from, by name.
+
+    Raises Invalid for an address that operators do not allow, and for one that does not answer as an engine.
+    """
+    try:
+        require_engine(url, allowed)
+        with EngineClient(url, timeout_s=INSPECT_TIMEOUT_S) as engine:
+            return {model.name: model.root for model in engine.models() if model.parent is None}
+    except Forbidden as error:
+        raise Invalid(str(error), field="engine", code="forbidden_address") from None
+    except EngineError as error:
+        raise Invalid(error.reason, field="engine", code="engine_failed") from None
 
 
 def push(url: str, requests: list[LoadRequest], until: float) -> list[Loaded]:

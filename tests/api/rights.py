@@ -22,6 +22,8 @@ READ, TRAIN, PUBLISH, OPERATE, AUDIT, ADMIN = (
     Scope.AUDIT,
     Scope.ADMIN,
 )
+# For administrators of the installation, which no role makes.
+NOBODY = "installation"
 # What a call needs; a GET that is not here needs `read`, and any other call more than a viewer has.
 NEEDS = {
     "api:token-list GET": ADMIN,
@@ -130,6 +132,28 @@ NEEDS = {
     "keep-training-run POST": ADMIN,
     "api:training-run-keep POST": ADMIN,
     "theme POST": READ,
+    "people GET": NOBODY,
+    "people POST": NOBODY,
+    "move-account POST": NOBODY,
+    "new-project GET": NOBODY,
+    "new-project POST": NOBODY,
+    "project GET": ADMIN,
+    "project POST": ADMIN,
+    "revoke-role POST": ADMIN,
+    "new-base-model GET": ADMIN,
+    "new-base-model POST": ADMIN,
+    "base-model POST": ADMIN,
+    "new-adapter GET": PUBLISH,
+    "new-adapter POST": PUBLISH,
+    "edit-adapter GET": PUBLISH,
+    "edit-adapter POST": PUBLISH,
+    "new-cluster GET": OPERATE,
+    "new-cluster POST": OPERATE,
+    "add-replica POST": OPERATE,
+    "new-alias GET": OPERATE,
+    "new-alias POST": OPERATE,
+    "alias-policy GET": OPERATE,
+    "alias-policy POST": OPERATE,
     "playground POST": Scope.INFER,
     "ask-all POST": Scope.INFER,
     "vote POST": Scope.INFER,
@@ -154,7 +178,7 @@ NEEDS = {
 WRITING = {TRAIN, PUBLISH, OPERATE, ADMIN, APPROVE}
 # Open to the person who is invited, whatever their roles.
 PERSONAL = {"api:invitation-list", "api:invitation-accept", "api:invitation-decline", "answer-invitation"}
-OPEN_TO_EVERY_MEMBER = {"api:base-model-list", "api:base-model-detail"}
+OPEN_TO_EVERY_MEMBER = {"api:base-model-list", "api:base-model-detail", "base-model"}
 
 
 def call(client: Client, name: str, method: str, url: str, tmp_path: Path) -> Any:

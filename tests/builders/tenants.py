@@ -131,6 +131,7 @@ def served_things(project: Project, base_model: BaseModel, folder: Path, version
         "candidate pk": published[-1].pk,
         "version digest": published[0].digest,
         "cluster": cluster.slug,
+        "cluster pk": cluster.pk,
         "replica": replica.pk,
         "address": replica.url,
         "grantee": f"{word}-friends",

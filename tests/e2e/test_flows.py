@@ -208,8 +208,8 @@ def arms_of(page: Any, users: int) -> set[tuple[str, str]]:
         page.goto("/playground/?models=open&prompt=the+bank+shall&max_tokens=1&temperature=0")
         page.get_by_label("Session key").fill(f"user-{number}")
         page.get_by_role("button", name="Send").click()
-        page.locator(".answer").wait_for()
-        arms.add((page.locator("dt:text('arm') + dd").inner_text(), page.locator(".answer").inner_text().strip()))
+        arm = page.locator("dt:text('arm') + dd").inner_text().split()[0]
+        arms.add((arm, page.locator(".answer").inner_text().strip()))
     return arms
 
 

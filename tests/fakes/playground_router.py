@@ -19,16 +19,26 @@ class PlaygroundRouter(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.requests.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
-        if body["model"] in self.known:
+        if body["model"] in self.known and body.get("stream"):
+            self.say_piecewise(["within ", "four ", "hours"])
+        elif body["model"] in self.known:
             self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})
         else:
             self.say(404, {"error": {"message": "The model does not exist."}})
 
+    def say_piecewise(self, texts: list[str]) -> None:
+        events = [{"choices": [{"text": text}]} for text in texts]
+        events.append({"choices": [], "usage": {"completion_tokens": 3}})
+        payload = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + b"data: [DONE]\n\n"
+        self.head(200, payload, "text/event-stream")
+
     def say(self, status: int, body: dict[str, Any]) -> None:
-        payload = json.dumps(body).encode()
+        self.head(status, json.dumps(body).encode(), "application/json")
+
+    def head(self, status: int, payload: bytes, content_type: str) -> None:
         self.send_response(status)
         for name, value in {
-            "Content-Type": "application/json",
+            "Content-Type": content_type,
             "Content-Length": str(len(payload)),
             "X-Adapter-Version": "dora.v1-abc",
             "X-Rollout-Arm": "control",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,41 @@ def test_two_models_stand_side_by_side_and_one_refusal_spares_the_other(
     page = ask_playground(client, f"compliance, {version.served_name}").content.decode()
     assert "within four hours" in page
     assert "404: The model does not exist." in page
+
+
+def test_the_pages_script_gets_the_answers_piece_by_piece(
+    router: Any, alias: Alias, version: AdapterVersion, alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    body = {
+        "models": f"compliance, {version.served_name}",
+        "prompt": "Report\r\nthis",
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    answer = client.post(reverse("playground"), body, headers={"accept": "application/x-ndjson"})
+    parts = [json.loads(line) for line in b"".join(answer.streaming_content).decode().splitlines()]
+    assert [part["model"] for part in parts if "model" in part] == ["compliance", version.served_name]
+    assert "".join(part["text"] for part in parts if "text" in part) == "within four hours"
+    whole = {part["place"]: part["html"] for part in parts if "html" in part}
+    assert "within four hours" in whole[0]
+    assert "3 tokens" in whole[0]
+    assert "404: The model does not exist." in whole[1]
+    assert router.requests[0]["prompt"] == "Report\nthis"
+
+
+def test_a_router_that_is_away_ends_the_stream(alias: Alias, alice: User, client: Client, settings: Any) -> None:
+    settings.ROUTER_URL = "http://127.0.0.1:1"
+    client.force_login(alice)
+    body = {"models": "compliance", "prompt": "Report ", "max_tokens": 8, "temperature": 0}
+    answer = client.post(reverse("playground"), body, headers={"accept": "application/x-ndjson"})
+    assert b"The router did not respond" in b"".join(answer.streaming_content)
+
+
+def test_the_only_model_is_chosen(alias: Alias, alice: User, client: Client) -> None:
+    client.force_login(alice)
+    AdapterVersion.objects.filter(pk=alias.version_id).update(status="archived")
+    assert 'value="compliance"' in client.get(reverse("playground")).content.decode()
 
 
 def test_its_token_infers_only_and_is_made_once(router: Any, alias: Alias, alice: User, client: Client) -> None:

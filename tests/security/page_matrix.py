@@ -19,6 +19,7 @@ OF_PAGE = {
     "approvals pk": "approval",
     "approvals verb": "",
     "audit pk": "event",
+    "base-models slug": "",
     "blind-tests pk": "blind test",
     "clusters slug": "cluster",
     "compressions pk": "compression",
@@ -31,6 +32,9 @@ OF_PAGE = {
     "rollouts pk": "rollout",
     "revoke-invitation pk": "sent invitation",
     "rollouts verb": "",
+    "people pk": "",
+    "people verb": "",
+    "projects slug": "project",
     "settings slug": "project",
     "tokens name": "account",
     "tokens pk": "token",
@@ -40,6 +44,8 @@ OF_PAGE = {
     "webhooks pk": "webhook",
 }
 VERBS = {
+    "base-models": "tiny",
+    "people": 1,
     "invitations": "accept",
     "approvals": "reject",
     "datasets": "reject",
@@ -69,6 +75,8 @@ NAMES = (
         "version": "candidate pk",
         "webhook": "webhook",
         "who": "user",
+        "new-alias cluster": "cluster pk",
+        "project user": "user",
         "compare digest": "",
         "compare to": "number",
         "compare-plans to": "analysis",
@@ -81,12 +89,13 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    address anyway at base_model check code config days device_gb devices distances draft encoding engine escape
-    events expected_generation file file-clear format galore_rank hold keeps_general_skill kind least_latency letter
-    many_adapters mapping max_length max_tokens meaning method name named_versions object_type page password plan
-    preset priority prompt prompts quantum rank rank_max rank_min reason recompute retention revision role samples
-    scopes seen session sharded since sort source split start_values state status tag temperature theme uniform_rank
-    until url verify weight
+    address also_named anyway at base_model cache_mb cache_s canary check code config days default description
+    device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
+    format galore_rank held hold hub keeps_general_skill kind least_latency letter many_adapters mapping max_length
+    max_lora_rank max_loras max_tokens meaning method name named_versions object_type page password plan preset
+    priority prompt prompts quantum quorum rank rank_max rank_min reason recompute replicas retention revision role
+    samples scopes seen session sharded since slug sort source split start_values state status tag tags temperature
+    theme uniform_rank until url verify weight
     """.split(),  # noqa: SIM905 (a table)
         "",
     )
@@ -103,6 +112,19 @@ RUN = {
     **{name: str(getattr(entry, "default", "")) for name, entry in TABLE.items()},
 }
 FORMS: dict[str, dict[str, Any]] = {
+    "add-replica": {"url": "http://127.0.0.1:9"},
+    "alias-policy": {"quorum": 0, "reason": "x"},
+    "base-model": {"also_named": "acme/copy", "reason": "x"},
+    "edit-adapter": {"description": "x"},
+    "new-adapter": {"project": "@project", "slug": "fresh", "base_model": "tiny"},
+    "new-alias": {"name": "fresh", "version": "@candidate pk", "cluster": "@cluster pk", "quorum": 0},
+    "new-base-model": {"hub": "acme/model"},
+    "new-cluster": {
+        **{"project": "@project", "slug": "fresh", "base_model": "tiny", "engine": "vllm"},
+        **{"max_lora_rank": 64, "max_loras": 8},
+    },
+    "project": {"user": "@user", "role": "viewer"},
+    "revoke-role": {"held": "", "reason": "x"},
     "datasets": {"project": "@project pk", "name": "fresh", "file": "@file"},
     "decide-erasure": {"reason": "x", "meaning": "approved"},
     "grant-cluster": {"project": "far"},

@@ -52,5 +52,5 @@ def test_rest_and_page_say_and_change_how_it_is_kept(run: TrainingRun, ci: str, 
     run.refresh_from_db()
     assert (run.retention, run.hold_reason) == ("lifecycle", "")
     person.force_login(bob)
-    assert "Keep it so" not in person.get(f"/training/{run.pk}/").content.decode()
+    assert "Save how long it is kept" not in person.get(f"/training/{run.pk}/").content.decode()
     problem(api(ci).post(place, {"retention": "for ever", "reason": "x"}), 422, "invalid")

@@ -55,7 +55,7 @@ class BrokenLines(Invalid):
 
     def __init__(self, report: Report) -> None:
         first = report.errors[0]
-        more = f" ({report.broken} such lines)" if report.broken > 1 else ""
+        more = f" ({report.broken} lines have faults.)" if report.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Fix the file and send it again.", field="file")
         self.lines = report.errors
 

@@ -20,6 +20,7 @@ from adapterhub.jobs.models import JobStatus
 from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
+from training.models.chosen_plan import check_analysis, check_budget, takes_start_values
 from training.models.dataset import Dataset
 from training.models.hyperparameters import OUTER, TABLE, require_of_method, with_defaults
 from training.models.job import GpuJob
@@ -216,9 +217,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
 
     def rank_plan(self) -> dict[str, Any]:
         """Return the fields of LoRA's configuration: the analysis' plan, or one rank everywhere. Raises Invalid."""
-        if self.rank_analysis:
-            analysis = self.rank_analysis
-            plan = analysis.reallocate(self.budget) if self.budget else analysis.require_plan()
+        if plan := self.plan():
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
@@ -231,6 +230,23 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             "alpha_pattern": {},
             "target_modules": sorted(self.base_model.linear_shapes()),
         }
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the analysis' plan for the run's budget; None without an analysis. Raises Invalid without a plan."""
+        if self.rank_analysis is None:
+            return None
+        return self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.require_plan()
+
+    def planned_parameters(self) -> int:
+        """Return the parameters of the planned ranks; 0 if the rank is the same everywhere."""
+        plan = self.plan()
+        return int(plan["parameters"]) if plan else 0
+
+    def effective_hyperparameters(self) -> dict[str, Any]:
+        """Return the hyper-parameters that the run uses: a plan has the ranks, start values have the place of init."""
+        unused = {"rank"} if self.rank_analysis_id else set()
+        unused |= {"init"} if self.takes_start_values else set()
+        return {name: value for name, value in self.hyperparameters.items() if name not in unused}
 
     def start_values(self) -> str:
         """Return the path of the analysis' start values for A if the run takes them, else the word in `init`."""
@@ -363,34 +379,3 @@ def check_rslora(run: TrainingRun) -> None:
     if run.hyperparameters["rslora"] and (run.rank_analysis or run.method not in SMALL):
         message = f"rslora is only for {', '.join(SMALL)}, with one rank everywhere: set it to 0, or drop the analysis."
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")
-
-
-def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
-    """Check that the analysis has a plan for this base model. Raises Invalid."""
-    if analysis is None:
-        return
-    if analysis.status != JobStatus.SUCCEEDED:
-        raise Invalid(f"The analysis is {analysis.status}: it has no plan.", field="rank_analysis", code="no_plan")
-    if analysis.base_model_id != base_model.pk:
-        raise Invalid("The analysis belongs to another base model.", field="rank_analysis", code="wrong_base")
-
-
-def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Check that a budget has a rank analysis to allocate it and can be met; None passes. Raises Invalid."""
-    if budget is None:
-        return
-    if analysis is None:
-        raise Invalid("A budget needs a rank_analysis to plan with: name one, or give a rank.", field="budget")
-    analysis.reallocate(budget)
-
-
-def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Return `wanted`; if it is None, whether the analysis has start values. Raises Invalid if it has none to take."""
-    there = bool(analysis and analysis.require_plan()["start_values"])
-    if wanted and not there:
-        raise Invalid(
-            "The analysis has no start values: use one of the default preset, or leave out start_values.",
-            field="start_values",
-            code="no_start_values",
-        )
-    return there if wanted is None else wanted

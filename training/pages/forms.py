@@ -9,7 +9,7 @@ from django import forms
 from django.db.models import QuerySet
 
 from adapterhub.accounts.models import Project
-from adapterhub.api.pages import offer
+from adapterhub.api.pages import offer, preselect
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
 from training.datasets.line_errors import LineError
@@ -20,24 +20,13 @@ from training.lm.token_sequences import ANSWERS, LOSSES
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.analysis_settings import NAMES
 from training.models.hyperparameters import TABLE, Choice
-from training.models.mixture import Mixed
 from training.models.retention import Retention
+from training.pages.fields import MappingField, MixtureField, PromptsField, Switch, SwitchField, WordsField, is_switch
 from training.tars.presets import CHOICES
 
 # Hyper-parameters that most people choose; the form shows the others collapsed.
 MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
-
-
-class MappingField(forms.CharField):
-    """Form field of comma-separated pairs ours=theirs."""
-
-    def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Return {our column: the file's column}. Raises ValidationError."""
-        pairs = [pair.partition("=") for pair in (super().to_python(value) or "").split(",") if pair.strip()]
-        if not all(sign and column.strip() for _, sign, column in pairs):
-            raise forms.ValidationError("Enter pairs separated by commas, such as prompt=question, completion=answer.")
-        return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 class KeepingForm(forms.Form):
@@ -117,66 +106,6 @@ class RenderingForm(forms.Form):
         return ReadingOfRows(self.cleaned_data["as_chat"], self.cleaned_data["loss"] or ANSWERS)
 
 
-class PromptsField(forms.CharField):
-    """Form field of named prompts, one a line."""
-
-    def prepare_value(self, value: Any) -> Any:
-        """Return stored prompts as lines of NAME: PROMPT; a submitted text unchanged."""
-        return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
-
-    def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Return {name: prompt} from lines of NAME: PROMPT. Raises ValidationError."""
-        lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
-        parted = [line.partition(":") for line in lines]
-        for line, (name, _, prompt) in zip(lines, parted, strict=True):
-            if not name.strip() or not prompt.strip():
-                raise forms.ValidationError(f"Write NAME: PROMPT, not {line[:60]!r}.")
-        return {name.strip(): prompt.strip() for name, _, prompt in parted}
-
-
-class MixtureField(forms.CharField):
-    """Form field of datasets and their weights, one a line; `datasets` holds those that may be named."""
-
-    datasets: QuerySet[Dataset] = Dataset.objects.none()
-
-    def prepare_value(self, value: Any) -> Any:
-        """Return a stored mixture as lines of NUMBER: WEIGHT."""
-        if not isinstance(value, list):
-            return value
-        return "\n".join(f"{part['dataset']}: {part['weight']:g}" for part in value)
-
-    def to_python(self, value: Any) -> list[tuple[str, float]]:  # type: ignore[override]  # a field gives what it likes
-        """Return pairs (name, weight) from lines of NAME: WEIGHT. Raises ValidationError."""
-        lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
-        parted = [line.rpartition(":") for line in lines]
-        try:
-            return [(name.strip(), float(weight)) for name, _, weight in parted]
-        except ValueError:
-            raise forms.ValidationError("Write NAME: WEIGHT on each line, such as support-chats: 0.5.") from None
-
-    def named_in(self, project: int, mixture: list[tuple[str, float]]) -> list[Mixed]:
-        """Return the project's datasets of these names or numbers. Raises ValidationError."""
-        return [Mixed(self.one_named(project, name), weight) for name, weight in mixture]
-
-    def one_named(self, project: int, name: str) -> Dataset:
-        """Return the project's dataset of this number, else of this name.
-
-        Raises ValidationError if there is none, or several have the name.
-        """
-        of_project = self.datasets.filter(project=project)
-        if name.isdecimal() and (numbered := of_project.filter(pk=int(name)).first()):
-            return numbered
-        named = list(of_project.filter(name=name)[:2])
-        if len(named) == 1:
-            return named[0]
-        numbers = ", ".join(str(each.pk) for each in named)
-        raise forms.ValidationError(
-            f"Several datasets are called {name!r}: write a number ({numbers}, ...)."
-            if named
-            else f"There is no ready dataset {name!r} in the adapter's project."
-        )
-
-
 class RunForm(forms.Form):
     """Form of a new training run; defaults and bounds of its numbers come from the hyper-parameter table."""
 
@@ -212,14 +141,17 @@ class RunForm(forms.Form):
     prompts = PromptsField(
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "placeholder": "deadline: When must an incident be reported?"}),
-        help_text="One per line, as NAME: PROMPT. The base and each checkpoint answer them; the run's page shows it.",
+        help_text="One per line, as NAME: PROMPT; a line that begins with two spaces goes on with the prompt above. "
+        "The base and each checkpoint answer them; the run's page shows it.",
     )
 
     priority = forms.IntegerField(
         min_value=-100, max_value=100, initial=0, required=False, help_text="The highest priority starts first."
     )
     anyway = forms.BooleanField(
-        required=False, help_text="Queue it even if the preflight check says that it will not fit."
+        required=False,
+        label="Queue it even if it will not fit",
+        help_text="Whatever the preflight check says of memory and disk.",
     )
     many_adapters = forms.BooleanField(
         required=False, initial=True, label="One of many adapters on one base model", help_text="For the adviser."
@@ -239,11 +171,19 @@ class RunForm(forms.Form):
             validation_dataset=Dataset.objects.ready().filter(project__in=projects),
             rank_analysis=planned.select_related("dataset").defer("plan"),
         )
+        preselect(self, "adapter", "dataset")
         self.mixed.datasets = Dataset.objects.ready().filter(project__in=projects)
         for name, entry in TABLE.items():
             if isinstance(entry, Choice):
                 words = [(word, word) for word in entry.words]
                 self.fields[name] = forms.ChoiceField(choices=words, help_text=entry.meaning)
+                continue
+            if is_switch(entry):
+                meaning = entry.meaning.removeprefix("1: ")
+                help_text = meaning[0].upper() + meaning[1:]
+                self.fields[name] = SwitchField(
+                    required=False, initial=entry.default, help_text=help_text, widget=Switch()
+                )
                 continue
             number: Any = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
             # Left empty it is the method's default, which differs by far between answers and preferences.
@@ -276,6 +216,11 @@ class RunForm(forms.Form):
         if adapter and self.cleaned_data.get("mixture"):
             self.name_mixed(adapter.project_id)
         return self.cleaned_data
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the form as it is shown names an adapter and a dataset, so that the preflight can be made."""
+        return all(self[name].value() for name in ("adapter", "dataset"))
 
     @property
     def mixed(self) -> MixtureField:
@@ -330,22 +275,6 @@ class RunForm(forms.Form):
         }
 
 
-class WordsField(forms.CharField):
-    """Form field of a comma-separated list."""
-
-    def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.number = number
-
-    def to_python(self, value: Any) -> list[Any]:  # type: ignore[override]  # a field gives what it likes
-        """Return a list of words, or of numbers if the field is one of numbers. Raises ValidationError."""
-        words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
-        try:
-            return [self.number(word) for word in words] if self.number else words
-        except ValueError:
-            raise forms.ValidationError("Enter numbers separated by commas, such as 2e-3, 4e-3.") from None
-
-
 class AnalysisForm(forms.Form):
     """The rank analysis to run."""
 
@@ -359,18 +288,25 @@ class AnalysisForm(forms.Form):
         min_value=0, max_value=512, required=False, help_text="0 may leave modules out. Empty: the preset's."
     )
     rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
-    quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of this.")
+    quantum = forms.IntegerField(
+        min_value=1, max_value=64, initial=4, label="Step of the ranks", help_text="Ranks are multiples of this."
+    )
     samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to analyse.")
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         datasets = Dataset.objects.ready().filter(project__in=projects)
         offer(self, base_model=BaseModel.objects.ready(), dataset=datasets)
+        preselect(self, "base_model", "dataset")
         for name, values in CHOICES.items():
             choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
             self.fields[name] = forms.ChoiceField(choices=choices, required=False)
         self.fields |= {
-            "power": forms.FloatField(required=False, help_text="f of the worth sum(sigma ** f)."),
+            "power": forms.FloatField(
+                required=False,
+                label="Exponent of the singular values",
+                help_text="The worth of a rank is the sum of its singular values to this power. Empty: the preset's.",
+            ),
             "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
             "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
             "target_modules": WordsField(

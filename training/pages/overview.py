@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.timezone import now
 
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_rows
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from adapterhub.jobs.models import TERMINAL
-from registry.models import Alias, Approval, Replica, Rollout, without_bodies
+from registry.models import Adapter, Alias, Approval, Replica, Rollout, RolloutStatus, without_bodies
 from registry.serving.open_alarms import open_alarms
 from training.models import RankAnalysis, TrainingRun
+from training.pages.first_steps import checklist
 
 PAGE = 15
 PROTECTED = Q(policy__quorum__gte=1)
 # A policy without a quorum makes the comparison NULL, which is neither true nor false.
 UNPROTECTED = ~PROTECTED | Q(policy__quorum__isnull=True)
 LATEST = 10
+TRAINABLE, PROMOTED, LATELY = 5, 3, timedelta(days=7)
 
 
 @login_required
@@ -46,10 +50,12 @@ def overview(request: HttpRequest) -> HttpResponse:
         sorts={"name": "name", "cluster": "cluster__slug"},
         states={"protected": PROTECTED, "unprotected": UNPROTECTED},
     ).context(PAGE)
+    is_new = not listed["page"].paginator.count and not listed["listing"].is_narrowed
     runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
     analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {
         **listed,
+        **(checklist(request) if is_new else {}),
         "rollouts": moving,
         "replicas": replicas,
         "alarms": open_alarms(replicas),
@@ -58,6 +64,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         "runs": runs,
         "analyses": analyses,
         "jobs": len(runs) + len(analyses),
+        "trainable": trainable(request),
+        "promoted": lately_promoted(request),
         "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:LATEST],
     }
     return render(request, "overview.html", context)
@@ -66,6 +74,20 @@ def overview(request: HttpRequest) -> HttpResponse:
 def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
     """Return the LATEST newest jobs that the person sees and that have not ended."""
     return visible_rows(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
+
+
+def trainable(request: HttpRequest) -> QuerySet[Adapter]:
+    """Return the newest adapters of projects in which the person may train."""
+    projects = allowed(request, Scope.TRAIN).filter(archived_at=None)
+    adapters = Adapter.objects.live().filter(project__in=projects).select_related("project")
+    return adapters.order_by("-created_at")[:TRAINABLE]
+
+
+def lately_promoted(request: HttpRequest) -> QuerySet[Rollout]:
+    """Return the rollouts that were promoted within a week, which can be rolled back on their pages."""
+    ended = Rollout.objects.filter(status=RolloutStatus.PROMOTED, ended_at__gte=now() - LATELY)
+    rollouts = visible_rows(request, ended.select_related("alias", "candidate__adapter"), "alias__project")
+    return without_bodies(rollouts, "candidate").order_by("-ended_at")[:PROMOTED]
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:

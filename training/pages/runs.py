@@ -21,6 +21,7 @@ from registry.models import Adapter, without_bodies
 from training.models import RunLog, TrainingRun
 from training.models.hyperparameters import TABLE
 from training.pages.curves import curves
+from training.pages.fields import is_switch
 from training.pages.forms import RunForm
 from training.pages.retention import form_for
 from training.planning import estimator_inputs, preflight
@@ -117,9 +118,8 @@ def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
     """Return the adviser's recommendation for the planned run."""
     device = estimator_inputs.largest_device()
     shape = estimator_inputs.shape_of(run.base_model.config)
-    plan = estimator_inputs.plan_of(
-        run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA
-    )
+    on_gpu = device is None or device.kind == device.Kind.CUDA
+    plan = estimator_inputs.plan_of(run.method, run.hyperparameters, on_gpu=on_gpu, parameters=run.planned_parameters())
     memory = device.memory_bytes if device else None
     situation = estimator_inputs.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
     return estimator_inputs.advice(situation)
@@ -153,15 +153,25 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "log": RunLog.tail(viewed, LOG_TAIL),
         "answers": list(viewed.answers.all()) if viewed.prompts else [],
         "may_train": Scope.TRAIN in scopes,
+        "may_roll_out": Scope.OPERATE in scopes,
         "keeping": form_for(viewed, scopes),
     }
     if not request.headers.get("HX-Request"):
+        context["hyperparameters"] = in_order(viewed.effective_hyperparameters())
         context["mixed"] = viewed.parts()[1:]
         near = (
             TrainingRun.objects.filter(project=viewed.project).exclude(pk=viewed.pk).select_related("adapter__project")
         )
         context["others"] = near[:OTHERS]
     return followed(request, "training/run.html", "training/_run_state.html", context, viewed.status)
+
+
+def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the hyper-parameters in the order of the form, a switch as on or off; ones that ended come last."""
+    known = [(name, entry, values[name]) for name, entry in TABLE.items() if name in values]
+    former = [(name, value) for name, value in values.items() if name not in TABLE]
+    rows = [(name, ("off", "on")[bool(value)] if is_switch(entry) else value) for name, entry, value in known]
+    return [(name.replace("_", " "), value) for name, value in [*rows, *former]]
 
 
 @login_required

@@ -49,8 +49,11 @@ def named_shape(name: str) -> Shape:
     return shape_of(model.config)
 
 
-def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> Plan:
-    """Return the estimator's plan for the hyper-parameters: weights of 2 bytes on a GPU, of 4 on a CPU."""
+def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True, parameters: int = 0) -> Plan:
+    """Return the estimator's plan for the hyper-parameters: weights of 2 bytes on a GPU, of 4 on a CPU.
+
+    `parameters` are those of planned ranks; 0: the same rank everywhere.
+    """
     return Plan(
         method,
         rank=chosen["rank"],
@@ -61,6 +64,7 @@ def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> P
         sharded=bool(chosen["sharded"]),
         galore_rank=chosen["galore_rank"],
         value_bytes=2 if on_gpu else 4,
+        parameters=parameters,
     )
 
 
@@ -114,6 +118,7 @@ def situation(
         devices=plan.devices,
         rank_parameters=shape.adapter_parameters(1),
         rank=plan.rank,
+        planned=plan.parameters,
         kind=dataset.kind if dataset else "answers",
         **stated,
     )

@@ -107,6 +107,8 @@ class Shape:
 class Plan:
     """The training to estimate; `length` in tokens, `devices` hold shards when `sharded`.
 
+    `parameters` of an adapter whose ranks a plan gives; 0: `rank` everywhere.
+
     `value_bytes` of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
     """
 
@@ -123,6 +125,7 @@ class Plan:
     kinds: tuple[str, ...] = KINDS
     master_weights: bool = False
     value_bytes: int = 2
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,12 @@ def full_states(shape: Shape, plan: Plan) -> float:
 
 def lora_states(shape: Shape, plan: Plan) -> float:
     """Return the bytes of the adapter's weights, gradients and two moments."""
-    return 4 * plan.adapter_bytes * shape.adapter_parameters(plan.rank, plan.kinds)
+    return 4 * plan.adapter_bytes * parameters_of(shape, plan)
+
+
+def parameters_of(shape: Shape, plan: Plan) -> int:
+    """Return the parameters of the adapter: those of its planned ranks, else of its rank everywhere."""
+    return plan.parameters or shape.adapter_parameters(plan.rank, plan.kinds)
 
 
 def dora_states(shape: Shape, plan: Plan) -> float:
@@ -224,7 +232,7 @@ def dora_states(shape: Shape, plan: Plan) -> float:
 
 def adalora_states(shape: Shape, plan: Plan) -> float:
     """Return LoRA's bytes at 1.5 times the rank, as before pruning, and three importance buffers a parameter."""
-    return (4 * plan.adapter_bytes + 12) * 1.5 * shape.adapter_parameters(plan.rank, plan.kinds)
+    return (4 * plan.adapter_bytes + 12) * 1.5 * parameters_of(shape, plan)
 
 
 def galore_states(shape: Shape, plan: Plan) -> float:

@@ -29,7 +29,8 @@ class Situation:
     """Inputs of the advice. For an unknown input (None) the criterion says so and gives no points.
 
     `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
-    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1; `kind`: what the data hold (METHODS_OF).
+    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1; `planned`: those of planned ranks, 0
+    without a plan; `kind`: what the data hold (METHODS_OF).
     """
 
     rows: int | None = None
@@ -39,6 +40,7 @@ class Situation:
     devices: int = 1
     rank_parameters: int = 0
     rank: int = 16
+    planned: int = 0
     many_adapters: bool = True
     keeps_general_skill: bool = True
     least_latency: bool = False
@@ -96,14 +98,16 @@ def capacity(method: str, situation: Situation) -> Reason:
     """Return points for capacity: an adapter should have at least as many parameters as completion tokens to learn."""
     if situation.targets is None or not situation.rank_parameters:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
-    room = situation.rank * situation.rank_parameters
+    room = situation.planned or situation.rank * situation.rank_parameters
     if method in WHOLE:
         return Reason("capacity", 0, "All weights are trained: capacity is not a limit.", "measured")
     if room >= situation.targets:
-        text = f"{room:,} parameters at rank {situation.rank} hold {situation.targets:,} completion tokens."
+        ranks = "of the planned ranks" if situation.planned else f"at rank {situation.rank}"
+        text = f"{room:,} parameters {ranks} hold {situation.targets:,} completion tokens."
         return Reason("capacity", 1, text, "measured")
     wanted = rank_for(situation)
-    text = f"Rank {situation.rank} has {room:,} parameters for {situation.targets:,} completion tokens: "
+    ranks = "The planned ranks have" if situation.planned else f"Rank {situation.rank} has"
+    text = f"{ranks} {room:,} parameters for {situation.targets:,} completion tokens: "
     text += f"take rank {wanted}." if wanted else f"even rank {RANKS[-1]} has too few."
     return Reason("capacity", 0 if wanted else -2, text, "measured")
 

@@ -47,7 +47,7 @@ def needs(run: TrainingRun) -> dict[str, Any]:
     shape = estimator_inputs.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
     chosen = {**run.hyperparameters, "max_length": row_length(run)}
-    plan = estimator_inputs.plan_of(run.method, chosen, on_gpu=on_gpu)
+    plan = estimator_inputs.plan_of(run.method, chosen, on_gpu=on_gpu, parameters=run.planned_parameters())
     copies = BEST_COPIES if run.hyperparameters.get("eval_steps") else 0
     return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device, copies), "serving": serving(run)}
 
@@ -292,7 +292,7 @@ def time(run: TrainingRun) -> dict[str, Any]:
     if not speeds or tokens is None:
         return {"seconds": None, "tokens": tokens, "text": "Not known before a run of this method on this base model."}
     speed = median(speeds)
-    text = f"About {tokens:,} tokens at {speed:,.0f} a second, as in {len(speeds)} past runs."
+    text = f"About {tokens:,} tokens at {speed:,.0f} a second, as in {len(speeds)} past run{'s' * (len(speeds) > 1)}."
     return {"seconds": round(tokens / speed, 1), "tokens": tokens, "tokens_per_second": speed, "text": text}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,9 @@ from training.recipes.peak_memory import out_of_memory
 from training.recipes.run_file import Run, RunFile
 
 CANCELLED = 143
+LOG_EVERY_S = 10.0
+# Errors end the log by themselves.
+UNLOGGED = {"answers", "error"}
 File = TypeVar("File", bound=RunFile)
 
 
@@ -45,11 +50,13 @@ class Cancel:
 class RunEvents(Events):
     """Events of a run with several processes: only the first reports progress, each reports its own error.
 
-    An out-of-memory error is reported with the run's own figures.
+    An out-of-memory error is reported with the run's own figures. Each event is a line of the run's log, too; of the
+    progress one every `LOG_EVERY_S`.
     """
 
     silent = False
     run: Run | None = None
+    logged_at = -math.inf
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append an event, unless this process is silent and it is no error; one of memory that ran out gets advice."""
@@ -57,6 +64,23 @@ class RunEvents(Events):
             fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
         if kind == "error" or not self.silent:
             super().write(kind, **fields)
+            self.log(kind, fields)
+
+    def log(self, kind: str, fields: dict[str, Any]) -> None:
+        """Print the event as a line, which the run's page shows; what its tables and prompts show is left out."""
+        at = time.monotonic()
+        if kind in UNLOGGED or self.path is None or (kind == "progress" and at - self.logged_at < LOG_EVERY_S):
+            return
+        self.logged_at = at if kind == "progress" else self.logged_at
+        words = fields["message"] if "message" in fields else " ".join(map(in_words, fields.items()))
+        sys.stdout.write(f"{time.strftime('%H:%M:%S', time.gmtime())} UTC {kind}: {words}\n")
+        sys.stdout.flush()
+
+
+def in_words(field: tuple[str, Any]) -> str:
+    """Return a field of an event as `name value`, a float with four digits."""
+    name, value = field
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def see_one_gpu() -> None:

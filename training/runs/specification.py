@@ -61,7 +61,7 @@ def body_of(run: TrainingRun) -> Body:
         "dataset": run.dataset_id,
         "method": str(run.method),
         "priority": run.priority,
-        "hyperparameters": run.hyperparameters,
+        "hyperparameters": run.effective_hyperparameters(),
     }
     if run.rank_analysis_id:
         body |= {"rank_analysis": str(run.rank_analysis_id), "start_values": run.takes_start_values}

@@ -22,6 +22,7 @@ from adapterhub.accounts.models import User
 from adapterhub.accounts.pages.second_factor import begin
 from adapterhub.accounts.second_factor import is_needed
 from adapterhub.accounts.sessions import note
+from adapterhub.accounts.setup_link import is_empty
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.throttling import require_room_for_stranger
 from adapterhub.audit.models import AuditEvent
@@ -49,6 +50,10 @@ class SignIn(views.LoginView):
     redirect_authenticated_user = True
     authentication_form = SignInForm
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Add whether nobody has an account yet, who then needs the setup link."""
+        return {**super().get_context_data(**kwargs), "is_empty": is_empty()}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Limit the attempts of a caller, then sign in."""

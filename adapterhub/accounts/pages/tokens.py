@@ -116,7 +116,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
     form = SigningForm(request.POST or None)
     if form.is_valid():
         signer.decide(api_token, "approve", request, **form.cleaned_data)
-        messages.success(request, f"Done: {api_token} works.")
+        messages.success(request, f"{api_token} works now.")
         return redirect("token", pk=pk)
     context = {
         "token": api_token,

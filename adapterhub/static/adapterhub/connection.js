@@ -28,6 +28,7 @@
 
   async function send(form, submitter) {
     form.dataset.sending = "";
+    submitter?.setAttribute("aria-busy", "true");
     const slow = setTimeout(() => say("Sending… Stay on this page.", "sending"), SILENT_MS);
     try {
       await reach();
@@ -36,8 +37,14 @@
     } catch {
       clearTimeout(slow);
       say("The server cannot be reached. Nothing was sent, and what you typed is still here: try again in a moment.", "unsent");
-      delete form.dataset.sending;
+      rest(form);
     }
+  }
+
+  function rest(form) {
+    delete form.dataset.sending;
+    delete form.dataset.leaves;
+    for (const button of form.querySelectorAll("button[aria-busy]")) button.removeAttribute("aria-busy");
   }
 
   document.addEventListener("submit", (event) => {
@@ -50,7 +57,7 @@
   // A page that the browser kept may be sent again.
   window.addEventListener("pageshow", () => {
     quiet("sending", "unsent");
-    for (const form of document.forms) { delete form.dataset.sending; delete form.dataset.leaves; }
+    for (const form of document.forms) rest(form);
   });
 
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {

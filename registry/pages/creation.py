@@ -1,0 +1,179 @@
+"""Pages that create adapters, clusters, replicas and aliases, and change a description or a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.pages import allowed_somewhere, errors_on, form_page, visible_or_404
+from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.core.errors import NotAllowed
+from adapterhub.core.tenancy import Scope
+from registry.models import Adapter, Alias, ApprovalKind, ApprovalStatus, Cluster
+from registry.pages.aliases import find_alias
+from registry.pages.clusters import operated
+from registry.pages.forms import cleaned
+from registry.pages.new_forms import (
+    AdapterForm,
+    AliasForm,
+    ClusterForm,
+    DescriptionForm,
+    PolicyForm,
+    ReplicaForm,
+    policy_fields,
+)
+
+
+@login_required
+def new_adapter(request: HttpRequest) -> HttpResponse:
+    """Create an adapter; the query may name the base model."""
+    projects = allowed_somewhere(request, Scope.PUBLISH)
+    form = AdapterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
+    if form.is_valid():
+        with errors_on(form):
+            adapter = Adapter.create(by=actor_of(request), **form.cleaned_data)
+            messages.success(request, f"{adapter} is there; it has no version yet.")
+            return redirect("adapter", slug=adapter.ref)
+    return form_page(
+        request,
+        form,
+        title="New adapter",
+        lead="A named line of work on one base model: each training of it publishes a version.",
+        action="Create the adapter",
+        back=reverse("adapters"),
+        place="Adapters",
+    )
+
+
+def proposed(request: HttpRequest, name: str) -> dict[str, str]:
+    """Return the initial value of the field that the query names."""
+    return {name: request.GET[name]} if name in request.GET else {}
+
+
+@login_required
+def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
+    """Change an adapter's description and tags."""
+    adapter = visible_or_404(request, Adapter.objects.select_related("project"), slug=slug)
+    require_scope(request, adapter.project, Scope.PUBLISH)
+    initial = {"description": adapter.description, "tags": adapter.tags}
+    form = DescriptionForm(request.POST or None, initial=initial)
+    if form.is_valid():
+        with errors_on(form):
+            adapter.describe(by=actor_of(request), **form.cleaned_data)
+            messages.success(request, f"{adapter} is described anew.")
+            return redirect("adapter", slug=adapter.ref)
+    return form_page(
+        request,
+        form,
+        title=f"Describe {adapter}",
+        lead="Its name, project and base model never change.",
+        action="Save",
+        back=reverse("adapter", args=[adapter.ref]),
+        place=str(adapter),
+    )
+
+
+@login_required
+def new_cluster(request: HttpRequest) -> HttpResponse:
+    """Create a cluster with its first replicas, all or none of them."""
+    projects = allowed_somewhere(request, Scope.OPERATE)
+    form = ClusterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
+    if form.is_valid():
+        with errors_on(form), transaction.atomic():
+            fields = dict(form.cleaned_data)
+            replicas, by = fields.pop("replicas"), actor_of(request)
+            cluster = Cluster.create(by=by, **fields)
+            for url in replicas:
+                cluster.add_replica(url=url, by=by)
+            messages.success(request, f"{cluster} is there with {counted(len(replicas), 'replica')}.")
+            return redirect("cluster", slug=cluster.ref)
+    return form_page(
+        request,
+        form,
+        title="New cluster",
+        lead="Replicas of one engine with one base model. AdapterHub loads the versions that its aliases serve.",
+        action="Create the cluster",
+        back=reverse("clusters"),
+        place="Clusters",
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return the number with the noun, in the plural where that is due."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+@login_required
+@require_POST
+def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
+    """Add a replica to a cluster."""
+    cluster = operated(request, slug)
+    replica = cluster.add_replica(by=actor_of(request), **cleaned(ReplicaForm(request.POST)))
+    messages.success(request, f"{replica} is added: it is asked what it holds within seconds.")
+    return redirect("cluster", slug=cluster.ref)
+
+
+@login_required
+def new_alias(request: HttpRequest) -> HttpResponse:
+    """Create an alias that serves a version at once; the query may name the version."""
+    projects = allowed_somewhere(request, Scope.OPERATE)
+    form = AliasForm(request.POST or None, projects=projects, initial=proposed(request, "version"))
+    if form.is_valid():
+        with errors_on(form):
+            fields = form.cleaned_data
+            project = fields["version"].adapter.project
+            require_scope(request, project, Scope.OPERATE)
+            alias = Alias.create(
+                project=project,
+                policy=form.policy(),
+                by=actor_of(request),
+                **{name: fields[name] for name in ("name", "cluster", "version", "default")},
+            )
+            messages.success(request, f"Applications that send {alias} as model get {alias.version}.")
+            return redirect("alias", name=alias.ref)
+    return form_page(
+        request,
+        form,
+        title="New alias",
+        lead="The public name that applications send as model. A rollout moves it to another version.",
+        action="Serve it",
+        back=f"{reverse('overview')}#aliases",
+        place="Overview",
+    )
+
+
+@login_required
+def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
+    """Change an alias' policy; for a protected alias request the approval first, and carry out an approved change."""
+    alias = find_alias(request, name)
+    require_scope(request, alias.project, Scope.OPERATE)
+    approved = alias.approvals.filter(kind=ApprovalKind.ALIAS_POLICY, status=ApprovalStatus.APPROVED).first()
+    wanted = approved.policy if approved else alias.policy
+    form = PolicyForm(request.POST or None, initial=policy_fields(wanted or {}))
+    if form.is_valid():
+        with errors_on(form):
+            return redirect(changed(request, alias, form))
+    context: dict[str, Any] = {"alias": alias, "form": form, "approved": approved}
+    return render(request, "registry/alias_policy.html", context, status=422 if form.errors else 200)
+
+
+def changed(request: HttpRequest, alias: Alias, form: PolicyForm) -> str:
+    """Change the policy, or request approval of the change; return the address of the page to go on with."""
+    by, reason, wanted = actor_of(request), form.cleaned_data["reason"], form.policy(alias.policy)
+    try:
+        alias.set_policy(wanted, by=by, reason=reason)
+    except NotAllowed as error:
+        if error.code != "approval_missing":
+            raise
+        requested = alias.request_policy(wanted, by=by, reason=reason)
+        messages.success(request, f"{alias} is protected: another person must approve this change first.")
+        return reverse("approval", args=[requested.pk])
+    messages.success(request, f"The policy of {alias} is changed.")
+    return reverse("alias", args=[alias.ref])

@@ -1,0 +1,282 @@
+"""Forms that create and change base models, adapters, clusters, replicas and aliases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+from django import forms
+from django.conf import settings
+from django.db.models import QuerySet
+
+from adapterhub.accounts.models import Project
+from adapterhub.api.pages import offer, preselect
+from registry.models import AdapterVersion, BaseModel, Cluster, Replica, without_bodies
+from registry.models.alias_policy import MAX_CACHE_BYTES, MAX_QUORUM, MAX_TTL_S
+from registry.pages.forms import OFFERED, ReasonForm
+
+HUB_ID = re.compile(r"\A[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+ADDRESS = re.compile(r"\Ahttps?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?\Z")
+HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
+
+
+class LinesField(forms.CharField):
+    """A form field of texts, one on each line or separated by commas: `most` at most, each of `longest` characters."""
+
+    def __init__(self, *, rows: int = 3, longest: int = 300, most: int = 100, **kwargs: Any) -> None:
+        super().__init__(widget=forms.Textarea(attrs={"rows": rows}), required=False, **kwargs)
+        self.longest, self.most = longest, most
+
+    def validate(self, value: Any) -> None:
+        """Check number and lengths. Raises ValidationError."""
+        if len(value) > self.most:
+            raise forms.ValidationError(f"Name {self.most} at most.")
+        if too_long := [text for text in value if len(text) > self.longest]:
+            raise forms.ValidationError(f"{too_long[0][:40]!r}… is too long: {self.longest} characters at most.")
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return a list as lines."""
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:  # type: ignore[override]  # a field gives what it likes
+        """Return the texts, each once, without surrounding spaces."""
+        texts = (text.strip() for text in re.split(r"[\n,]", super().to_python(value) or ""))
+        return list(dict.fromkeys(text for text in texts if text))
+
+
+class BaseModelForm(forms.Form):
+    """A form for a new base model: a folder of this installation, a model of the hub, or what an engine serves."""
+
+    folder = forms.ChoiceField(required=False, label="A model that lies here")
+    hub = forms.RegexField(
+        HUB_ID,
+        max_length=200,
+        required=False,
+        label="Or a model of the hub",
+        help_text="Its id, such as Qwen/Qwen3-0.6B. The server downloads it.",
+    )
+    revision = forms.RegexField(
+        r"^[\w.-]*$", max_length=100, required=False, help_text="Of a hub's model: a branch, tag or commit."
+    )
+    engine = forms.RegexField(
+        ADDRESS,
+        max_length=300,
+        required=False,
+        label="Or the model of a running engine",
+        help_text="Its address, such as http://10.0.0.7:8000: the engine says which model it serves.",
+    )
+    slug = forms.SlugField(
+        max_length=50,
+        required=False,
+        label="Name",
+        help_text="Adapters and clusters name it so. Empty: after the model. A folder keeps its own name.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        folders = unregistered_folders()
+        choices = [("", "none"), *((name, name) for name in folders)]
+        cast(forms.ChoiceField, self.fields["folder"]).choices = choices
+        if folders and "folder" not in self.initial:
+            self.initial["folder"] = folders[0]
+        self.fields["folder"].help_text = f"A folder in {settings.MODELS_DIR.name}/ of the data folder."
+
+    def clean(self) -> dict[str, Any]:
+        """Return the fields; what was typed goes before the folder. Adds an error unless one origin is named."""
+        fields = self.cleaned_data
+        typed = [name for name in ("hub", "engine") if fields.get(name)]
+        if len(typed) > 1:
+            self.add_error("engine", "Name a model of the hub or an engine, not both.")
+        elif not typed and not fields.get("folder") and not self.errors:
+            self.add_error("hub", "Choose a folder, or name a model of the hub or an engine.")
+        return fields
+
+
+def unregistered_folders() -> list[str]:
+    """Return the names of the folders in the models folder that hold a model and are no base model yet."""
+    known = set(BaseModel.objects.values_list("slug", flat=True))
+    folders = settings.MODELS_DIR.iterdir() if settings.MODELS_DIR.is_dir() else ()
+    names = sorted(folder.name for folder in folders if (folder / "config.json").is_file())
+    return [name for name in names if name not in known and re.fullmatch(r"[\w-]{1,50}", name)]
+
+
+class NamesForm(ReasonForm):
+    """A form for the further names of a base model."""
+
+    also_named = LinesField(
+        label="Also named",
+        help_text="One on each line: copies of the same weights, quantised ones included. Adapters may name them.",
+    )
+    field_order = ("also_named", "reason")
+
+
+class ProjectRowForm(forms.Form):
+    """A form for a new thing of one of the person's projects."""
+
+    project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self, project=projects)
+        preselect(self, "project")
+
+
+class AdapterForm(ProjectRowForm):
+    """A form for a new adapter."""
+
+    slug = forms.SlugField(max_length=50, label="Name", help_text="Such as contracts-de. It never changes.")
+    base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug")
+    description = forms.CharField(max_length=10_000, required=False, widget=forms.Textarea(attrs={"rows": 3}))
+    tags = LinesField(rows=2, longest=50, help_text="One on each line.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self, base_model=BaseModel.objects.filter(archived_at=None).exclude(status="rejected"))
+        preselect(self, "base_model")
+
+
+class DescriptionForm(forms.Form):
+    """A form for the description and the tags of an adapter."""
+
+    description = forms.CharField(max_length=10_000, required=False, widget=forms.Textarea(attrs={"rows": 3}))
+    tags = LinesField(rows=2, longest=50, help_text="One on each line.")
+
+
+class ReplicasField(LinesField):
+    """A form field of addresses of engines, one on each line."""
+
+    def validate(self, value: Any) -> None:
+        """Check the form of each address. Raises ValidationError."""
+        super().validate(value)
+        if bad := [address for address in value if not ADDRESS.fullmatch(address)]:
+            raise forms.ValidationError(f"{bad[0]!r} is no address: write http://host:port.")
+
+
+class ClusterForm(ProjectRowForm):
+    """A form for a new cluster with its first replicas."""
+
+    slug = forms.SlugField(max_length=50, label="Name", initial="local")
+    base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug")
+    engine = forms.ChoiceField(choices=Cluster.Engine.choices)
+    max_lora_rank = forms.TypedChoiceField(
+        choices=Cluster._meta.get_field("max_lora_rank").choices,
+        coerce=int,
+        initial=64,
+        label="Highest rank",
+        help_text="As its engines were started: --max-lora-rank of vLLM.",
+    )
+    max_loras = forms.IntegerField(
+        min_value=1, max_value=10_000, initial=8, label="Adapters a replica", help_text="--max-loras of vLLM."
+    )
+    replicas = ReplicasField(
+        label="Replicas",
+        help_text="Addresses of running engines that serve the base model, one on each line. More can be added later.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self, base_model=BaseModel.objects.ready())
+        preselect(self, "base_model")
+        self.fields["replicas"].initial = free_engines()
+
+
+def free_engines() -> list[str]:
+    """Return the addresses of the engines that the operator named and that are no replica yet, one for each port."""
+    taken = set(Replica.objects.values_list("url", flat=True))
+    named: Iterable[str] = (entry for entry in settings.ENGINE_HOSTS if HOST_AND_PORT.fullmatch(entry))
+    by_port = {entry.rpartition(":")[2]: f"http://{entry}" for entry in reversed(list(named))}
+    return sorted(address for address in by_port.values() if address not in taken)
+
+
+class ReplicaForm(forms.Form):
+    """A form for a further replica of a cluster."""
+
+    url = forms.RegexField(ADDRESS, max_length=300, label="Address", help_text="Such as http://10.0.0.7:8000.")
+
+
+class PolicyFields(forms.Form):
+    """The fields of an alias' policy."""
+
+    quorum = forms.IntegerField(
+        min_value=0,
+        max_value=MAX_QUORUM,
+        initial=0,
+        label="Signatures",
+        help_text="People who must approve before a candidate gets traffic. 0: unprotected.",
+    )
+    canary = forms.FloatField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        label="Share without a signature, in percent",
+        help_text="Of a protected alias. Empty: none. It counts once another person has approved the policy.",
+    )
+    cache_s = forms.IntegerField(
+        min_value=1,
+        max_value=MAX_TTL_S,
+        required=False,
+        label="Keep answers for, in seconds",
+        help_text="The same request at temperature 0 is answered from the cache. Empty: no cache.",
+    )
+    cache_mb = forms.IntegerField(
+        min_value=1, max_value=MAX_CACHE_BYTES >> 20, required=False, initial=64, label="Room for answers, in MiB"
+    )
+
+    def policy(self, present: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the policy that the fields describe; what they do not name stays as it is in the `present` one."""
+        fields = self.cleaned_data
+        policy = {name: value for name, value in (present or {}).items() if name not in ("quorum", "canary", "cache")}
+        policy |= {"quorum": fields["quorum"]} if fields["quorum"] else {}
+        if fields["canary"] is not None:
+            policy["canary"] = fields["canary"]
+        stands = policy_fields(present or {})
+        if present and "cache" in present and all(fields[name] == stands[name] for name in ("cache_s", "cache_mb")):
+            # Whoever set bytes that are no whole MiB keeps them.
+            policy["cache"] = present["cache"]
+        elif fields["cache_s"]:
+            policy["cache"] = {"ttl_s": fields["cache_s"], "max_bytes": (fields["cache_mb"] or 64) << 20}
+        return policy
+
+
+def policy_fields(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the initial values of `PolicyFields` for a stored policy."""
+    cache = policy.get("cache") or {}
+    return {
+        "quorum": policy.get("quorum", 0),
+        "canary": policy.get("canary"),
+        "cache_s": cache.get("ttl_s"),
+        "cache_mb": max(1, cache.get("max_bytes", 64 << 20) >> 20),
+    }
+
+
+class PolicyForm(PolicyFields, ReasonForm):
+    """A form for another policy of an alias."""
+
+    field_order = ("quorum", "canary", "cache_s", "cache_mb", "reason")
+
+
+class AliasForm(PolicyFields):
+    """A form for a new alias of the project of a version, or of the newest versions of all the person's projects."""
+
+    name = forms.SlugField(max_length=50, help_text="What applications send as model.")
+    version = forms.ModelChoiceField(AdapterVersion.objects.none(), help_text="What it serves at first.")
+    cluster = forms.ModelChoiceField(Cluster.objects.none())
+    default = forms.BooleanField(
+        required=False, label="The adapter's bare name stands for it", help_text="For requests that name the adapter."
+    )
+    field_order = ("name", "version", "cluster", "default")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        ready = AdapterVersion.objects.ready().filter(adapter__project__in=projects)
+        newest = without_bodies(ready.select_related("adapter__project").order_by("-pk"), "")
+        clusters = Cluster.objects.none()
+        for project in projects:
+            clusters |= Cluster.objects.offered_to(project)
+        offer(self, version=newest, cluster=clusters.select_related("project").distinct())
+        preselect(self, "version", "cluster")
+        named = str(self.initial.get("version") or "")
+        wanted = newest.filter(pk=named) if named.isdecimal() and len(named) < 19 else newest.none()
+        rows = {each.pk: str(each) for each in [*wanted, *newest[:OFFERED]]}
+        cast(forms.Select, self.fields["version"].widget).choices = [("", "---------"), *rows.items()]

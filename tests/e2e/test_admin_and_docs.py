@@ -1,0 +1,59 @@
+"""Markup that is not ours: the admin is accessible at both widths and in both colours, Swagger's faults are listed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterhub.accounts.models import User
+from registry.models import Alias
+from tests.e2e.axe import violations
+
+ROOT = Path(__file__).parent.parent.parent
+PATHS = (
+    "/admin/",
+    "/admin/password_change/",
+    "/admin/accounts/user/",
+    "/admin/accounts/user/add/",
+    "/admin/accounts/user/{user}/change/",
+    "/admin/accounts/project/",
+    "/admin/accounts/project/{project}/change/",
+    "/admin/accounts/apitoken/",
+    "/admin/audit/auditevent/",
+    "/admin/registry/alias/",
+    "/admin/registry/alias/{alias}/change/",
+)
+
+
+def faults_at_both_widths(page: Any, script: str) -> list[str]:
+    faults = []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        for width in (1440, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            faults += [f"{theme} {width}: {fault}" for fault in violations(page, script)]
+    return faults
+
+
+@pytest.mark.slow
+def test_the_admin_is_accessible(page: Any, axe: str, alias: Alias, alice: User, ci: str) -> None:
+    User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)
+    ids = {"user": alice.pk, "project": alias.project_id, "alias": alias.pk}
+    faults = []
+    for path in (path.format(**ids) for path in PATHS):
+        assert page.goto(path).status == 200, path
+        faults += [f"{path} {fault}" for fault in faults_at_both_widths(page, axe)]
+    assert "\n".join(faults) == ""
+
+
+@pytest.mark.slow
+def test_the_faults_of_swaggers_own_markup_are_listed(page: Any, axe: str) -> None:
+    page.goto("/api/docs/")
+    page.locator(".opblock").first.wait_for()
+    kinds = {fault.split(" ")[2].removesuffix(":") for fault in faults_at_both_widths(page, axe)}
+    listed = (ROOT / "docs/api.md").read_text().partition("## Accessibility of the description")[2]
+    section = listed.partition("\n## ")[0]
+    assert kinds == set(re.findall(r"^- `([\w-]+)`", section, re.M))

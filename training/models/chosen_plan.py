@@ -1,0 +1,39 @@
+"""Checks of the rank analysis that a run is planned by: its plan, a budget for it, and its start values."""
+
+from __future__ import annotations
+
+from adapterhub.core.errors import Invalid
+from adapterhub.jobs.models import JobStatus
+from registry.models import BaseModel
+from training.models.rank_analysis import RankAnalysis
+
+
+def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
+    """Check that the analysis has a plan for this base model. Raises Invalid."""
+    if analysis is None:
+        return
+    if analysis.status != JobStatus.SUCCEEDED:
+        raise Invalid(f"The analysis is {analysis.status}: it has no plan.", field="rank_analysis", code="no_plan")
+    if analysis.base_model_id != base_model.pk:
+        raise Invalid("The analysis belongs to another base model.", field="rank_analysis", code="wrong_base")
+
+
+def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
+    """Raise Invalid for a budget without a rank analysis to allocate it, or one that cannot be met."""
+    if budget is None:
+        return
+    if analysis is None:
+        raise Invalid("A budget needs a rank_analysis to plan with: name one, or give a rank.", field="budget")
+    analysis.reallocate(budget)
+
+
+def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
+    """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
+    there = bool(analysis and analysis.require_plan()["start_values"])
+    if wanted and not there:
+        raise Invalid(
+            "The analysis has no start values: use one of the default preset, or leave out start_values.",
+            field="start_values",
+            code="no_start_values",
+        )
+    return there if wanted is None else wanted

@@ -11,6 +11,7 @@ from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.jobs.child import Child
 from adapterhub.scratch_files import require_space
 from adapterhub.workspace import scratch
+from training.datasets import tables
 from training.datasets.line_errors import LineError
 from training.datasets.readers import records_of
 from training.datasets.reading_options import Choices
@@ -48,7 +49,7 @@ def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
 
 def needs_child(file: Path, form: str) -> bool:
     """Return True for a file that may take more memory or time than its size says."""
-    return form == "parquet" or file.stat().st_size > SHORT_BYTES or is_packed(file)
+    return form in tables.READERS or file.stat().st_size > SHORT_BYTES or is_packed(file)
 
 
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:

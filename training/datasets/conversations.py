@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from serving_client.chat_conventions import REASONING
-from training.datasets.line_errors import BadLine, parsed_json, sized, text_in, without_nulls
+from training.datasets.line_errors import KINDS, BadLine, is_visible, parsed_json, sized, text_in, without_nulls
 
 Turn = dict[str, Any]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
@@ -16,14 +16,34 @@ CALL = "function_call"
 ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "claude"), ASSISTANT),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), TOOL),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "claude", "chatbot", "llm"), ASSISTANT
+    ),
+    **dict.fromkeys(
+        (
+            "tool",
+            "function",
+            "observation",
+            "ipython",
+            "tool_response",
+            "function_response",
+            "tool_result",
+            "tool_output",
+        ),
+        TOOL,
+    ),
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
 # Other projects' words for "the loss counts this turn".
 TRAINED = ("weight", "train", "training", "trainable", "loss")
+# The arguments of a call in the words of OpenAI, Llama and Anthropic.
+ARGUMENTS = ("arguments", "parameters", "input", "args", "kwargs")
+# Other fields of a call, which change nothing in what is called.
+OF_CALLS = ("name", "id", "type", "index", "description", "strict", "parsed_arguments")
 REFUSED = ("audio", "images", "image", "video", "videos", "refusal")
-CONTENT = ("role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id")
+# The text of a message in the words of OpenAI, ShareGPT and Gemini.
+CONTENTS = ("content", "value", "parts", "text")
+CONTENT = (*CONTENTS, "role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id")
 KNOWN = {*CONTENT, *TRAINED, *REASONING, *REFUSED}
 
 
@@ -51,10 +71,14 @@ def turn_of(message: Any, column: str) -> Turn:
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
     role = role_of(speaker)
     if role is None:
-        named = ", not " + repr(speaker)[:40] if speaker is not None else ""
-        raise BadLine(column, "bad_role", f"A message's role is system, developer, user, assistant or tool{named}.")
+        raise BadLine(
+            column,
+            "bad_role",
+            f"A message's role is system, developer, user, assistant or tool{instead(message, speaker)}.",
+        )
     refuse_unread(message, column)
-    text = text_of(message.get("content", message.get("value")), column)
+    refuse_of_others(message, column, role)
+    text = text_of(next((message[name] for name in CONTENTS if name in message), None), column)
     if role == CALL:
         return {
             "role": ASSISTANT,
@@ -63,6 +87,17 @@ def turn_of(message: Any, column: str) -> Turn:
             **weight_of(message, column),
         }
     return READERS[role](message, text, column)
+
+
+def instead(message: Any, speaker: Any) -> str:
+    """Return what stands in the place of a role."""
+    if speaker is not None:
+        return ", not " + repr(speaker)[:40]
+    if not isinstance(message, dict):
+        return f", and a message is {KINDS.get(type(message), 'a text')} here"
+    if message:
+        return ", and this message has none, but " + ", ".join(map(str, message))[:80]
+    return ""
 
 
 def role_of(speaker: Any) -> str | None:
@@ -79,10 +114,21 @@ def refuse_unread(message: dict[str, Any], column: str) -> None:
             )
 
 
+def refuse_of_others(message: dict[str, Any], column: str, role: str) -> None:
+    """Raise BadLine for tools in a message, and for what answers alone have in a message of another role."""
+    if message.get("tools") or message.get("functions"):
+        raise BadLine(column, "bad_tools", "A message holds tools: give them in a column tools beside the messages.")
+    if role in (ASSISTANT, CALL):
+        return
+    for name in ("tool_calls", "function_call", *REASONING):
+        if message.get(name):
+            raise BadLine(column, "not_of_role", f"A message of the role {role} has {name}, which answers alone have.")
+
+
 def plain(message: Turn, text: str, column: str, role: str) -> Turn:
-    """Return a turn of text alone. Raises BadLine if the text is blank, but for a system turn."""
-    if role != SYSTEM and not text.strip():
-        raise BadLine(column, "empty", f"The content of a {role} message is missing, empty or not text.")
+    """Return a turn of text alone. Raises BadLine if nothing of the text is visible, but for a system turn."""
+    if role != SYSTEM and not is_visible(text):
+        raise BadLine(column, "empty", f"The content of a message of the {role} is missing, empty or not text.")
     return {"role": role, "content": text}
 
 
@@ -90,12 +136,24 @@ def assistant_turn(message: Turn, text: str, column: str) -> Turn:
     """Return an answer with its reasoning, calls and weight. Raises BadLine without text and calls, or for bad ones."""
     calls = calls_of(message, column)
     turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
-    thoughts = [sized(message[name], column) for name in REASONING if isinstance(message.get(name), str)]
-    if any(thought.strip() for thought in thoughts):
-        turn["reasoning_content"] = next(thought for thought in thoughts if thought.strip())
+    if (thought := thought_of(message, column)) is not None:
+        turn["reasoning_content"] = thought
     if calls:
         turn["tool_calls"] = calls
     return turn | weight_of(message, column)
+
+
+def thought_of(message: Turn, column: str) -> str | None:
+    """Return the reasoning of an answer; None without one. Raises BadLine for one that is no text, or for two."""
+    given = {name: message[name] for name in REASONING if message.get(name)}
+    for name, thought in given.items():
+        if not isinstance(thought, str):
+            kind = KINDS.get(type(thought), type(thought).__name__)
+            raise BadLine(column, "not_text", f"{name} is {kind}, not text.")
+    thoughts = {sized(thought, column) for thought in given.values() if thought.strip()}
+    if len(thoughts) > 1:
+        raise BadLine(column, "two_thoughts", f"An answer has {' and '.join(given)}, which differ: keep one.")
+    return next(iter(thoughts), None)
 
 
 def tool_turn(message: Turn, text: str, column: str) -> Turn:
@@ -132,7 +190,8 @@ def part_of(part: Any, column: str) -> str:
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None
     if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-        raise BadLine(column, "not_text", f"A part of a message is of type {kind!r}; only text is trained.")
+        named = f"of type {kind!r}" if kind != "text" else "no text"
+        raise BadLine(column, "not_text", f"A part of a message is {named}; only text is trained.")
     return str(part["text"])
 
 
@@ -155,7 +214,14 @@ def call_of(call: Any, column: str) -> Turn:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadLine(column, "bad_tool_call", "Each of tool_calls needs a function with a name and arguments.")
     fields = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
-    called = {"name": function["name"], "arguments": arguments_of(function.get("arguments"))}
+    given = [name for name in ARGUMENTS if function.get(name) is not None]
+    if len(given) > 1:
+        raise BadLine(column, "bad_tool_call", f"A call has {' and '.join(given)}: keep one.")
+    called = {"name": function["name"], "arguments": arguments_of(function[given[0]] if given else None)}
+    if unknown := [name for name in function if name not in (*ARGUMENTS, *OF_CALLS) and function[name] is not None]:
+        raise BadLine(
+            column, "bad_tool_call", f"A call has {unknown[0]!r}, which nothing reads: it has name, arguments."
+        )
     return {**fields, "type": "function", "function": called}
 
 
@@ -175,7 +241,11 @@ def shared_calls(text: str, column: str) -> list[Turn]:
 
     A call without a name gets the name "".
     """
-    read = parsed_json(text, column)
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        message = 'A function_call is JSON: {"name": ..., "arguments": {...}}, or a list of them.'
+        raise BadLine(column, "bad_tool_call", message) from None
     calls = read if isinstance(read, list) else [read]
     return [call_of({"name": "", **call} if isinstance(call, dict) else call, column) for call in calls]
 
@@ -218,9 +288,12 @@ def tools_of(value: Any) -> list[Turn]:
     """Return tools in OpenAI's form from a list, its JSON, or the older `functions`. Raises BadLine."""
     tools = without_nulls(parsed_json(value, "tools"))
     tools = [tools] if isinstance(tools, dict) else tools
+    tools = [parsed_json(tool, "tools") for tool in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadLine("tools", "bad_tools", "tools is not a list of {type, function}.")
-    wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    wrapped = [
+        tool if "function" in tool else {"type": "function", "function": in_openais_words(tool)} for tool in tools
+    ]
     if not all(
         isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in wrapped
     ):
@@ -228,11 +301,20 @@ def tools_of(value: Any) -> list[Turn]:
     return wrapped
 
 
+def in_openais_words(tool: Turn) -> Turn:
+    """Return a bare function with its parameters as OpenAI calls them, where it is Anthropic's."""
+    if "input_schema" not in tool or "parameters" in tool:
+        return tool
+    return {("parameters" if name == "input_schema" else name): value for name, value in tool.items()}
+
+
 def unread_fields(value: Any) -> Iterable[str]:
     """Yield the names of fields that some message has and nothing reads."""
     for message in value if isinstance(value, list) else ():
         if isinstance(message, dict):
             yield from (name for name, each in message.items() if each is not None and name not in KNOWN)
+            if role_of(message.get("from", message.get("role"))) in (SYSTEM, USER):
+                yield from (name for name in ("name", *TRAINED) if message.get(name) not in (None, 0, "0", ""))
 
 
 def with_system(turns: list[Turn], named: Turn) -> list[Turn]:

@@ -132,13 +132,23 @@ def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] 
         for split, item in (read or items)(text):
             number += 1
             if not isinstance(item, dict):
-                yield number, BadLine("", "not_an_object", "The element of the array is not a JSON object.")
+                message = "The element of the array is not a JSON object."
+                yield number, BadLine("", "not_an_object", f"{message}{as_object(item)}")
             else:
                 yield number, {**item, **({"split": split} if split and item.get("split") is None else {})}
     except BadLine as error:
         yield number + 1, error
     except UnicodeDecodeError:
         yield number + 1, not_utf8()
+
+
+def as_object(item: Any) -> str:
+    """Return how to write an element that is no object, where its kind tells."""
+    if isinstance(item, str):
+        return ' Write a text as {"text": ...}.'
+    if is_rows(item):
+        return ' Write a conversation as {"messages": [...]}.'
+    return ""
 
 
 def items(text: Text) -> Iterator[tuple[str, Any]]:
@@ -199,3 +209,5 @@ def elements(text: Text) -> Iterator[Any]:
             return
         if not text.take(","):
             raise BadLine("", "not_json", "The array does not end: the file is cut off, or a comma is missing.")
+        if text.peek() == "]":
+            raise BadLine("", "not_json", "There is a comma behind the last element of the array: leave it out.")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+# Categories of characters that show nothing: controls, formats such as a space without width, and separators.
+UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
+PYTHON = re.compile(r"\s*[\[{(]+\s*'")
 MAX_ROW_BYTES = 4 * 2**20
 KINDS = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
@@ -46,7 +51,9 @@ def json_object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadLine("", "not_json", f"The line is not JSON: {error}.{advice(error)}") from None
     if not isinstance(row, dict):
-        raise BadLine("", "not_an_object", "The line is not a JSON object.")
+        hint = ' Write a conversation as {"messages": [...]}.' if isinstance(row, list) else ""
+        hint = ' Write a text as {"text": ...}.' if isinstance(row, str) else hint
+        raise BadLine("", "not_an_object", f"The line is not a JSON object.{hint}")
     return row
 
 
@@ -82,9 +89,14 @@ def text_in(row: dict[str, Any], column: str) -> str:
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)
         raise BadLine(column, "not_text", f"{column} is {kind}, not text: write text in quotes.")
-    if value is None or not value.strip():
+    if value is None or not is_visible(value):
         raise BadLine(column, "empty", f"{column} is missing, empty or not text.")
     return sized(value, column)
+
+
+def is_visible(text: str) -> bool:
+    """Return True if a text holds more than white space and marks without a width."""
+    return any(unicodedata.category(letter) not in UNSEEN for letter in text.strip())
 
 
 def sized(value: str, column: str) -> str:
@@ -101,7 +113,12 @@ def sized(value: str, column: str) -> str:
 
 
 def number_text(value: Any) -> Any:
-    """Return a whole number as text; other values unchanged."""
+    """Return a whole number as text, as a column of case numbers has; other values unchanged.
+
+    A column of numbers with gaps has floats: 12.0 is 12.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -112,7 +129,8 @@ def parsed_json(value: Any, column: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise BadLine(column, "not_json", f"{column} is text, but not JSON.") from None
+        hint = " It is Python's way to write a list: write it with json.dumps." if PYTHON.match(value) else ""
+        raise BadLine(column, "not_json", f"{column} is text, but not JSON.{hint}") from None
 
 
 def without_nulls(value: Any) -> Any:

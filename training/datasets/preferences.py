@@ -29,6 +29,8 @@ Turn = dict[str, Any]
 
 ANSWERS = ("completion", *SIDES)
 TALKS = ("messages", "conversations", "conversation")
+# Judgements: columns of numbers hold 1 and 0.
+GOOD_OR_BAD = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 QUESTIONS = ("prompt", "question", "instruction")
 # Where Anthropic's HH-RLHF begins an answer.
 ASSISTED = "\n\nAssistant:"
@@ -72,7 +74,7 @@ def read_unpaired(named: Record) -> Row:
     Raises BadLine.
     """
     refuse_weight(named)
-    label = str(named["label"]).lower() == "true"
+    label = GOOD_OR_BAD[label_of(named["label"])]
     talk = next((named[name] for name in TALKS if name in named), None)
     if talk is not None and "completion" not in named:
         turns = with_system(conversation(talk, "messages"), named)
@@ -254,10 +256,15 @@ def columns_of(named: Record) -> tuple[str, ...]:
 
 
 def is_judged(named: Record) -> bool:
-    """Return True for a row with an answer and a label that is true or false."""
-    if str(named.get("label")).lower() not in ("true", "false"):
+    """Return True for an answer that is marked good or bad: a label that is true or false, or 1 or 0."""
+    if label_of(named.get("label")) not in GOOD_OR_BAD:
         return False
     return "completion" in named or {"instruction", "output"} <= set(named) or any(name in named for name in TALKS)
+
+
+def label_of(value: Any) -> str:
+    """Return a label as a word: true, false, 1 and 0 are judgements, however a file writes them."""
+    return str(int(value) if isinstance(value, float) and value in (0.0, 1.0) else value).strip().lower()
 
 
 def kind_of(columns: Iterable[str]) -> str:

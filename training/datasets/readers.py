@@ -1,4 +1,4 @@
-"""Readers of JSONL, Parquet, CSV and plain-text files as numbered records, each in constant memory."""
+"""Readers of JSONL, CSV, plain-text and table files as numbered records, each in constant memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from training.datasets import json_arrays
+from training.datasets import json_arrays, tables
 from training.datasets.line_errors import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
-from training.datasets.text_streams import NotThisFormat, as_utf8, inner_name, unpacked
+from training.datasets.text_streams import as_utf8, inner_name, refuse_table, unpacked
 
 # The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]
@@ -20,14 +20,17 @@ SUFFIXES = {
     ".json": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "text",
     ".md": "text",
 }
-# Rows decoded at once: of the longest ones 64 take 256 MB.
-PARQUET_BATCH = 64
 DELIMITERS = ",;\t|"
+UNKNOWN_DELIMITER = re.compile(r"\w\s*([:^~!#])\s*\w")
+QUOTED = re.compile(r'"[^"]*"')
 # The first line by which spreadsheets name the delimiter.
 SEPARATOR = re.compile(r"(?i)sep=([,;\t|])")
 # Bytes by which a JSON file is recognised as one document or as a row a line.
@@ -42,9 +45,10 @@ def format_of(name: str) -> str | None:
 def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
     """Yield numbered records, or a BadLine for a line that is none. Raises NotThisFormat for the whole file."""
     with unpacked(path) as plain:
-        if form == "parquet":
-            yield from parquet(plain)
+        if form in tables.READERS:
+            yield from tables.READERS[form](plain)
             return
+        refuse_table(plain)
         with as_utf8(plain, encoding) as stream:
             yield from TEXT_READERS[form](stream)
 
@@ -81,7 +85,8 @@ def jsonl(stream: BinaryIO) -> Iterator[Record]:
         return
     for number, raw in numbered_lines(stream):
         if raw.strip():
-            yield number, caught(partial(json_object, raw))
+            # A sequence of JSON texts has a mark before each (RFC 7464).
+            yield number, caught(partial(json_object, raw.removeprefix(b"\x1e")))
 
 
 def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
@@ -92,53 +97,37 @@ def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
         return error
 
 
-def parquet(path: Path) -> Iterator[Record]:
-    """Yield the numbered rows of a Parquet file, bytes as text if they are UTF-8. Raises NotThisFormat."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(PARQUET_BATCH, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, {name: as_text(value) for name, value in row.items()}
-    except pyarrow.ArrowMemoryError:
-        raise
-    except (pyarrow.ArrowException, OSError) as error:
-        raise NotThisFormat(f"This Parquet file cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def as_text(value: Any) -> Any:
-    """Return bytes decoded as UTF-8; bytes that are not UTF-8, and other values, unchanged."""
-    try:
-        return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        return value
-
-
 def delimited(stream: BinaryIO) -> Iterator[Record]:
     """Yield the numbered records of a CSV file with a header; a first line `sep=;` names the delimiter.
 
-    Else it is the one of DELIMITERS that the header has most. A header that cannot be read is one BadLine.
+    Else it is the one of DELIMITERS that the header has most outside quotes; where the header has a space behind each,
+    that space belongs to no cell. A header that cannot be read is one BadLine.
     """
     csv.field_size_limit(MAX_ROW_BYTES)
-    lines = text_lines(stream)
+    lines, passed = text_lines(stream), 1
     try:
         header = next(lines, "")
+        while header and not header.strip():
+            header, passed = next(lines, ""), passed + 1
         named = SEPARATOR.fullmatch(header.rstrip("\r\n"))
-        header = next(lines, "") if named else header
-        delimiter = named[1] if named else max(DELIMITERS, key=header.count)
-        columns = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+        header, passed = (next(lines, ""), passed + 1) if named else (header, passed)
+        plain = QUOTED.sub("", header)
+        delimiter = named[1] if named else max(DELIMITERS, key=plain.count)
+        spaced = plain.count(delimiter) > 0 and plain.count(delimiter) == plain.count(f"{delimiter} ")
+        options: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": spaced, "strict": True}
+        columns = next(csv.reader([header], **options), [])
     except (csv.Error, BadLine) as error:
         reason = str(error) if isinstance(error, BadLine) else "Name the columns in the first line."
         yield 1, BadLine("", "not_csv", f"The header cannot be read. {reason}")
         return
+    if len(columns) == 1 and (other := UNKNOWN_DELIMITER.search(columns[0])):
+        message = f"The header is one column; {other[1]!r} is no delimiter here: take a comma, a semicolon, a tab or |."
+        yield passed, BadLine("", "not_csv", message)
+        return
     if len(set(columns)) < len(columns):
         yield 1, BadLine("", "not_csv", "The header names a column twice: give each its own name.")
         return
-    yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns, 3 if named else 2)
+    yield from cells(csv.reader(lines, **options), columns, passed + 1)
 
 
 def text_lines(stream: BinaryIO) -> Iterator[str]:
@@ -172,7 +161,10 @@ def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
             yield number, error
             return
         if values and len(values) != len(columns):
-            message = f"The record has {len(values)} cells, the header has {len(columns)}."
+            message = (
+                f"The record has {len(values)} cells, the header has {len(columns)}. The first line names the columns; "
+                "a cell that holds the delimiter stands in quotes."
+            )
             yield number, BadLine("", "wrong_cells", message)
         elif values:
             yield number, dict(zip(columns, values, strict=True))
@@ -208,4 +200,4 @@ TEXT_READERS: dict[str, Callable[[BinaryIO], Iterator[Record]]] = {
     "csv": delimited,
     "text": paragraphs,
 }
-FORMATS = ("jsonl", "parquet", "csv", "text")
+FORMATS = ("jsonl", "parquet", "arrow", "csv", "text")

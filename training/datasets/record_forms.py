@@ -61,6 +61,8 @@ PAIRED = (
     ("win", "lose"),
 )
 PROMPTED = ("prompt", "instruction", "question", "query", "input", "user")
+# Other names for a plain text.
+WRITTEN = ("text", "content", "body", "page_content", "article", "document_text")
 # Other names for the text that a question is about.
 CONTEXTS = ("context", "input", "passage")
 
@@ -187,7 +189,13 @@ def shared(named: Record) -> bool:
 SHAREGPT, OPENAI = "ShareGPT", "OpenAI messages"
 TRL_CONVERSATION = "TRL conversational prompt and completion"
 TALKS = (SHAREGPT, OPENAI)
-TALK_COLUMNS = (*SHARED_COLUMNS, "functions")
+
+
+def talk_columns(named: Record) -> tuple[str, ...]:
+    """Return the columns of a conversation that are read: of several conversations the first."""
+    return (next(name for name in SHARED_COLUMNS if name in named), "functions")
+
+
 FORMS = (
     Form("pre-tokenised", (), any_of("input_ids"), read_pretokenised),
     Form(
@@ -208,8 +216,8 @@ FORMS = (
         preferences.is_judged,
         preferences.read_unpaired,
     ),
-    Form(SHAREGPT, TALK_COLUMNS, shared, read_messages),
-    Form(OPENAI, TALK_COLUMNS, any_of(*SHARED_COLUMNS), read_messages),
+    Form(SHAREGPT, talk_columns, shared, read_messages),
+    Form(OPENAI, talk_columns, any_of(*SHARED_COLUMNS), read_messages),
     Form(
         TRL_CONVERSATION,
         ("prompt", "completion"),
@@ -223,8 +231,18 @@ FORMS = (
 )
 
 
+INSIDE = {"messages", "conversations", "prompt", "completion", "text", "instruction", "output", "chosen"}
+
+
 def unknown_form(named: Record) -> BadLine:
     """Return the error of a record of no known form, with the mapping that its columns' names suggest, if any."""
+    if not named:
+        return BadLine("", "no_form", "Every column of the row is empty: leave the row out.")
+    for name, value in named.items():
+        inside = value.keys() & INSIDE if isinstance(value, dict) else set()
+        if inside:
+            where = f"{min(inside)} stands inside of {name!r}: write it as a column of its own."
+            return BadLine(str(name), "no_form", f"The row has columns that are objects; {where}")
     begin = "The row has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
     if mapping := proposed_mapping(named):
         return BadLine("", "no_form", f"{begin}. This mapping would work: {json.dumps(mapping, ensure_ascii=False)}")
@@ -234,6 +252,9 @@ def unknown_form(named: Record) -> BadLine:
 
 def proposed_mapping(named: Record) -> dict[str, str] | None:
     """Return the mapping (our column -> the file's) that the columns' names suggest; None if they suggest none."""
+    talks = [str(name) for name, value in named.items() if is_talk(value) and {"role", "from"} & value[0].keys()]
+    if talks and not {*SHARED_COLUMNS, "prompt", "completion"} & named.keys():
+        return {"messages": talks[0]}
     columns = {plain_name(name): str(name) for name in named}
     for chosen, rejected in PAIRED:
         if chosen in columns and rejected in columns:
@@ -246,7 +267,8 @@ def proposed_mapping(named: Record) -> dict[str, str] | None:
             if about is None:
                 return {"prompt": columns[question], "completion": columns[answered]}
             return {"instruction": columns[question], "input": about, "output": columns[answered]}
-    return None
+    written = next((columns[name] for name in WRITTEN if name in columns), None)
+    return None if written is None or {"prompt", "completion"} & columns.keys() else {"text": written}
 
 
 def plain_name(name: Any) -> str:

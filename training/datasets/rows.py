@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ USE_COLUMNS = ("system", "tools", "document", "source", "weight", "split")
 COLUMNS = (*FORM_COLUMNS, *USE_COLUMNS)
 HELD_OUT_WORDS = ("test", "validation", "valid", "val", "eval", "evaluation", "dev", "held_out", "heldout")
 TRAIN_WORDS = ("train", "training")
+# UTF-8 that was read as Windows Western: two letters in place of an accented one, three in place of a quote.
+MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00e2\u20ac[\u2122\u0153\u009d\u00a6\u201c\u201d]")
 # Control tokens of the chat templates in use.
 CONTROL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<\uff5c[^<>\s]{1,40}\uff5c>|<eos>|<bos>"
@@ -100,7 +103,9 @@ def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]
     used = {*columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
     read = {mapping.get(name, name) for name in used}
     return frozenset(
-        name for name, value in record.items() if name not in read and value is not None and not is_blank(value)
+        name
+        for name, value in record.items()
+        if name not in read and not is_absent(name, value) and not is_blank(value)
     )
 
 
@@ -110,8 +115,17 @@ MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 UNUSED_IN_SILENCE = ("parallel_tool_calls",)
 
 
+# What databases and tables write into an empty cell.
+EMPTY_WORDS = ("nan", "null", "none", "<na>", "\\n")
+
+
 def is_absent(name: str, value: Any) -> bool:
-    """Return True for null, and for an empty text in a column that a row need not have."""
+    """Return True for null and NaN, and for an empty cell of a column that a row need not have."""
+    if isinstance(value, float) and math.isnan(value):
+        # An empty cell of a table of numbers.
+        return True
+    if isinstance(value, str) and name in USE_COLUMNS and value.strip().casefold() in EMPTY_WORDS:
+        return True
     return value is None or (value == "" and name not in ("prompt", "completion", "text", "instruction", "output"))
 
 
@@ -158,7 +172,15 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
     if any(not call["function"]["name"] for call in calls):
         yield "a function call has no name"
     if any(isinstance(call["function"].get("arguments"), str) for call in calls):
-        yield "the arguments of a call are not JSON, and are trained as they are"
+        yield "the arguments of a call are not JSON of an object, and are trained as they are"
+    if any(MOJIBAKE.search(text) for text in texts_of(row)):
+        yield "a text looks as if it was read in a wrong encoding (as \u00c3\u00a9 for \u00e9)"
+
+
+def texts_of(row: Row) -> Iterable[str]:
+    """Yield the texts of a row."""
+    yield from (row[name] for name in ("prompt", "text", *preferences.ANSWERS) if isinstance(row.get(name), str))
+    yield from (turn["content"] for turn in (*row.get("messages", ()), *preferences.turns_in(row)))
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 CHUNK = 2**20
 # Text packs to about an eighth; what unpacks further than this was made to fill a disk.
@@ -21,7 +22,15 @@ ARCHIVES = {
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a rar archive",
     b"\xfd7zX": "packed with xz",
+    b"\x04\x22\x4d\x18": "packed with lz4",
+    b"%PDF": "a PDF",
+    b"{\\rtf": "a rich-text document",
+    b"SQLi": "an SQLite database",
 }
+# Where the header of a tar archive names itself.
+TAR_MARK, TAR_PLACE = b"ustar", 257
+# Tables by their first bytes, and the format that reads them.
+TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 # The longer marks first: UTF-32's begins with UTF-16's.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -30,8 +39,15 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Where the zero bytes of two first letters of two bytes each stand.
-NULS: dict[tuple[bool, ...], str] = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
+# UTF-8 whose lines end with carriage returns.
+MACINTOSH = "utf-8 with carriage returns"
+# Where the zero bytes of the first letters stand: two letters of two bytes each, or one of four.
+NULS: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
 ENCODINGS = {
     "cp1252": "Windows Western",
     "cp1250": "Windows Central European",
@@ -49,6 +65,8 @@ ENCODINGS = {
     "utf-16": "UTF-16",
     "utf-16-le": "UTF-16 without mark, little-endian",
     "utf-16-be": "UTF-16 without mark, big-endian",
+    "utf-32-le": "UTF-32 without mark, little-endian",
+    "utf-32-be": "UTF-32 without mark, big-endian",
     "koi8-r": "KOI8-R",
     "cp932": "Japanese (Shift-JIS)",
     "euc-jp": "Japanese (EUC)",
@@ -82,9 +100,23 @@ def compression_of(path: Path) -> str | None:
 def refuse_archive(path: Path) -> None:
     """Raise NotThisFormat for a file that begins with the mark of an archive or of a compression that is not read."""
     with path.open("rb") as stream:
-        start = stream.read(4)
-    if archive := next((name for mark, name in ARCHIVES.items() if start.startswith(mark)), None):
-        raise NotThisFormat(f"The file is {archive}: send the table in it as CSV, JSON lines or Parquet, or as .gz.")
+        start = stream.read(TAR_PLACE + len(TAR_MARK))
+    archive = next((name for mark, name in ARCHIVES.items() if start.startswith(mark)), None)
+    if archive is None and start.startswith(TAR_MARK, TAR_PLACE):
+        archive = "a tar archive"
+    if archive:
+        raise NotThisFormat(
+            f"The file is {archive}: send the table in it as CSV, JSON lines or Parquet, or as .gz; several texts as "
+            "one, parted by empty lines."
+        )
+
+
+def refuse_table(path: Path) -> None:
+    """Raise NotThisFormat for a Parquet or Arrow file that is to be read as text."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    if table := next((name for mark, name in TABLES.items() if start.startswith(mark)), None):
+        raise NotThisFormat(f"The file is a table of the format {table}: choose format={table}.")
 
 
 @contextmanager
@@ -98,7 +130,11 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix="unpacked-") as file:
         copy_unpacked(path, compression, file)
         file.flush()
-        yield Path(file.name)
+        inner = Path(file.name)
+        refuse_archive(inner)
+        if again := compression_of(inner):
+            raise NotThisFormat(f"The file is packed twice ({compression}, then {again}): unpack it once.")
+        yield inner
 
 
 def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> None:
@@ -132,12 +168,22 @@ def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
             raise NotThisFormat(f"The file is text in {likely} without a byte-order mark: choose encoding={likely}.")
         stream.seek(3 if mark == "utf-8-sig" else 0)
         if mark in ("utf-8", "utf-8-sig"):
-            yield stream
-            return
+            if not has_old_line_ends(stream):
+                yield stream
+                return
+            mark = MACINTOSH
         with tempfile.TemporaryFile(dir=path.parent) as file:
             transcode(stream, mark, file)
             file.seek(0)
             yield file
+
+
+def has_old_line_ends(stream: BinaryIO) -> bool:
+    """Return True if lines end with a carriage return alone, as on the first Macintosh. The position stays."""
+    place = stream.tell()
+    beginning = stream.read(CHUNK)
+    stream.seek(place)
+    return b"\r" in beginning and b"\n" not in beginning
 
 
 def transcode(stream: BinaryIO, encoding: str, target: BinaryIO) -> None:
@@ -145,7 +191,9 @@ def transcode(stream: BinaryIO, encoding: str, target: BinaryIO) -> None:
 
     Raises NotThisFormat if it is in another encoding.
     """
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder: Any = codecs.getincrementaldecoder("utf-8" if encoding == MACINTOSH else encoding)()
+    if encoding == MACINTOSH:
+        decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
     position = 0
     try:
         while chunk := stream.read(CHUNK):

@@ -21,7 +21,7 @@ from adapterhub.accounts.pages.sessions import sessions
 from adapterhub.accounts.pages.sign_in import admin_sign_in, refused, sign_in
 from adapterhub.api.theme import choose
 from adapterhub.api.views import healthz
-from adapterhub.audit import views as audit
+from adapterhub.audit import pages as audit
 from adapterhub.audit.api import AuditViewSet
 from adapterhub.core.references import REFERENCE
 from adapterhub.webhooks import pages as webhook_pages

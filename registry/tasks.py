@@ -12,8 +12,8 @@ from registry.base_models import check as base_model_check
 from registry.models import AdapterVersion, BaseModel, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
 from registry.serving import routing_table as publishing
+from registry.serving.cluster_threads import resident
 from registry.serving.coalescing import CoalescedRun, StillRunning
-from registry.serving.side_by_side import resident
 from registry.uploads import verification
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from adapterhub.environment import TABLE
 from registry.models.cluster import Cluster
-from serving_client.slots import VLLM_RANKS
+from serving_client.vllm_slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 
 WORKERS = {"control-worker", "default-worker", "download-worker", "gpu-worker"}

@@ -25,7 +25,7 @@ from adapterhub.core.errors import Invalid
 from registry.adapter_files.base_identity import BaseFacts
 from registry.adapter_files.update_sizes import weight_norms
 from registry.domain_signals import base_model_registered
-from serving_client.slots import BFLOAT16_BYTES, slot_bytes
+from serving_client.vllm_slots import BFLOAT16_BYTES, slot_bytes
 
 # A check without a sign of life for this long was lost with its worker.
 CHECK_LOST = timedelta(seconds=90)

@@ -20,7 +20,7 @@ from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.outbound import Forbidden, require_engine
 from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
-from serving_client.slots import VLLM_RANKS
+from serving_client.vllm_slots import VLLM_RANKS
 
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
 FIRST_REST, MAX_REST = timedelta(seconds=30), timedelta(minutes=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapterhub.core.errors import Invalid
 from registry.models import Cluster
-from serving_client.slots import VLLM_RANKS
+from serving_client.vllm_slots import VLLM_RANKS
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving_client.slots import BFLOAT16_BYTES, VLLM_RANKS, slot_bytes
+from serving_client.vllm_slots import BFLOAT16_BYTES, VLLM_RANKS, slot_bytes
 from training.tars import exact_solver
 from training.tars.presets import Settings, is_attention
 

@@ -11,8 +11,8 @@ from adapterhub.accounts.memberships import Tenure, tenures
 from adapterhub.api.listing import MOST_LETTERS
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.access_log import observe
+from adapterhub.audit.pages import PAGE, audited
 from adapterhub.audit.tags import Tag
-from adapterhub.audit.views import PAGE, audited
 
 
 @login_required

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
 from adapterhub.jobs.task_times import note_success
-from registry.serving.side_by_side import ClusterThreads
+from registry.serving.cluster_threads import ClusterThreads
 
 # The task that a resident loop stands in for: its age is the loop's in /metrics.
 TASK = "registry.tasks.reconcile"

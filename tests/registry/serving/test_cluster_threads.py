@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Cluster, Replica
 from registry.serving import reconciler
+from registry.serving.cluster_threads import PATIENCE_S, ClusterThreads
 from registry.serving.reconciler import reconcile_alone
-from registry.serving.side_by_side import PATIENCE_S, ClusterThreads
 from tests.builders.fleet import OnDisk, names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server

@@ -53,7 +53,7 @@ class MixtureField(forms.CharField):
     datasets: QuerySet[Dataset] = Dataset.objects.none()
 
     def prepare_value(self, value: Any) -> Any:
-        """Return a stored mixture as lines of NUMBER: WEIGHT."""
+        """Return a stored mixture as lines of NUMBER: WEIGHT; a submitted text unchanged."""
         if not isinstance(value, list):
             return value
         return "\n".join(f"{part['dataset']}: {part['weight']:g}" for part in value)

@@ -145,7 +145,7 @@ def test_the_pages_show_each_bad_line_and_each_state(small_limit: None, project:
     assert page.status_code == 422
     assert "not_text" in page.content.decode()
     assert "as prompt=question" in sent(GOOD, mapping="prompt").content.decode()
-    assert "A worker reads its" in sent(GOOD).content.decode()
+    assert "A worker is reading its" in sent(GOOD).content.decode()
     pk = Dataset.objects.get().pk
     check_dataset(pk)
     assert "report each incident" in client.get(f"/datasets/{pk}/").content.decode()

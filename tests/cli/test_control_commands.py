@@ -71,7 +71,7 @@ def test_a_paused_rollout_is_told_and_resumed(command: Command, alias: Alias, ca
     assert "paused at step 1 of 2" in command("pause", "compliance", "--reason", "a look").stdout
     assert command("cancel", "compliance", "--reason", "enough").stdout == "rollout of compliance rolled back: enough\n"
     gone = command("resume", "compliance", "--reason", "x")
-    assert (gone.returncode, "no rollout that goes on" in gone.stderr) == (2, True)
+    assert (gone.returncode, "has no active rollout" in gone.stderr) == (2, True)
     failed = command("plan")
     assert (failed.returncode, "The reason was: enough" in failed.stderr) == (1, True)
 

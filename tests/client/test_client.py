@@ -96,7 +96,7 @@ def test_what_was_begun_is_waited_for(
         assert hub.send(calls.resume_run(run))["status"] == "queued"
         with pytest.raises(TimedOut):
             hub.wait(calls.training_run(run["id"]), timeout_s=0)
-        with pytest.raises(ValueError, match="begins nothing"):
+        with pytest.raises(ValueError, match="starts nothing"):
             hub.wait(calls.change_adapter("dora", description="x"))
         with pytest.raises(ValueError, match="no status"):
             hub.wait(calls.alias("compliance"))

@@ -170,7 +170,7 @@ def join(bob: Person, link: str) -> None:
     bob.fill(new_password1=PASSWORD, new_password2=PASSWORD)
     bob.click("button", "Sign in")
     bob.click("button", re.compile("^Accept"))
-    bob.sees("You are approver in European compliance now.")
+    bob.sees("You now have the role approver in European compliance.")
     bob.done("invitation")
 
 

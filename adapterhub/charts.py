@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil, floor, log10
 from typing import Any
 
 Place = tuple[float, float]
 MOST_POINTS = 600
+DAY = 1440  # minutes
+STEPS_OF_TIME = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 20160, 43200)  # in minutes
 # Heat maps: kinds of module from top to bottom, and the sizes of a cell and of the room for labels.
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CELL, LEFT, TOP = 18, 84, 20
@@ -56,6 +60,33 @@ def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
     }
 
 
+def overlay(frame: Frame, series: Sequence[Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    """Return SVG lines through several (step, value) series in one frame, with the ends of both axes.
+
+    Each line has its place in `series` as `number` and its last value as `now`; a series below two points has no line.
+    """
+    drawn = [(number, thinned(known)) for number, known in enumerate(series) if len(known) > 1]
+    steps = [step for _, known in drawn for step, _ in known]
+    values = [value for _, known in drawn for _, value in known]
+    (first, last), (low, high) = (min(steps), max(steps)), (min(values), max(values))
+
+    def place(step: int, value: float) -> Place:
+        return frame.x((step - first) / max(last - first, 1)), frame.y((value - low) / max(high - low, 1e-12))
+
+    return {
+        "lines": [
+            {"number": number, "points": points(place(*each) for each in known), "now": f"{known[-1][1]:.4g}"}
+            for number, known in drawn
+        ],
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "first": first,
+        "last": last,
+        "width": frame.width,
+        "height": frame.height,
+    }
+
+
 def thinned(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """Return at most about MOST_POINTS of the points, evenly, with the last, so that a long run draws fast."""
     stride = -(-len(known) // MOST_POINTS)
@@ -80,23 +111,6 @@ def histogram(frame: Frame, bins: Sequence[int], step: int, limit: int) -> dict[
     ]
     line = frame.x(limit / reach) if limit < reach else None
     return {"bars": bars, "most": most, "reach": reach, "limit": line, "width": frame.width, "height": frame.height}
-
-
-def height_around_zero(frame: Frame, value: float, reach: float) -> float:
-    """Return the y of a value in a chart from -reach to reach; a value outside is drawn at the edge."""
-    return frame.y(0.5 + max(-reach, min(reach, value)) / reach / 2)
-
-
-def stairs(frame: Frame, corners: Sequence[Place]) -> str:
-    """Return the points of a stepped line: each (share of the width, share of the height) holds until the next.
-
-    Empty without corners.
-    """
-    places: list[Place] = []
-    for x, y in corners:
-        places += [(frame.x(x), places[-1][1])] if places else []
-        places.append((frame.x(x), frame.y(y)))
-    return points([*places, (frame.width - frame.margin, places[-1][1])]) if places else ""
 
 
 def stacked(sizes: Mapping[str, float], names: Sequence[str], scale: float) -> list[dict[str, Any]]:
@@ -136,3 +150,68 @@ def layer_and_kind(name: str) -> tuple[int, str]:
     """Return the layer and kind of a module: (3, "q_proj") for `model.layers.3.self_attn.q_proj`."""
     parts = name.split(".")
     return int(parts[2]), parts[-1]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart with an axis of time and an axis of values, both with labels; places outside are drawn at the edge.
+
+    `low` and `high` are the values at the lower and upper edge, `first` and `last` the times at the sides.
+    """
+
+    first: datetime
+    last: datetime
+    low: float
+    high: float
+    width: int = 440
+    height: int = 190
+    left: int = 66
+    bottom: int = 26
+    top: int = 10
+    right: int = 14
+
+    def x(self, at: datetime) -> float:
+        """Return the x of a time."""
+        share = (at - self.first).total_seconds() / max((self.last - self.first).total_seconds(), 1)
+        return round(self.left + min(1.0, max(0.0, share)) * (self.width - self.left - self.right), 1)
+
+    def y(self, value: float) -> float:
+        """Return the y of a value."""
+        share = (min(self.high, max(self.low, value)) - self.low) / max(self.high - self.low, 1e-12)
+        return round(self.height - self.bottom - share * (self.height - self.bottom - self.top), 1)
+
+    def axes(self, unit: str) -> dict[str, Any]:
+        """Return the axes for a template: their lines, and the ticks with labels; times are in UTC."""
+        times = [{"x": self.x(at), "label": text} for at, text in time_ticks(self.first, self.last)]
+        values = [{"y": self.y(value), "label": f"{value:.6g}"} for value in ticks(self.low, self.high)]
+        return {
+            "times": times,
+            "values": values,
+            "unit": unit,
+            "width": self.width,
+            "height": self.height,
+            "left": self.left,
+            "right": self.width - self.right,
+            "top": self.top,
+            "bottom": self.height - self.bottom,
+            "below": self.height - 8,
+        }
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return up to `most` round values from low to high."""
+    rough = max(high - low, 1e-12) / (most - 1)
+    power = 10 ** floor(log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = ceil(low / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, floor(high / step + 1e-9) + 1)]
+
+
+def time_ticks(first: datetime, last: datetime, most: int = 5) -> list[tuple[datetime, str]]:
+    """Return up to `most` round times from first to last with their labels in UTC: the hour and minute, or the date."""
+    minutes = (last - first).total_seconds() / 60
+    step = next((step for step in STEPS_OF_TIME if minutes / step <= most - 1), STEPS_OF_TIME[-1])
+    number = ceil(first.timestamp() / (step * 60))
+    stamps = range(number * step * 60, int(last.timestamp()) + 1, step * 60)
+    moments = [datetime.fromtimestamp(stamp, UTC) for stamp in stamps][:most]
+    return [(at, f"{at:%d %b}" if step >= DAY or not (at.hour or at.minute) else f"{at:%H:%M}") for at in moments]

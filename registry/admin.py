@@ -46,6 +46,7 @@ for model in (
     models.Signature,
     models.Cluster,
     models.Dossier,
+    models.RolloutDecision,
     models.Replica,
 ):
     admin.site.register(model, ReadOnlyAdmin)

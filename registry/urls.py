@@ -40,6 +40,7 @@ urlpatterns = [
     path("responses/", evidence.answers, name="answers"),
     path("aliases/new/", creation.new_alias, name="new-alias"),
     path("aliases/<reference:name>/", aliases.alias, name="alias"),
+    path("aliases/<reference:name>/responsibility/", aliases.answer_for, name="responsibility"),
     path("aliases/<reference:name>/move/", aliases.move_alias, name="move-alias"),
     path("aliases/<reference:name>/policy/", creation.alias_policy, name="alias-policy"),
     path("aliases/<reference:name>/default/", aliases.set_default, name="default-alias"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from adapterhub import charts
 
 FRAME = charts.Frame(100, 50, 10)
@@ -26,14 +28,21 @@ def test_bars_stand_on_the_floor() -> None:
     assert charts.histogram(FRAME, [4, 2], step=16, limit=32)["limit"] is None
 
 
-def test_a_value_beyond_the_reach_is_drawn_at_the_edge() -> None:
-    heights = [charts.height_around_zero(FRAME, value, 2.0) for value in (0.0, 1.0, 9.0, -float("inf"))]
-    assert heights == [25.0, 17.5, 10.0, 40.0]
+def test_a_place_beyond_the_axes_is_drawn_at_the_edge() -> None:
+    start = datetime(2026, 11, 30, 10, 0, tzinfo=UTC)
+    plot = charts.Plot(start, start + timedelta(minutes=40), -2, 2, width=120, height=60, left=20, bottom=10, top=10)
+    assert [plot.y(value) for value in (0.0, 2.0, 9.0, -float("inf"))] == [30.0, 10.0, 10.0, 50.0]
+    assert [plot.x(start + timedelta(minutes=minutes)) for minutes in (-5, 0, 20, 60)] == [20.0, 20.0, 63.0, 106.0]
 
 
-def test_stairs_hold_until_the_next_step() -> None:
-    assert charts.stairs(FRAME, [(0.0, 0.0), (0.5, 1.0)]) == "10.0,40.0 50.0,40.0 50.0,10.0 90,10.0"
-    assert charts.stairs(FRAME, []) == ""
+def test_ticks_are_round_values_and_times() -> None:
+    assert charts.ticks(-3, 3) == [-2, 0, 2]
+    assert charts.ticks(0, 100) == [0, 50, 100]
+    start = datetime(2026, 11, 30, 10, 3, tzinfo=UTC)
+    hour = [label for _, label in charts.time_ticks(start, start + timedelta(hours=1))]
+    assert hour == ["10:15", "10:30", "10:45", "11:00"]
+    days = [label for _, label in charts.time_ticks(start, start + timedelta(days=2))]
+    assert days == ["12:00", "01 Dec", "12:00", "02 Dec"]
 
 
 def test_pieces_of_a_bar_follow_each_other() -> None:

@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from training.pages import datasets_and_analyses, estimates, first_steps, overview, plan_comparison, retention, runs
+from training.pages import (
+    datasets_and_analyses,
+    estimates,
+    first_steps,
+    overview,
+    plan_comparison,
+    retention,
+    run_comparison,
+    runs,
+)
 
 urlpatterns = [
     path("", overview.overview, name="overview"),
@@ -15,7 +24,7 @@ urlpatterns = [
     path("training/", runs.runs, name="training-runs"),
     path("training/new/", runs.new_run, name="new-training-run"),
     path("training/<uuid:pk>/", runs.run, name="training-run"),
-    path("training/<uuid:pk>/compare/", runs.compare_runs, name="compare-training-runs"),
+    path("training/<uuid:pk>/compare/", run_comparison.compare_runs, name="compare-training-runs"),
     path("training/<uuid:pk>/keep/", retention.keep_run, name="keep-training-run"),
     path("training/<uuid:pk>/<slug:verb>/", runs.move_run, name="move-training-run"),
     path("estimates/", estimates.estimates, name="estimates"),

@@ -9,7 +9,8 @@ from django.db.models import Model, QuerySet
 
 from adapterhub.api.pages import offer
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
+from adapterhub.audit.sentences import phrase
+from adapterhub.audit.tags import READS, Tag
 
 CONDITIONS = {
     "project": "project",
@@ -23,17 +24,28 @@ CONDITIONS = {
 }
 
 
+def kinds() -> list[tuple[str, str]]:
+    """Return every tag with its words, by the words."""
+    return sorted(((str(tag), in_words(tag)) for tag in Tag), key=lambda choice: choice[1])
+
+
+def in_words(tag: str) -> str:
+    """Return what the tag says was done, without its object."""
+    return phrase(tag).replace(" {}", "").replace("{}", "").strip(" :")
+
+
 class AuditFilter(forms.Form):
     """A filter of audit events with optional fields. While a field is invalid, its error is shown and none match."""
 
     project: forms.ModelChoiceField[Model] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", required=False, empty_label="all of mine"
     )
-    tag = forms.ChoiceField(label="What", required=False, choices=[("", "everything"), *((tag, tag) for tag in Tag)])
+    tag = forms.ChoiceField(label="What", required=False, choices=lambda: [("", "everything"), *kinds()])
     who = forms.CharField(required=False, max_length=200)
     object = forms.CharField(required=False, max_length=200)
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    reads = forms.BooleanField(required=False, label="Reads too")
     object_type = forms.CharField(required=False, widget=forms.HiddenInput)
     object_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -46,5 +58,6 @@ class AuditFilter(forms.Form):
         """Return the matching events of the projects, newest first; none while a field is invalid."""
         if not self.is_valid():
             return AuditEvent.objects.none()
-        wanted = {CONDITIONS[name]: value for name, value in self.cleaned_data.items() if value}
-        return AuditEvent.objects.filter(project__in=self.projects, **wanted).select_related("project")
+        wanted = {CONDITIONS[name]: self.cleaned_data[name] for name in CONDITIONS if self.cleaned_data[name]}
+        events = AuditEvent.objects.filter(project__in=self.projects, **wanted).select_related("project")
+        return events if self.cleaned_data["reads"] or wanted.get("tag") in READS else events.without_reads()

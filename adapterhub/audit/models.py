@@ -13,7 +13,8 @@ from django.utils.timezone import now
 
 from adapterhub.audit import verifier as chain
 from adapterhub.audit.event_limits import shortened, shortened_text
-from adapterhub.audit.tags import Tag
+from adapterhub.audit.sentences import sentence
+from adapterhub.audit.tags import READS, Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import Tenant, row_of
 
@@ -28,6 +29,10 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""
         return self.filter(project=row_of(project)).order_by("sequence")
+
+    def without_reads(self) -> AuditEventQuerySet:
+        """Return the events that changed something or were refused, without mere reads."""
+        return self.exclude(tag__in=READS)
 
     def about(self, record: models.Model) -> AuditEventQuerySet:
         """Return the events of one object, newest first."""
@@ -187,6 +192,16 @@ class AuditEvent(models.Model):
             for name in sorted({*before, *after})
             if name not in before or name not in after or before[name] != after[name]
         ]
+
+    @property
+    def sentence(self) -> str:
+        """Return the event in plain words: who did what to which object."""
+        return sentence(self.tag, self.actor_name, self.object_name)
+
+    @property
+    def raw(self) -> str:
+        """Return the content that is hashed, as indented JSON."""
+        return json.dumps(json.loads(bytes(self.canonical)), indent=2, ensure_ascii=False)
 
     @property
     def hash_hex(self) -> str:

@@ -115,3 +115,7 @@ class Tag(StrEnum):
     ROLLOUT_FAILED = "rollout:failed"
     ROLLOUT_PROMOTED = "rollout:promoted"
     ROLLOUT_ROLLED_BACK = "rollout:rolled_back"
+
+
+# Reads of what people may see: recorded, and left out where people look for changes.
+READS = (Tag.AUDIT_READ, Tag.DATASET_READ, Tag.WEIGHTS_READ)

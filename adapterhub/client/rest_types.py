@@ -161,6 +161,7 @@ class Rollout(TypedDict):
     generation: int
     reason: str
     waits_for_signature: bool
+    verdicts: Json | None
 
 
 class Approval(TypedDict):

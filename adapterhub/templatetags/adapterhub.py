@@ -35,7 +35,6 @@ TONES = {
             "used",
             "reviewed",
             "serves",
-            "follow the plan",
             "fits",
             "good",
             "done",
@@ -65,7 +64,7 @@ TONES = {
 
 
 VERDICTS = {
-    "follow_plan": "follow the plan",
+    "follow_plan": "stable plan",
     "uniform_as_good": "uniform is as good here",
     "sample_too_small": "sample too small",
 }
@@ -175,8 +174,8 @@ def sentence(content: str) -> str:
 
 @register.inclusion_tag("audit/_history.html")
 def history(record: Model) -> dict[str, Any]:
-    """Return the latest LATEST audit events of an object, newest first, for their template."""
-    return {"events": AuditEvent.objects.about(record)[:LATEST]}
+    """Return the latest LATEST audit events of an object without mere reads, newest first, for their template."""
+    return {"events": AuditEvent.objects.about(record).without_reads()[:LATEST]}
 
 
 SHAPES = {"minute": "j M Y, H:i e", "day": "j M Y", "clock": "H:i e"}

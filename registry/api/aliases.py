@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db import transaction
+from django.http import Http404
 from django.utils.dateparse import parse_datetime
+from django.utils.timezone import now
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -21,6 +23,8 @@ from adapterhub.core.references import named, parts_of
 from adapterhub.core.tenancy import Scope
 from registry.api.fields import reference, slug_of
 from registry.api.resources import ByName, Named, named_record
+from registry.api.responsibility import ResponsibilitySerializer, as_json
+from registry.evidence.responsibility import responsibility
 from registry.models import Adapter, AdapterVersion, Alias, AliasMove, Cluster
 
 
@@ -118,7 +122,10 @@ class AliasViewSet(Named):
     pagination_class = ByName
     lookup_field = "name"
     filters = {"project": "project__slug", "cluster": "cluster__slug", "version": "version__served_name"}
-    scopes = {"create": Scope.OPERATE, "partial_update": Scope.OPERATE, "move": Scope.OPERATE, "history": Scope.READ}
+    scopes = {
+        **dict.fromkeys(("create", "partial_update", "move"), Scope.OPERATE),
+        **dict.fromkeys(("history", "responsibility"), Scope.READ),
+    }
 
     def version(self, served_name: str, field: str = "version") -> AdapterVersion:
         """Return the version with this served name, if the caller sees it. Raises Invalid."""
@@ -183,6 +190,22 @@ class AliasViewSet(Named):
         if at := request.query_params.get("at"):
             moves = moves.filter(at__lte=moment_of(at))[:1]
         return Response(AliasMoveSerializer(moves, many=True).data)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("at", datetime, description="The time that is asked about; now by default.")],
+        responses=ResponsibilitySerializer,
+    )
+    @action(detail=True)
+    def responsibility(self, request: Request, name: str) -> Response:
+        """Return what the alias served at a time: who asked, decided and signed, on which verdicts, by which rollout.
+
+        404 for a time before the alias existed.
+        """
+        at = request.query_params.get("at")
+        answer = responsibility(self.get_object(), moment_of(at) if at else now())
+        if answer is None:
+            raise Http404
+        return Response(as_json(answer))
 
 
 def moment_of(text: str) -> datetime:

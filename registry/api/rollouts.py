@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from django.utils.timezone import now
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -23,9 +22,10 @@ from registry import models
 from registry.api.fields import ReasonSerializer, reference, slug_of
 from registry.api.resources import Reading, named_record
 from registry.api.rollout_plan import ChecksSerializer, GuardrailSerializer, StepSerializer, TargetingSerializer
+from registry.api.verdicts import DecisionSerializer, VerdictsSerializer
 from registry.models import AdapterVersion, Alias, Feedback, Rollout
+from registry.models.decision import verdicts_of
 from registry.models.feedback import Outcome
-from registry.rollouts import controller
 
 
 class RolloutSerializer(serializers.ModelSerializer[Rollout]):
@@ -34,6 +34,13 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
     alias = slug_of("name")
     stable = slug_of("served_name")
     candidate = slug_of("served_name")
+    verdicts = serializers.SerializerMethodField()
+
+    @extend_schema_field(VerdictsSerializer(allow_null=True))
+    def get_verdicts(self, rollout: Rollout) -> dict[str, Any] | None:
+        """Verdicts as they were frozen with the decision that ended the rollout; null until it has ended."""
+        last = list(rollout.decisions.all())[-1:] if rollout.ended_at else []
+        return dict(last[0].verdicts) if last else None
 
     class Meta:
         model = Rollout
@@ -57,6 +64,7 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
             "opened_at",
             "ended_at",
             "waits_for_signature",
+            "verdicts",
         ]
 
 
@@ -117,7 +125,9 @@ VERBS = (
 class RolloutViewSet(Reading):
     """Rollouts: A/B splits between two versions. Every verb takes a reason."""
 
-    queryset = Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
+    queryset = Rollout.objects.select_related(
+        "alias__project", "stable__adapter", "candidate__adapter"
+    ).prefetch_related("decisions")
     serializer_class = RolloutSerializer
     pagination_class = ByCreation
     project_path = "alias__project"
@@ -130,7 +140,7 @@ class RolloutViewSet(Reading):
         "created_after": "created_at__gte",
         "created_before": "created_at__lt",
     }
-    scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
+    scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ, "decisions": Scope.READ}
 
     @extend_schema(request=NewRolloutSerializer, responses={201: RolloutSerializer})
     def create(self, request: Request) -> Response:
@@ -231,14 +241,21 @@ class RolloutViewSet(Reading):
         """Take the next step of the rollout's plan now."""
         return self.move("advance")
 
-    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @extend_schema(responses=VerdictsSerializer)
     @action(detail=True)
     def analysis(self, request: Request, pk: str) -> Response:
-        """Return the action that the numbers ask for now, and each guardrail's difference with its interval."""
-        rollout = self.get_object()
-        if not rollout.guardrails:
-            return Response({"action": "wait", "reasons": ["It has no guardrails, so people decide."], "findings": []})
-        return Response(controller.evidence(controller.judge(rollout, now()), rollout))
+        """Return the action that the numbers ask for, and each guardrail's difference with its interval.
+
+        They are those of now; of a paused or ended rollout those that were frozen with the decision.
+        """
+        nothing = {"action": "wait", "reasons": ["It has not been started."], "findings": [], "unmet": []}
+        return Response(verdicts_of(self.get_object()) or nothing)
+
+    @extend_schema(responses=DecisionSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def decisions(self, request: Request, pk: str) -> Response:
+        """List the decisions on the rollout in order, each with the verdicts on which it was made."""
+        return Response(DecisionSerializer(self.get_object().decisions.all(), many=True).data)
 
 
 class FeedbackSerializer(serializers.Serializer[Any]):

@@ -113,7 +113,7 @@ def approval_row(approval: Any) -> dict[str, Any]:
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    """Return a rollout with its plan as JSON."""
+    """Return a rollout with its plan and its decisions, each with the verdicts on which it was made."""
     return {
         "id": str(rollout.pk),
         "alias": rollout.alias.name,
@@ -121,6 +121,16 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "steps": rollout.steps,
         "guardrails": rollout.guardrails,
         "reason": rollout.reason,
+        "decisions": [
+            {
+                "at": decision.at.isoformat(),
+                "outcome": decision.outcome,
+                "by": decision.actor_name,
+                "reason": decision.reason,
+                "verdicts": decision.verdicts,
+            }
+            for decision in rollout.decisions.all()
+        ],
     }
 
 

@@ -22,7 +22,7 @@ class Past:
     @classmethod
     def of(cls, version: AdapterVersion) -> Past:
         """Read the version's past from the database."""
-        rollouts = Rollout.objects.filter(candidate=version).select_related("alias")
+        rollouts = Rollout.objects.filter(candidate=version).select_related("alias").prefetch_related("decisions")
         moves = AliasMove.objects.filter(version=version).select_related("alias")
         return cls(approvals_of(version), list(rollouts), list(moves), version.responses.count())
 

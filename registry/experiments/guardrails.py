@@ -6,10 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from math import isfinite, isnan
+from math import isfinite, nan
 
-from registry.experiments.confidence_sequences import UNIT, Interval, Sample, Verdict, judged, mean_difference, mirrored
-from registry.experiments.quantiles import Histogram, quantile_difference
+from registry.experiments.confidence_sequences import (
+    LEAST,
+    UNIT,
+    Interval,
+    Sample,
+    Verdict,
+    judged,
+    mean_difference,
+    mirrored,
+)
+from registry.experiments.quantiles import Histogram, quantile_difference, quantile_interval, values_needed
 from registry.experiments.sample_ratio import Exposure, mismatched
 
 STALE = timedelta(minutes=5)
@@ -93,6 +102,19 @@ class Guardrail:
             interval = mean_difference(before.sample, after.sample, alpha, UNIT if self.unit == "points" else None)
         return mirrored(interval) if self.less_is_worse else interval
 
+    def measure(self, values: Values) -> Measure:
+        """Return the users of an arm and their mean, rate or quantile, in the values' unit."""
+        if self.level is None:
+            return Measure(int(values.sample.count), float(values.sample.mean()))
+        count = values.histogram.count
+        return Measure(count, float(quantile_interval(values.histogram, self.level, 0.05).estimate) if count else nan)
+
+    def users_needed(self, alpha: float) -> int:
+        """Return the users of each arm from which on the interval has two ends."""
+        if self.level is not None:
+            return values_needed(self.level, alpha / 2)
+        return 1 if self.unit == "points" else LEAST
+
     def judge(self, interval: Interval) -> Verdict:
         """Return the verdict on the interval against the guardrail's margin."""
         return judged(interval, self.margin / self.scale)
@@ -120,14 +142,33 @@ class Minute:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """One arm's users in a metric and their value in the values' own unit; NaN without users."""
+
+    users: int
+    value: float
+
+
+@dataclass(frozen=True)
 class Finding:
-    """One guardrail's verdict, its interval in the values' unit (more is worse), the action and the reason."""
+    """One guardrail's verdict, its interval in the values' unit (more is worse), the action and the reason.
+
+    `needed` is the number of users of each arm from which on the interval has two ends.
+    """
 
     guardrail: Guardrail
     verdict: Verdict
     interval: Interval
     action: Action
     reason: str
+    control: Measure
+    candidate: Measure
+    needed: int
+
+    @property
+    def has_enough(self) -> bool:
+        """Return True if both arms have the users that an interval with two ends needs."""
+        return min(self.control.users, self.candidate.users) >= self.needed and is_closed(self.interval)
 
 
 @dataclass(frozen=True)
@@ -179,7 +220,8 @@ def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datet
     control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)
     interval = guardrail.difference(control, candidate, alpha)
     verdict = guardrail.judge(interval)
-    action, reason = action_for(guardrail.kind, verdict), words(guardrail, interval, verdict)
+    arms, needed = (guardrail.measure(control), guardrail.measure(candidate)), guardrail.users_needed(alpha)
+    action, reason = action_for(guardrail.kind, verdict), words(guardrail, interval, verdict, arms, needed)
     if verdict is Verdict.BAD and outage(guardrail, measured(own_rows, Arm.BASELINE), control, alpha):
         action, reason = action_without_evidence(guardrail.kind), f"{reason} {OUTAGE}"
     elif verdict is not Verdict.BAD and now - since >= STALE and (silent := quiet(own_rows, since)):
@@ -187,7 +229,7 @@ def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datet
             action_without_evidence(guardrail.kind),
             f"nothing from the {' and the '.join(silent)} {FOR_LONG}",
         )
-    return Finding(guardrail, verdict, interval, action, f"{guardrail.name}: {reason}")
+    return Finding(guardrail, verdict, interval, action, f"{guardrail.name}: {reason}", *arms, needed)
 
 
 def measured(rows: list[Minute], arm: Arm) -> Values:
@@ -218,7 +260,14 @@ def action_without_evidence(kind: Kind) -> Action:
     return Action.WAIT if kind is Kind.GOAL else Action.PAUSE
 
 
-def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
+def is_closed(interval: Interval) -> bool:
+    """Return True for an interval with two finite ends around a known estimate."""
+    return all(isfinite(float(end)) for end in (interval.lower, interval.estimate, interval.upper))
+
+
+def words(
+    guardrail: Guardrail, interval: Interval, verdict: Verdict, arms: tuple[Measure, Measure], needed: int
+) -> str:
     """Return a sentence on the verdict with the interval and the margin, for an on-call person."""
     low, high = (
         difference_in_words(float(end) * guardrail.scale, guardrail.unit) for end in (interval.lower, interval.upper)
@@ -228,8 +277,11 @@ def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
         return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
     if verdict is Verdict.GOOD:
         return f"the candidate is within {margin} (at worst {high})."
-    if isnan(float(interval.estimate)):
-        return f"not measured in both arms yet; {margin}."
+    if not is_closed(interval):
+        users = " and ".join(
+            f"{arm.users} in the {name}" for arm, name in zip(arms, ("control", "candidate"), strict=True)
+        )
+        return f"not enough data yet, users: {users}, and each arm needs {needed}; {margin}."
     return f"not decided yet, the difference lies between {low} and {high}; {margin}."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf, log
 
 import numpy as np
@@ -83,6 +84,18 @@ def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval
         return Interval(0.0, float("nan"), inf)
     low, high = (values.holding(few)[0] if few > 0 else 0.0), (values.holding(many)[1] if many else inf)
     return Interval(low, middle(*values.holding(max(level * values.count, 1))), high)
+
+
+@cache
+def values_needed(level: float, alpha: float) -> int:
+    """Return the number of values from which on the interval of `quantile_interval` has an upper end."""
+    low, high = 0, 1
+    while rank_limits(high, level, alpha)[1] is None:
+        low, high = high, 2 * high
+    while high - low > 1:
+        tried = (low + high) // 2
+        low, high = (tried, high) if rank_limits(tried, level, alpha)[1] is None else (low, tried)
+    return high
 
 
 def middle(low: float, high: float) -> float:

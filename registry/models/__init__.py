@@ -6,6 +6,7 @@ from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Sig
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.blind_test import BlindTest, BlindVote
 from registry.models.cluster import Cluster, ClusterGrant, Replica
+from registry.models.decision import RolloutDecision
 from registry.models.dossier import Dossier
 from registry.models.evaluation import VersionEvaluation
 from registry.models.feedback import Feedback
@@ -33,6 +34,7 @@ __all__ = [
     "Replica",
     "Response",
     "Rollout",
+    "RolloutDecision",
     "RolloutMinute",
     "RolloutStatus",
     "RolloutUnit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
@@ -21,7 +21,9 @@ from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
 from registry.domain_signals import routes_changed
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
+from registry.models.decision import TAGS, RolloutDecision
 from registry.models.evaluation import require_no_objection, require_scores
+from registry.models.judgement import judgement
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.signed_plan import SignedPlan
 from registry.models.slot_admission import require_slots
@@ -89,12 +91,6 @@ class Rollout(SignedPlan):
     def etag(self) -> str:
         """The ETag of the rollout's state: its generation, which every change increments."""
         return str(self.generation)
-
-    def answers_before(self, hours: int) -> models.QuerySet[Any]:
-        """Return the stable version's answers under this alias in the `hours` before the rollout, newest first."""
-        opened_at = self.opened_at or self.created_at
-        since = opened_at - timedelta(hours=hours)
-        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, opened_at))
 
     def was_open(self, at: datetime) -> bool:
         """Return True if the rollout had been opened by that time and had not ended before it."""
@@ -234,7 +230,7 @@ class Rollout(SignedPlan):
                 raise InvalidTransition(
                     "The rollout must be serving and have another step: promote it, or resume it first."
                 )
-            before = {"step": rollout.step, "weight": rollout.weight}
+            before, evidence = {"step": rollout.step, "weight": rollout.weight}, evidence or judgement(rollout, now())
             rollout.step += 1
             rollout.weight = rollout.steps[rollout.step]["weight"]
             rollout.enter(RolloutStatus.RUNNING, reason)
@@ -396,7 +392,9 @@ class Rollout(SignedPlan):
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
-        """Record an audit event with the status, weight and candidate as they are now, and the evidence, if any."""
+        """Record an audit event with the status, weight and candidate as they are now, and the numbers that decided."""
+        if tag in TAGS:
+            evidence = RolloutDecision.freeze(self, tag, by=by, reason=reason, verdicts=evidence).verdicts
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
         values = {**after, "evidence": evidence} if evidence else after
         AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=values, reason=reason)

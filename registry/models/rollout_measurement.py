@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 from django.contrib.postgres.fields import ArrayField
 from django.db import models, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Count, Exists, OuterRef, Q
 
 from registry.experiments.confidence_sequences import Sample
 from registry.experiments.guardrails import Arm, Minute, Values
 from registry.experiments.metrics import METRICS, of_report
 from registry.experiments.quantiles import EDGES, Histogram
+from registry.experiments.sample_ratio import Exposure
 from registry.models.rollout import Rollout
 from serving_client.protocol import MeasuredAnswer
 
@@ -97,7 +98,7 @@ class RolloutMinute(models.Model):
         """
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
-        for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
+        for answer in answers_before(rollout)[:BASELINE_ANSWERS]:
             values = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in MEASURED_FIELDS}))
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in values.items())
 
@@ -105,6 +106,13 @@ class RolloutMinute(models.Model):
         """Return the row as input of the statistics, attributed to this arm."""
         values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
         return Minute(self.at, arm, METRICS[self.metric].label, values)
+
+
+def answers_before(rollout: Rollout) -> models.QuerySet[Any]:
+    """Return the stable version's answers under the alias in the BASELINE_HOURS before the rollout, newest first."""
+    opened_at = rollout.opened_at or rollout.created_at
+    since = opened_at - timedelta(hours=BASELINE_HOURS)
+    return rollout.stable.responses.filter(alias_name=rollout.alias.name, at__range=(since, opened_at))
 
 
 def sparse(counts: np.ndarray) -> dict[str, int]:
@@ -120,6 +128,24 @@ class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
         units = self.filter(rollout=rollout)
         other = units.filter(arm=Arm.CONTROL, unit=OuterRef("unit"))
         return units.filter(Exists(other), arm=Arm.CANDIDATE)
+
+    def split(self) -> tuple[list[Exposure], float]:
+        """Count one rollout's users in one query, for the check of its split.
+
+        Returns the users first served at a weight of up to 50 percent, where both arms are of equal size, and the
+        fraction of the candidate's users whom the control served too.
+        """
+        control = RolloutUnit.objects.filter(rollout=OuterRef("rollout"), unit=OuterRef("unit"), arm=Arm.CONTROL)
+        rows = self.values("arm").annotate(
+            exposed=Count("pk", filter=Q(weight__gt=0, weight__lte=50)),
+            both=Count("pk", filter=Q(Exists(control), arm=Arm.CANDIDATE)),
+        )
+        users = {row["arm"]: row["exposed"] for row in rows}
+        if not any(users.values()):
+            return [], 0.0
+        candidates = users.get(Arm.CANDIDATE, 0)
+        both = sum(row["both"] for row in rows)
+        return [Exposure(users.get(Arm.CONTROL, 0), candidates, 0.5)], both / candidates if candidates else 0.0
 
 
 class RolloutUnit(models.Model):

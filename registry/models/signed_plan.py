@@ -14,9 +14,11 @@ from registry.experiments.rollout_plan import check_answers, require_judge, targ
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalQuerySet, ApprovalStatus, digest_of
-from registry.models.evaluation import evaluations_of
+from registry.models.evaluation import evaluations_of, objection, shortfall
 from registry.models.rollout_share import canary_share, planned_share, share_of, signed_share
 from registry.models.rollout_states import ACTIVE, RolloutStatus
+
+ALLOWING = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
 
 
 class SignedPlan(models.Model):
@@ -90,6 +92,27 @@ class SignedPlan(models.Model):
         """True while the candidate gets no traffic, or less than planned, because its plan is not signed."""
         return self.is_active and self.share > self.permitted_share
 
+    @property
+    def promotion_obstacle(self) -> str:
+        """The sentence that would refuse a promotion now: an approval that is missing, or an evaluation; else ""."""
+        if self.alias.quorum and not self.has_earned_approval:
+            return f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan."
+        tasks = self.alias.policy.get("evaluations", [])
+        objections = (
+            objection(self.candidate, self.alias.version),
+            *(shortfall(self.candidate, wanted) for wanted in tasks),
+        )
+        return next(filter(None, objections), "")
+
+    @property
+    def step_obstacle(self) -> str:
+        """The sentence that would refuse the next step now, for want of signatures for its share; else ""."""
+        following = self.steps[self.step + 1] if not self.is_last_step else self.steps[self.step]
+        wanted = share_of(following["weight"], following.get("shadow", 0), self.targeting)
+        if wanted <= (permitted := self.permitted_share):
+            return ""
+        return f"A share of {wanted:g} % needs {self.alias.quorum} approval(s); {permitted:g} % are signed."
+
     def plan(
         self,
         *,
@@ -147,8 +170,13 @@ class SignedPlan(models.Model):
 
     def earned_approvals(self) -> models.QuerySet[Approval]:
         """Return the rollout's approvals for its present evidence that can still be used, broken glass included."""
-        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
-        return self.approvals.filter(status__in=allowing, bound=digest_of(self.evidence()))
+        return self.approvals.filter(status__in=ALLOWING, bound=digest_of(self.evidence()))
+
+    @property
+    def has_earned_approval(self) -> bool:
+        """True if one of the rollout's approvals, which may be read already, allows the present evidence."""
+        bound = digest_of(self.evidence())
+        return any(each.status in ALLOWING and each.bound == bound for each in self.approvals.all())
 
     def require_signed_share(self) -> None:
         """Check that signatures permit the present share on a protected alias.

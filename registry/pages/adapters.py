@@ -21,8 +21,8 @@ from adapterhub.charts import heat_map
 from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, without_bodies
 from registry.models.adapter import VersionStatus
-from registry.pages.forms import PromoteForm, cleaned
 from registry.pages.lineage_graph import ancestry
+from registry.pages.plan_form import PromoteForm, preview
 
 EVENTS, COMPARED, DRAWN = 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
@@ -65,12 +65,12 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def history(adapter: Adapter) -> QuerySet[AuditEvent]:
-    """Return the audit events of the adapter and of its PAGE_ROWS newest versions, newest first."""
+    """Return the audit events of the adapter and its newest versions without mere reads, newest first."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
     keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE_ROWS]]
     about = Q(object_type=names[Adapter], object_id=str(adapter.pk))
     about |= Q(object_type=names[AdapterVersion], object_id__in=keys)
-    return AuditEvent.objects.filter(about).order_by("-id")
+    return AuditEvent.objects.filter(about).without_reads().order_by("-id")
 
 
 def traffic(adapter: Adapter) -> QuerySet[Any]:
@@ -90,21 +90,29 @@ def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show a version: ranks, evaluations, engines that can serve it, and what can be done with it."""
     viewed = find_version(request, slug, number)
+    return render_version(request, viewed, PromoteForm(version=viewed))
+
+
+def render_version(
+    request: HttpRequest, viewed: AdapterVersion, form: PromoteForm, previewed: dict[str, Any] | None = None
+) -> HttpResponse:
+    """Render the version's page with the form of a rollout, its errors, and the preview of its plan."""
     scopes = scopes_in(request, viewed.project)
     context = {
         "version": viewed,
         "aliases": viewed.aliases.select_related("project"),
-        "form": PromoteForm(version=viewed) if Scope.OPERATE in scopes else None,
+        "form": form if Scope.OPERATE in scopes else None,
+        "previewed": previewed,
         "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
         "less": max(1, viewed.max_rank // 2),
-        "events": AuditEvent.objects.about(viewed),
+        "events": AuditEvent.objects.about(viewed).without_reads(),
         "heat": heat_map(viewed.ranks),
         "evaluations": viewed.evaluations.select_related("against__adapter__project")[:5],
         "verdicts": viewed.verdicts(),
         **intake_report(viewed),
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }
-    return render(request, "registry/version.html", context)
+    return render(request, "registry/version.html", context, status=422 if form.errors else 200)
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:
@@ -124,19 +132,21 @@ def intake_report(version: AdapterVersion) -> dict[str, Any]:
 @login_required
 @require_POST
 def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Open a rollout that moves an alias to this version, or store it as a draft, and redirect to its page.
-
-    Raises NotAllowed without scope operate, Invalid for a field of the form, and as `Rollout.create` does.
-    """
+    """Open a rollout that moves an alias to this version, or show the preview of its plan or the form's errors."""
     candidate = find_version(request, slug, number)
     require_scope(request, candidate.project, Scope.OPERATE)
     form = PromoteForm(request.POST, version=candidate)
-    fields = cleaned(form)
+    if not form.is_valid() or {"preview", "more"} & request.POST.keys():
+        fields = form.cleaned_data if form.is_valid() else {}
+        previewed = preview(fields["steps"], fields["guardrails"]) if "preview" in request.POST and fields else None
+        return render_version(request, candidate, form, previewed)
+    fields = form.cleaned_data
     rollout = Rollout.create(
         alias=fields["alias"],
         candidate=candidate,
         steps=fields["steps"],
         guardrails=fields["guardrails"],
+        checks=fields["checks"],
         reason=fields["reason"],
         by=actor_of(request),
         draft=fields["draft"],

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
+from registry.evidence.responsibility import responsibility
 from registry.models import Alias, without_bodies
 from registry.pages.forms import AtForm, MoveForm, ReasonForm, cleaned
+from registry.pages.rollout_figures import verdict_table
+from registry.pages.served_bar import served_bar
 
 LATEST = 10
 
@@ -36,15 +45,12 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
     moves = without_bodies(viewed.moves.select_related("version__adapter__project"), "version")
     listing = Listing(request, moves, search=("version__served_name", "reason", "actor_name"))
     initial = {"version": request.GET.get("version"), "expected": viewed.version_id}
-    moment = AtForm(request.GET)
-    at = moment.cleaned_data["at"] if moment.is_valid() else None
+    if "at" in request.GET:
+        return redirect(f"{reverse('responsibility', args=[viewed.ref])}?{urlencode({'at': request.GET['at']})}")
     may_operate = Scope.OPERATE in scopes_in(request, viewed.project)
     active = next((rollout for rollout in rollouts if rollout.is_active), None)
     movable = may_operate and not viewed.quorum and not active
     context = {
-        "at": at,
-        "at_text": request.GET.get("at", ""),
-        "served_then": viewed.served_at(at) if at else None,
         "alias": viewed,
         "rollouts": rollouts,
         "may_operate": may_operate,
@@ -53,6 +59,46 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
         **listing.context(),
     }
     return render(request, "registry/alias.html", context)
+
+
+@login_required
+def answer_for(request: HttpRequest, name: str) -> HttpResponse:
+    """Show what the alias served when, and for a chosen time who asked for it, decided, signed, why and on what."""
+    viewed = find_alias(request, name)
+    form = AtForm(request.GET) if request.GET.get("at") else None
+    at: datetime = form.cleaned_data["at"] if form and form.is_valid() else whole(now(), timedelta(seconds=1))
+    answer = None if form and form.errors else responsibility(viewed, at)
+    verdicts = answer.decision.verdicts if answer and answer.decision else None
+    context: dict[str, Any] = {
+        "alias": viewed,
+        "at": at,
+        "at_text": in_utc(at),
+        "field": in_field(at),
+        "is_invalid": bool(form and form.errors),
+        "answer": answer,
+        "verdicts": verdict_table(answer.rollout, verdicts) if answer and answer.rollout and verdicts else None,
+        "bar": served_bar(viewed, at, now()),
+        "permalink": request.build_absolute_uri(f"{request.path}?{urlencode({'at': in_utc(at)})}"),
+    }
+    return render(request, "registry/responsibility.html", context, status=422 if context["is_invalid"] else 200)
+
+
+def in_utc(at: datetime) -> str:
+    """Return the time in UTC, as an address names it; a part of a second only where there is one."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def in_field(at: datetime) -> dict[str, str]:
+    """Return the value and the step of the field, in UTC: a part of a second is rounded up, not to precede a move."""
+    if not at.microsecond:
+        return {"value": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}", "step": "1"}
+    rounded = whole(at, timedelta(milliseconds=1)).astimezone(UTC)
+    return {"value": rounded.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3], "step": "0.001"}
+
+
+def whole(at: datetime, unit: timedelta) -> datetime:
+    """Return the time rounded up to the unit."""
+    return at + timedelta(microseconds=-at.microsecond % (unit // timedelta(microseconds=1)))
 
 
 @login_required

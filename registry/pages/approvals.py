@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from django import forms
 from django.contrib import messages
@@ -22,7 +22,10 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.models import Approval, Rollout, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
+from registry.models.decision import MEASURED, verdicts_of
+from registry.models.judgement import Numbers
 from registry.pages.forms import ReasonForm, cleaned
+from registry.pages.rollout_figures import verdict_table
 from registry.pages.rollouts import find_rollout
 
 
@@ -99,8 +102,18 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
         "person": PersonForm(auto_id="person_%s"),
         "changed": viewed.status in ("pending", "approved") and viewed.bound != viewed.bound_now(),
         "events": AuditEvent.objects.about(viewed),
+        "verdicts": verdicts_for(viewed),
     }
     return render(request, "registry/approval.html", context)
+
+
+def verdicts_for(approval: Approval) -> dict[str, Any] | None:
+    """Return the verdicts of the rollout that the request is about, frozen if it has ended; None without any."""
+    if (rollout := approval.rollout) is None:
+        return None
+    numbers = Numbers.of(rollout, with_split=False) if rollout.status in MEASURED else None
+    verdicts = verdicts_of(rollout, numbers=numbers)
+    return verdict_table(rollout, verdicts) if verdicts else None
 
 
 @login_required

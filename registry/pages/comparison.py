@@ -17,10 +17,11 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.charts import heat_map
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
-from registry.evidence.comparison import other_version, table, updates
+from registry.evidence.comparison import other_version, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind_test import tally
 from registry.pages.adapters import find_version
+from registry.pages.version_table import comparison_of
 from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
 
@@ -88,7 +89,7 @@ def render_comparison(
         "versions": versions,
         "others": without_bodies(version.adapter.versions.exclude(pk=version.pk), "")[:OFFERED],
         "here": address(version, numbers),
-        "found": table(versions),
+        **comparison_of(versions),
         "form": form,
         "problem": problem,
         "may_infer": Scope.INFER in scopes,

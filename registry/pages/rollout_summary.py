@@ -1,24 +1,23 @@
-"""Summary of a rollout for an on-call person: verdicts as sentences, charts of differences, and the next action."""
+"""Summary of a rollout for an on-call person: the steps and what the present one waits for, verdicts, next action."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from math import isfinite
 from typing import Any
 
-from adapterhub import charts
 from adapterhub.audit.models import AuditEvent
 from adapterhub.templatetags.adapterhub import duration
-from registry.experiments.guardrails import Action, Analysis, Finding, Guardrail, Kind, Minute, finding
+from registry.experiments.guardrails import Action
+from registry.experiments.metrics import is_measured
 from registry.experiments.rollout_plan import guardrail
 from registry.models import Rollout, RolloutStatus
+from registry.models.decision import Outcome, verdicts_of
+from registry.models.judgement import Numbers, Progress, progress
 from registry.models.rollout_states import SERVING
-from registry.rollouts.controller import Progress, judge, minutes, progress
+from registry.pages.rollout_charts import chart, ramp, readings, window
+from registry.pages.rollout_figures import promise, verdict_table
 
-CHART_POINTS = 12  # points of a chart over time
-FRAME = charts.Frame(320, 96, 8)
-REACH = 3  # margins above and below zero that a chart shows
-BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
 NEXT = {
     RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
     RolloutStatus.DISCARDED: "Nothing: it was never started.",
@@ -29,7 +28,6 @@ NEXT = {
     RolloutStatus.ROLLED_BACK: "Nothing: it has ended.",
     RolloutStatus.FAILED: "Nothing: not every replica could load the candidate. It got no requests.",
 }
-
 URGENT = {
     Action.ROLL_BACK: "It rolls back within seconds: everybody gets the stable version.",
     Action.PAUSE: "It pauses within seconds: everybody gets the stable version until somebody resumes it.",
@@ -40,129 +38,149 @@ SENTENCES = {
     Action.WAIT: "Not every verdict is good yet.",
     Action.PROMOTE: "Every verdict is good.",
 }
+FROZEN = {
+    Action.ROLL_BACK: "The candidate was worse than a guardrail allows.",
+    Action.PAUSE: "The comparison needed a person's decision.",
+    Action.WAIT: "Not every verdict was good.",
+    Action.PROMOTE: "Every verdict was good.",
+}
 UNDECIDED = " A verdict that is not good yet holds only the promotion."
 
 
-def summary(rollout: Rollout, at: datetime) -> dict[str, Any]:
-    """Return the template context of the rollout's page: forecast, verdicts, charts, ramp and plan.
+def summary(rollout: Rollout, at: datetime, events: Sequence[AuditEvent] | None = None) -> dict[str, Any]:
+    """Return the context of the rollout's page, except for its state; charts exist for measured metrics only.
 
-    Charts exist only for metrics that were measured.
+    The verdicts of a rollout that is paused or has ended are those that were frozen with that decision. `events` are
+    its audit events, if the caller has read them already.
     """
-    rows = minutes(rollout)
-    analysis = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
+    events = list(AuditEvent.objects.about(rollout)) if events is None else events
+    numbers = Numbers.of(rollout)
+    verdicts = verdicts_of(rollout, at, numbers)
+    is_live = bool(verdicts) and rollout.status in (RolloutStatus.LOADING, *SERVING)
+    action = Action(verdicts["action"]) if verdicts and rollout.guardrails else None
+    sentences = SENTENCES if is_live else FROZEN
     return {
-        "next": what_next(rollout, at, analysis),
-        "numbers": [SENTENCES[analysis.action], *analysis.reasons] if analysis else [],
-        "metrics": [tile(one, rows, len(rollout.guardrails)) for one in analysis.findings] if analysis else [],
-        "ramp": ramp(rollout, at) if rollout.opened_at else "",
+        "next": what_next(rollout, progress(rollout, at, numbers), action),
+        "numbers": [sentences[action], *verdicts["reasons"]] if action and verdicts else [],
+        "verdicts": verdict_table(rollout, verdicts) if verdicts else None,
+        "is_live": is_live,
+        "charts": charts_of(rollout, numbers, *window(rollout, at, events))
+        if verdicts and verdicts["findings"]
+        else [],
+        "ramp": ramp(rollout, at, events),
         "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
-        "plan": [
-            {**step, "number": number + 1, "now": number == rollout.step and rollout.is_active}
-            for number, step in enumerate(rollout.steps)
-        ],
+        "plan": stepper(rollout, conditions_of(rollout, at, numbers, verdicts)),
     }
 
 
-def promise(rail: Guardrail) -> str:
-    """Describe what a guardrail will do, for a rollout without measurements."""
-    return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
+def charts_of(rollout: Rollout, numbers: Numbers, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """Return each measured guardrail's name with its chart; None stands for a chart without measurements."""
+    rails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
+    alpha = 0.05 / max(1, len(rails))
+    return [
+        {"name": rail.name, "chart": chart(rail, readings(rail, numbers.rows, since, until, alpha), since, until)}
+        for rail in rails
+    ]
 
 
-def what_next(rollout: Rollout, at: datetime, analysis: Analysis | None) -> str:
+def stepper(rollout: Rollout, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the plan's steps and the promotion, each with its state; the present one has the conditions."""
+    steps = [
+        {**step, "number": number + 1, "state": state_of(rollout, number)} for number, step in enumerate(rollout.steps)
+    ]
+    for step in steps:
+        step["waits"] = conditions if step["state"] == "now" else []
+    was_promoted = any(each.outcome == Outcome.PROMOTED for each in rollout.decisions.all())
+    is_done = was_promoted or rollout.status == RolloutStatus.PROMOTED
+    state = "done" if is_done else "never" if rollout.ended_at else "later"
+    return [*steps, {"is_promotion": True, "weight": 100, "state": state}]
+
+
+def state_of(rollout: Rollout, number: int) -> str:
+    """Return the state of a step: done, now, ended (the rollout ended in it), later, or never (it was not taken)."""
+    if rollout.opened_at is None or number > rollout.step:
+        return "never" if rollout.ended_at else "later"
+    if number < rollout.step:
+        return "done"
+    return "now" if rollout.is_active else "ended"
+
+
+def conditions_of(
+    rollout: Rollout, at: datetime, numbers: Numbers, verdicts: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """List what the present step waits for: each condition in words, and whether it is met; nothing once it ended."""
+    if not rollout.is_active:
+        return []
+    signature = {"text": f"{rollout.alias.quorum} signature(s) of the plan", "met": rollout.is_signed}
+    signed = [signature] if rollout.alias.quorum else []
+    if rollout.status == RolloutStatus.LOADING:
+        return [*loading(rollout), *signed]
+    if rollout.status == RolloutStatus.PAUSED:
+        return [{"text": f"somebody resumes it, promotes it or rolls it back: {rollout.status_reason}", "met": False}]
+    step, left = rollout.steps[rollout.step], progress(rollout, at, numbers)
+    waits = signed
+    if hold := step.get("hold_s"):
+        text = f"{duration(hold)} of measuring"
+        waits = [*waits, {"text": f"{text}, {duration(left.hold_left_s)} left" if left.hold_left_s else text}]
+        waits[-1]["met"] = not left.hold_left_s
+    if left.needed:
+        users = ", ".join(f"{arm} {count} of {left.needed}" for arm, count in numbers.users.items())
+        waits = [*waits, {"text": f"users: {users}", "met": not left.missing}]
+    if not rollout.guardrails or step.get("approval") or rollout.status == RolloutStatus.AWAITING_APPROVAL:
+        return [*waits, {"text": "a person who moves it on", "met": False}]
+    return [*waits, *verdict_conditions(verdicts)] if rollout.is_last_step else waits
+
+
+def verdict_conditions(verdicts: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """List the verdicts that the promotion waits for."""
+    findings = verdicts["findings"] if verdicts else []
+    return [{"text": f"a good verdict: {one['name']}", "met": one["verdict"] == "good"} for one in findings]
+
+
+def loading(rollout: Rollout) -> list[dict[str, Any]]:
+    """Return the replicas' loads as one condition."""
+    healthy = [replica for replica in rollout.alias.cluster.replicas.all() if replica.is_healthy]
+    holding = [replica for replica in healthy if rollout.candidate.served_name in replica.loaded]
+    text = f"every healthy replica loads the candidate: {len(holding)} of {len(healthy)}"
+    return [{"text": text, "met": bool(healthy) and len(holding) == len(healthy)}]
+
+
+def what_next(rollout: Rollout, left: Progress, action: Action | None) -> str:
     """Return a sentence on what the control loop will do next by itself, and when."""
-    if analysis and rollout.status in SERVING and analysis.action in URGENT:
-        return URGENT[analysis.action]
+    if action in URGENT and rollout.status in SERVING:
+        return URGENT[action]
     if rollout.waits_for_signature:
         return f"It waits for {rollout.alias.quorum} signature(s) of its plan; the candidate gets no traffic before."
     if rollout.status != RolloutStatus.RUNNING:
         return NEXT[RolloutStatus(rollout.status)]
-    if not analysis:
+    if not action:
         return "Nothing by itself: it has no guardrails, so people move it."
-    when, step = conditions(progress(rollout, at), at), rollout.steps[rollout.step]
-    if step.get("approval"):
-        forecast = f"It asks for an approval {when}."
+    if rollout.steps[rollout.step].get("approval"):
+        forecast = f"It asks for an approval {when(left)}."
     elif rollout.is_last_step:
-        forecast = at_the_end(rollout, when, analysis)
+        forecast = at_the_end(rollout, left, action)
     else:
-        forecast = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when}."
-        forecast += UNDECIDED if analysis.action is Action.WAIT else ""
+        forecast = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when(left)}."
+        forecast += UNDECIDED if action is Action.WAIT else ""
     return f"{forecast} A bad guardrail rolls back at once."
 
 
-def at_the_end(rollout: Rollout, when: str, analysis: Analysis) -> str:
+def at_the_end(rollout: Rollout, left: Progress, action: Action) -> str:
     """Return a sentence on the end of the last step.
 
     Only good verdicts end it; a protected alias needs approval as well.
     """
     ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
-    if analysis.action is Action.PROMOTE:
-        return f"{ends} {when}."
-    return f"It stays at {rollout.weight:g} % until every verdict is good. {ends} then, {when}."
+    if action is Action.PROMOTE:
+        return f"{ends} {when(left)}."
+    rest = "then" if left.is_done else f"then, {when(left)}"
+    return f"It stays at {rollout.weight:g} % until every verdict is good. {ends} {rest}."
 
 
-def conditions(progress: Progress, at: datetime) -> str:
+def when(left: Progress) -> str:
     """Return a phrase on when the step is complete: the time left and the users still missing."""
-    when = f"in {duration(progress.hold_left_s)} at the earliest" if progress.hold_left_s else "within seconds"
-    missing = max(0, progress.needed - progress.samples)
-    return f"{when}, after {missing} more users in each arm" if missing else when
-
-
-def tile(finding: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
-    """Return one metric's tile: sentence, badge and the chart of its difference over time."""
-    own_rows = [row for row in rows if row.metric == finding.guardrail.metric]
-    return {
-        "found": finding,
-        "name": finding.guardrail.name,
-        "verdict": finding.verdict.value,
-        "kind": finding.guardrail.kind.value,
-        "reason": finding.reason,
-        "picture": picture(finding.guardrail, own_rows, guardrails),
-    }
-
-
-def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, Any] | None:
-    """Return the chart's polygon of the interval and line of the estimate over time; None without measurements."""
-    times = sorted({row.at for row in rows})
-    if not times:
-        return None
-    ends = [times[(len(times) - 1) * index // max(1, CHART_POINTS - 1)] for index in range(CHART_POINTS)]
-    intervals = [then(rail, rows, end, guardrails).interval for end in ends]
-    reach = REACH * max(rail.margin / rail.scale, 1e-3)
-
-    def spot(index: int, value: float) -> charts.Place:
-        return FRAME.x(index / (CHART_POINTS - 1)), charts.height_around_zero(FRAME, value, reach)
-
-    above = [spot(index, float(one.upper)) for index, one in enumerate(intervals)]
-    below = [spot(index, float(one.lower)) for index, one in enumerate(intervals)]
-    estimates = [(index, float(one.estimate)) for index, one in enumerate(intervals)]
-    return {
-        "band": charts.points([*above, *reversed(below)]),
-        "line": charts.points(spot(index, estimate) for index, estimate in estimates if isfinite(estimate)),
-        "zero": charts.height_around_zero(FRAME, 0, reach),
-        "margin": charts.height_around_zero(FRAME, rail.margin / rail.scale, reach),
-        "first": times[0],
-        "last": times[-1],
-    }
-
-
-def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) -> Finding:
-    """Return the guardrail's finding as it would have been at the minute `end`."""
-    return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
-
-
-def ramp(rollout: Rollout, at: datetime) -> str:
-    """Return the candidate's share over time as points of a stepped SVG line, from the audit events; "" without any."""
-    events = AuditEvent.objects.about(rollout).order_by("id")
-    weights = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
-    if not weights:
-        return ""
-    start, end = weights[0][0], rollout.ended_at or at
-    length = max((end - start).total_seconds(), 1)
-    corners = [(min(1.0, (when - start).total_seconds() / length), share(after) / 100) for when, after in weights]
-    return charts.stairs(FRAME, corners)
-
-
-def share(after: dict[str, Any]) -> float:
-    """Return the percent of users that the candidate serves in the state of an audit event."""
-    fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
-    return float(fixed.get(after["status"], 0))
+    users = f"after {left.missing} more users in each arm" if left.missing else ""
+    if not left.hold_left_s:
+        return users or "within seconds"
+    time = f"in {duration(left.hold_left_s)} at the earliest"
+    return f"{time}, {users}" if users else time

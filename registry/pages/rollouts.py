@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import prefetch_related_objects
@@ -14,11 +16,16 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import followed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Conflict
 from adapterhub.core.tenancy import Scope
-from registry.models import Rollout, RolloutStatus, without_bodies
-from registry.models.rollout_states import SERVING
-from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of
+from registry.models import Rollout, RolloutDecision, RolloutStatus, without_bodies
+from registry.models.decision import Outcome, verdicts_of
+from registry.models.rollout_states import MOVES, SERVING
+from registry.pages.forms import PromotionForm, ReasonForm, SteeringForm, WeightForm, cleaned
+from registry.pages.plan_form import PlanForm, plan_of
+from registry.pages.rollout_figures import verdict_table
 from registry.pages.rollout_summary import summary
+from registry.rollouts.controller import LOOP
 
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
 VERBS = {
@@ -29,7 +36,7 @@ VERBS = {
     "resume": SteeringForm,
     "set-weight": WeightForm,
     "advance": SteeringForm,
-    "promote": SteeringForm,
+    "promote": PromotionForm,
     "rollback": ReasonForm,
 }
 
@@ -55,7 +62,11 @@ def rollouts(request: HttpRequest) -> HttpResponse:
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:
     """Return the rollout in the URL; 404 if the caller does not see it."""
     queryset = Rollout.objects.select_related(
-        "alias__project", "alias__cluster", "stable__adapter__project", "candidate__adapter__project"
+        "alias__project",
+        "alias__cluster",
+        "alias__version__adapter__project",
+        "stable__adapter__project",
+        "candidate__adapter__project",
     )
     return visible_or_404(request, queryset, "alias__project", pk=pk)
 
@@ -67,27 +78,57 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
     A poll gets the changing part alone.
     """
     viewed = find_rollout(request, pk)
-    prefetch_related_objects([viewed], "minutes", "approvals")
+    prefetch_related_objects([viewed], "approvals", "decisions")
+    events = list(AuditEvent.objects.about(viewed))
     context = {
         "rollout": viewed,
         "rest": 100 - viewed.weight,
         "is_serving": viewed.status in SERVING,
-        **summary(viewed, now()),
+        **summary(viewed, now(), events),
+        **obstacles(viewed),
         "may_operate": Scope.OPERATE in scopes_in(request, viewed.alias.project),
         "may_roll_back": viewed.is_active or viewed.status == "promoted",
         "may_advance": viewed.status in SERVING and not viewed.is_last_step,
         "approvals": viewed.approvals.all(),
+        "decisions": [decided(viewed, each) for each in viewed.decisions.all()],
         "plan_form": plan_form(viewed) if viewed.is_draft else None,
-        "events": AuditEvent.objects.about(viewed),
+        "events": events,
         "replicas": viewed.alias.cluster.replicas.all(),
     }
-    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, viewed.generation)
+    unmet = context["verdicts"]["unmet"] if context["verdicts"] else []
+    # The page is loaded anew when another generation, an approval or a verdict changes what can be done.
+    context["unmet"], context["seen"] = unmet, f"{viewed.generation}-{context['promotion_obstacle']}-{bool(unmet)}"
+    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, context["seen"])
+
+
+def obstacles(rollout: Rollout) -> dict[str, str]:
+    """Return the sentences that would refuse a promotion, the next step and resuming; "" for what is possible."""
+    if not rollout.is_active:
+        return {"promotion_obstacle": "", "step_obstacle": "", "resume_obstacle": ""}
+    unsigned = "The signatures for its present share are missing." if rollout.waits_for_signature else ""
+    return {
+        "promotion_obstacle": rollout.promotion_obstacle,
+        "step_obstacle": rollout.step_obstacle,
+        "resume_obstacle": unsigned,
+    }
+
+
+def decided(rollout: Rollout, decision: RolloutDecision) -> dict[str, Any]:
+    """Return a decision with its verdicts as figures, and with what a person's promotion or step overrode."""
+    table = verdict_table(rollout, decision.verdicts)
+    by_hand = decision.outcome in (Outcome.PROMOTED, Outcome.STEPPED) and decision.actor_name != LOOP.name
+    return {"decision": decision, "table": table, "overridden": table["unmet"] if by_hand else []}
 
 
 def plan_form(draft: Rollout) -> PlanForm:
     """Return the form to edit a draft, filled with its present plan."""
-    stands = {"expected_generation": draft.generation, "plan": plan_of(draft.steps), "weight": max(1, draft.weight)}
-    return PlanForm(initial=stands)
+    initial = {
+        "expected_generation": draft.generation,
+        "plan": plan_of(draft.steps, draft.guardrails),
+        "weight": max(1, draft.weight),
+        **{name: draft.checks.get(name, "") for name in ("refusal", "format")},
+    }
+    return PlanForm(initial=initial, steps=draft.steps, guardrails=draft.guardrails, auto_id="plan_%s")
 
 
 @login_required
@@ -101,6 +142,20 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
         raise Http404
     moved = find_rollout(request, pk)
     require_scope(request, moved.alias.project, Scope.OPERATE)
-    getattr(moved, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
+    checks = {"checks": moved.checks} if verb == "edit" else {}
+    fields = cleaned(VERBS[verb](request.POST, **checks))
+    if verb == "promote" and not fields.pop("overrides"):
+        require_met(moved)
+    getattr(moved, verb.replace("-", "_"))(by=actor_of(request), **fields)
     messages.success(request, f"Done: {moved.alias} is {moved.get_status_display()}.")
     return redirect("rollout", pk=pk)
+
+
+def require_met(rollout: Rollout) -> None:
+    """Require that every condition of the plan is met, as the page showed. Raises Conflict with those that are not."""
+    verdicts = verdicts_of(rollout) if rollout.status in MOVES[RolloutStatus.PROMOTED] else None
+    if verdicts and verdicts["unmet"]:
+        raise Conflict(
+            f"A promotion now would override: {' '.join(verdicts['unmet'])} Confirm it below, with the reason.",
+            code="conditions_unmet",
+        )

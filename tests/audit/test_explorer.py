@@ -16,6 +16,7 @@ from django.test import Client
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit import checkpoints, verifier
 from adapterhub.audit.models import AuditEvent, UnsealedEvent
+from adapterhub.audit.sentences import sentence
 from adapterhub.audit.tags import Tag
 
 
@@ -69,11 +70,40 @@ def test_an_event_shows_what_changed_and_only_that(auditor: Client, charlie: Use
     page = auditor.get(f"/audit/{event.pk}/").content.decode()
     assert "<del>[&quot;a&quot;]</del>" in page
     assert "<ins>[&quot;b&quot;]</ins>" in page
-    assert "kept" not in page
-    assert event.hash_hex in page
+    words, raw = page.split("The raw record", 1)
+    assert "kept" not in words
+    assert "alice changed the adapter" in words
+    assert event.hash_hex in raw
     outsider = Client()
     outsider.force_login(charlie)
     assert outsider.get(f"/audit/{event.pk}/").status_code == 404
+
+
+def test_events_stand_in_words_and_reads_are_left_out_until_asked_for(
+    auditor: Client, project: Project, alice: User
+) -> None:
+    with transaction.atomic():
+        AuditEvent.record(Tag.DATASET_READ, project, by=alice.as_actor(), project=project, reason="a mere look")
+    page = auditor.get("/audit/").content.decode()
+    assert "bob changed the project" in page
+    assert "project:changed</a>" not in page
+    assert "a mere look" not in page
+    for query in ("reads=on", "tag=dataset:read"):
+        assert "a mere look" in auditor.get(f"/audit/?{query}").content.decode()
+
+
+@pytest.mark.parametrize("tag", Tag)
+def test_every_tag_has_words(tag: Tag) -> None:
+    words = sentence(tag, "alice", "X")
+    assert words.startswith("alice ")
+    assert not {"_", "{", "}"} & set(words)
+    assert ":" not in words.replace(": X", "")
+
+
+def test_a_noun_stands_once_and_the_system_is_named_as_such() -> None:
+    requested = sentence("training_run:requested", "alice", "run 12345678 of dora")
+    assert requested == "alice requested the training run 12345678 of dora"
+    assert sentence("rollout:promoted", "system:rollout", "X") == "The system (rollout) promoted the candidate: X"
 
 
 def test_reading_the_trail_is_noted(auditor: Client) -> None:

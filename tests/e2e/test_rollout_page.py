@@ -56,7 +56,7 @@ def from_the_form(page: Any, candidate: AdapterVersion, plan: str, *, draft: boo
     """A rollout of the version, opened on its page."""
     page.goto(f"/adapters/{candidate.adapter.slug}/v{candidate.number}/")
     page.get_by_label("Alias").select_option(label="compliance")
-    page.get_by_label("Plan").select_option(plan)
+    page.locator(f"input[name=plan][value={plan}]").check()
     page.get_by_label("Reason").fill("Better on incident reports: evaluation 42.")
     page.get_by_label("Keep it as a draft").set_checked(draft)
     page.get_by_role("button", name="Start the rollout").click()
@@ -76,10 +76,10 @@ def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVe
     page.get_by_text("It has not been started").wait_for()
     page.get_by_text("Error rate: worse by more than 2 points rolls back").wait_for()
     photograph(page, tmp_path, "draft")
-    page.get_by_label("Plan").select_option("quick")
-    page.locator("#id_reason").fill("No need to be so slow.")
+    page.locator("input[name=plan][value=quick]").check()
+    page.locator("#plan_reason").fill("No need to be so slow.")
     page.get_by_role("button", name="Change the plan").click()
-    page.get_by_text("10 % for 5 min").wait_for()
+    page.get_by_text("10 % of the users").wait_for()
     page.locator("#start-reason").fill("Everybody agreed.")
     page.get_by_role("button", name="Start the rollout").click()
     page.get_by_text("until every healthy replica has loaded the candidate").first.wait_for()
@@ -88,9 +88,42 @@ def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVe
     measured(rollout, candidate=0.04)
     page.get_by_text("Error rate: the candidate is within the margin").first.wait_for()
     page.reload()
+    page.get_by_text("Promote although").click()
     page.locator("#promote-reason").fill("every verdict is good")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("Everybody gets dora v2").first.wait_for()
+
+
+@pytest.mark.slow
+def test_a_plan_is_seen_before_its_start_and_own_steps_can_be_given(
+    page: Any, alias: Alias, candidate: AdapterVersion, tmp_path: Path
+) -> None:
+    page.goto(f"/adapters/{candidate.adapter.slug}/v{candidate.number}/")
+    share = page.get_by_label("Share of the users in percent")
+    assert share.is_visible()
+    page.locator("input[name=plan][value=quick]").check()
+    assert not share.is_visible()
+    page.get_by_text("Error rate: worse by more than 2 points rolls back").first.wait_for()
+    photograph(page, tmp_path, "preview")
+    page.locator("input[name=plan][value=own]").check()
+    for name, value in {
+        "steps-0-weight": "5",
+        "steps-0-hold": "10",
+        "steps-1-weight": "40",
+        "rails-0-margin": "3",
+    }.items():
+        page.locator(f"#id_{name}").fill(value)
+    page.locator("#id_rails-0-metric").select_option("error_rate")
+    page.get_by_label("Alias").select_option(label="compliance")
+    page.get_by_label("Reason").fill("Slower than the template.")
+    page.get_by_role("button", name="Preview the plan").click()
+    page.get_by_role("heading", name="What this plan will do").wait_for()
+    photograph(page, tmp_path, "own-plan")
+    page.get_by_role("button", name="Start the rollout").click()
+    page.get_by_text("What happens next").wait_for()
+    rollout = Rollout.objects.get()
+    assert [(step["weight"], step["hold_s"]) for step in rollout.steps] == [(5, 600), (40, 0)]
+    assert rollout.guardrails == [{"metric": "error_rate", "margin": 3, "kind": "guardrail"}]
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -102,7 +135,7 @@ def test_started_and_rolled_back_by_a_person(
     from_the_form(page, candidate, "quick")
     rollout = loaded()
     page.get_by_text("10 % of the users get the candidate").wait_for()
-    page.get_by_text("Error rate: not measured in both arms yet").first.wait_for()
+    page.get_by_text("Error rate: not enough data yet").first.wait_for()
     measured(rollout, candidate=0.08)
     page.get_by_text("Error rate: not decided yet").first.wait_for()
     page.screenshot(path=tmp_path / f"undecided-{width}.png", full_page=True)
@@ -125,6 +158,7 @@ def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     measured(rollout, candidate=0.04)  # also in the latest minute: the loop pauses what it hears nothing of
     judge_and_act(rollout, now())
     page.get_by_text("50 % of the users get the candidate").wait_for()
+    page.get_by_text("Promote although").click()
     page.locator("#promote-reason").fill("every verdict is good")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("Everybody gets dora v2").first.wait_for()

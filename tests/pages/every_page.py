@@ -44,6 +44,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "compare": [compared.slug, numbers[0]],
         "dossier": [version.adapter.slug, version.number],
         "alias": [world.aliases[0].name],
+        "responsibility": [world.aliases[0].name],
         "rollout": [world.rollouts[0].pk],
         "cluster": [world.clusters[0].slug],
         "approval": [Approval.objects.filter(project=world.project)[0].pk],

@@ -12,6 +12,7 @@ from django.urls import reverse
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, BlindTest, BlindVote, VersionEvaluation
+from registry.pages.version_table import comparison_of
 from tests.builders import member
 from tests.markup import markup
 
@@ -40,9 +41,25 @@ def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: Use
     client.force_login(bob)
     page = markup(client.get(page_of(2, 3)))
     assert "dora v1, v2 and v3" in page
-    for text in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
+    for text in ("0.7125", "lora_alpha", "Highest rank", "What is the same in all"):
         assert text in page
     assert 'action="/adapters/eu.dora/v1/compare/ask/' not in page
+
+
+def test_differences_come_first_in_words_and_no_list_of_modules_is_dumped(
+    make_version: Callable[..., AdapterVersion], adapter: Adapter, bob: User, client: Client
+) -> None:
+    first, second = make_version(adapter, seed=1), make_version(adapter, seed=2, rank=8)
+    different, same = (comparison_of([first, second])[part] for part in ("different", "same"))
+    labels = {row["label"]: row["values"] for row in different}
+    assert labels["highest rank"] == [str(first.max_rank), "8"]
+    assert labels["size"][0].endswith("KB")
+    assert not {row["name"] for row in [*different, *same]} & {"rank_pattern", "alpha_pattern"}
+    client.force_login(bob)
+    page = markup(client.get(page_of(2)))
+    assert page.index("What differs") < page.index("What is the same in all") < page.index("The same prompts")
+    assert f"{len(first.ranks)} of {len(first.ranks)} modules have different ranks." in page
+    assert "base model (sha256)" in page
 
 
 @pytest.mark.parametrize("others", [(), (1,), (9,), (2, 3, 4, 5)])

@@ -65,9 +65,9 @@ def test_somebody_with_two_roles_sees_one_project(
 
 def test_a_viewer_sees_no_audit_trail_on_the_overview(alias: Alias, bob: User, alice: User, client: Client) -> None:
     client.force_login(bob)
-    assert b"alias:created" not in client.get(reverse("overview")).content
+    assert b"created the alias" not in client.get(reverse("overview")).content
     client.force_login(alice)
-    assert b"alias:created" in client.get(reverse("overview")).content
+    assert b"created the alias" in client.get(reverse("overview")).content
 
 
 @pytest.mark.parametrize("name", ["new-training-run", "new-rank-analysis"])
@@ -181,8 +181,11 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
 ) -> None:
     client.force_login(alice)
     own = markup(client.get(reverse("rank-analysis", args=[analysis.pk])))
-    assert "follow the plan" in own
+    assert '<span class="badge still"' in own
+    assert "follow the plan" not in own
     assert "0.004 proposed" in own
+    assert "the rate with the lowest loss in the probe" in own
+    assert "at the edge of the rates that were tried" in own
     assert "768 of 768" in own
     assert 'min="1" max="8" value="4"' in own
     whole = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()

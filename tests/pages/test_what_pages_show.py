@@ -59,7 +59,7 @@ def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
         f"v{published.number} lora",
         "compliance",
         "3 answers, 250 ms",
-        "adapter_version:published",
+        "published the version",
     ):
         assert text in page, text
 

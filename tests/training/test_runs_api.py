@@ -65,6 +65,34 @@ def test_the_page_of_a_clone_stands_filled_in_and_two_runs_stand_beside_each_oth
     assert signed_in.get(compare, {"to": "junk"}).status_code == 404
 
 
+def test_four_runs_stand_side_by_side_with_their_curves_and_settings_in_words(
+    signed_in: Client, run: TrainingRun, alice: User
+) -> None:
+    by = alice.as_actor()
+    others = [
+        launch_run(adapter=run.adapter, dataset=run.dataset, hyperparameters={"steps": 5, "packing": number % 2}, by=by)
+        for number in range(1, 5)
+    ]
+    for number, each in enumerate((run, others[0])):
+        RunMetric.objects.bulk_create(
+            RunMetric(run=each, step=step, values={"loss": 3.0 - number - step / 10}) for step in range(3)
+        )
+    TrainingRun.objects.filter(pk=run.pk).update(loss_after=2.5)
+    TrainingRun.objects.filter(pk=others[0].pk).update(loss_after=2.25)
+    compare = reverse("compare-training-runs", args=[run.pk])
+    answer = signed_in.get(compare, {"to": [each.pk for each in others[:3]]})
+    page = answer.content.decode()
+    assert "4 runs compared" in page
+    [packing] = answer.context["different"]
+    assert (packing["label"], packing["values"]) == ("packing", ["no", "yes", "no", "yes"])
+    assert "fill every row" in packing["meaning"]
+    [loss] = answer.context["curves"]
+    assert (loss["title"], [line["number"] for line in loss["lines"]]) == ("Training loss", [0, 1])
+    assert answer.context["best"] == others[0]
+    assert "hyperparameters." not in page
+    assert signed_in.get(compare, {"to": [each.pk for each in others]}).status_code == 422
+
+
 def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
     signed_in: Client, run: TrainingRun, tmp_path: Path, alice: User
 ) -> None:

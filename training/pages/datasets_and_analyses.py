@@ -38,6 +38,7 @@ from training.models.dataset import DatasetStatus
 from training.pages.curves import FRAME
 from training.pages.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.pages.plan_comparison import comparable
+from training.pages.rate_advice import rate_advice
 from training.pages.retention import keeping
 from training.tars.allocation import cost
 
@@ -241,7 +242,8 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the plan with its heat map and its modules by score: the `first` SHOWN_MODULES, and the `rest`."""
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
-    return {"plan": plan, "heat": heat, "first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
+    parts = {"first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
+    return {"plan": plan, "heat": heat, "rate": rate_advice(plan), **parts}
 
 
 @login_required

@@ -1,4 +1,4 @@
-"""Pages of training runs: the list, the form with its preflight, a run's progress, and the comparison of two runs."""
+"""Pages of training runs: the list, the form with its preflight, and a run's progress."""
 
 from __future__ import annotations
 
@@ -172,14 +172,6 @@ def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
     former = [(name, value) for name, value in values.items() if name not in TABLE]
     rows = [(name, ("off", "on")[bool(value)] if is_switch(entry) else value) for name, entry, value in known]
     return [(name.replace("_", " "), value) for name, value in [*rows, *former]]
-
-
-@login_required
-def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show the requested configurations of two runs where they differ, and their results."""
-    viewed, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
-    context = {"job": viewed, "other": other, "rows": specification.differences(viewed, other)}
-    return render(request, "training/compare_runs.html", context)
 
 
 @login_required

@@ -1,0 +1,69 @@
+"""The bar of what an alias served when: one piece for each move, and one for each rollout below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from registry.models import Alias, AliasMove, without_bodies
+from registry.models.rollout_states import RolloutStatus
+
+WIDTH, LEAST, COLOURS, MOST_PIECES = 1000, 3, 8, 200
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time from `first` to `last` on a bar of WIDTH units."""
+
+    first: datetime
+    last: datetime
+
+    def x(self, at: datetime) -> float:
+        """Return the x of a time, at the edge for one outside."""
+        share = (at - self.first).total_seconds() / max((self.last - self.first).total_seconds(), 1)
+        return round(WIDTH * min(1.0, max(0.0, share)), 1)
+
+    def piece(self, start: datetime, end: datetime) -> dict[str, float]:
+        """Return the place of a piece, never narrower than can be seen."""
+        return {"x": self.x(start), "width": max(LEAST, round(self.x(end) - self.x(start), 1))}
+
+
+def served_bar(alias: Alias, at: datetime, now: datetime) -> dict[str, Any]:
+    """Return the bar of the newest moves: pieces, rollouts, the chosen time and the ends of the bar."""
+    newest = without_bodies(alias.moves.select_related("version__adapter__project"), "version")[:MOST_PIECES]
+    moves = list(reversed(newest))
+    span = Span(moves[0].at, max(now, moves[-1].at + timedelta(minutes=1)))
+    return {
+        "pieces": [piece_of(span, moves, number) for number in range(len(moves))],
+        "rollouts": rollouts_of(alias, span),
+        "chosen": span.x(at) if at >= span.first else None,
+        "first": span.first,
+        "last": span.last,
+        "width": WIDTH,
+    }
+
+
+def piece_of(span: Span, moves: Sequence[AliasMove], number: int) -> dict[str, Any]:
+    """Return the piece of one move, until the next one or until now. A version keeps its colour."""
+    move, following = moves[number], moves[number + 1 : number + 2]
+    until = following[0].at if following else None
+    return {
+        **span.piece(move.at, until or span.last),
+        "move": move,
+        "until": until,
+        "colour": move.version.pk % COLOURS,
+    }
+
+
+def rollouts_of(alias: Alias, span: Span) -> list[dict[str, Any]]:
+    """Return the pieces of the rollouts that were opened on the bar, newest first."""
+    opened = alias.rollouts.filter(opened_at__gte=span.first).exclude(status=RolloutStatus.DRAFT)
+    rows = without_bodies(
+        opened.select_related("stable__adapter__project", "candidate__adapter__project"), "stable", "candidate"
+    )[:MOST_PIECES]
+    return [
+        {**span.piece(rollout.opened_at or span.first, rollout.ended_at or span.last), "rollout": rollout}
+        for rollout in rows
+    ]

@@ -1,0 +1,118 @@
+"""The tables that compare versions on a page: what differs first, in words, and the ranks as a summary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.template.defaultfilters import filesizeformat
+
+from adapterhub.charts import heat_map
+from registry.evidence.comparison import table
+from registry.models import AdapterVersion
+
+MOST_MODULES, MOST_ENTRIES = 20, 8
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LABELS = {
+    "base_digest": "base model (sha256)",
+    "tokenizer_digest": "tokenizer (sha256)",
+    "template_digest": "chat template (sha256)",
+    "max_rank": "highest rank",
+    "size_bytes": "size",
+    "loss_before": "held-out loss before",
+    "loss_after": "held-out loss after",
+    "loss_served": "held-out loss on the 16-bit base",
+    "eval_tokens": "held-out tokens",
+    "eval_rows": "held-out rows",
+    "r": "rank without a plan",
+    "lora_alpha": "alpha",
+    "target_modules": "modules",
+}
+# Ranks are summed up by themselves; these would repeat them, one entry a module.
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
+
+def comparison_of(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
+    """Return what differs and what is the same, as rows of words, and the summary of the ranks."""
+    parts = table(versions)
+    rows = [
+        {"group": group, "name": row["name"], "label": label_of(row["name"]), "same": row["same"], "values": words(row)}
+        for group in ("metrics", "facts", "configuration")
+        for row in parts[group]
+        if row["name"] not in PATTERNS
+    ]
+    return {
+        "different": [row for row in rows if not row["same"]],
+        "same": [row for row in rows if row["same"]],
+        "ranks": ranks_of(versions, parts["ranks"]),
+    }
+
+
+def label_of(name: str) -> str:
+    """Return a field's name as people say it."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def words(row: dict[str, Any]) -> list[str]:
+    """Return one row's values in words."""
+    return [in_words(row["name"], value) for value in row["values"]]
+
+
+def in_words(name: str, value: Any) -> str:
+    """Return one value in words: sizes with their unit, a digest's beginning, long lists by their number."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "size_bytes":
+        return str(filesizeformat(value))
+    if isinstance(value, int):
+        return str(intcomma(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | dict):
+        return listed(value)
+    return value[:12] if SHA256.fullmatch(str(value)) else str(value)
+
+
+def listed(value: list[Any] | dict[str, Any]) -> str:
+    """Return the entries of a list or an object; of a long one their number and the first ones."""
+    entries = [f"{key}: {part}" for key, part in value.items()] if isinstance(value, dict) else [*map(str, value)]
+    if not entries:
+        return "none"
+    rest = len(entries) - MOST_ENTRIES
+    return ", ".join(entries[:MOST_ENTRIES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def ranks_of(versions: Sequence[AdapterVersion], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a summary and a heat map of each version's ranks, and the modules whose ranks differ, most first."""
+    most = max((rank for version in versions for rank in version.ranks.values()), default=1)
+    different = [row for row in rows if not row["same"]]
+    by_spread = sorted(different, key=lambda row: (-spread(row["values"]), row["name"]))
+    return {
+        "versions": [
+            {"version": version, "summary": summary_of(version.ranks), "heat": heat_map(version.ranks, most)}
+            for version in versions
+        ],
+        "modules": len(rows),
+        "differing": len(different),
+        "first": by_spread[:MOST_MODULES],
+        "rest": by_spread[MOST_MODULES:],
+    }
+
+
+def spread(ranks: Sequence[int | None]) -> int:
+    """Return the difference between the highest and the lowest rank; a module that is left out has 0."""
+    numbers = [rank or 0 for rank in ranks]
+    return max(numbers) - min(numbers)
+
+
+def summary_of(ranks: dict[str, int]) -> str:
+    """Return how many modules have a rank, and from which to which."""
+    used = [rank for rank in ranks.values() if rank]
+    if not used:
+        return "no module has a rank"
+    low, high = min(used), max(used)
+    return f"{len(used)} modules, " + (f"rank {low} everywhere" if low == high else f"ranks {low} to {high}")

@@ -136,7 +136,7 @@ class DatasetViewSet(Keeping):
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.READ)
         if "file" not in fields:
-            raise Invalid("Only a file can be checked at once: send one.", field="file")
+            raise Invalid("Only a file can be checked at once: send a file.", field="file")
         upload = fields.pop("file")
         fields.pop("name", None)
         with copied(upload) as file:

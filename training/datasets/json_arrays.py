@@ -161,7 +161,7 @@ def items(text: Text) -> Iterator[tuple[str, Any]]:
     elif text.take("{"):
         yield from held_rows(text)
     if text.peek():
-        raise BadLine("", "not_json", "There is more after the end of the JSON document.")
+        raise BadLine("", "not_json", "There is more text after the end of the JSON document: remove it.")
 
 
 def objects(text: Text) -> Iterator[tuple[str, Any]]:
@@ -196,7 +196,7 @@ def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
             text.value()
         text.take(",")
     if not text.take("}"):
-        raise BadLine("", "not_json", "The object does not end: the file is cut off.")
+        raise BadLine("", "not_json", "The object does not end: the file is incomplete.")
 
 
 def elements(text: Text) -> Iterator[Any]:
@@ -208,6 +208,6 @@ def elements(text: Text) -> Iterator[Any]:
         if text.take("]"):
             return
         if not text.take(","):
-            raise BadLine("", "not_json", "The array does not end: the file is cut off, or a comma is missing.")
+            raise BadLine("", "not_json", "The array does not end: the file is incomplete, or a comma is missing.")
         if text.peek() == "]":
             raise BadLine("", "not_json", "There is a comma behind the last element of the array: leave it out.")

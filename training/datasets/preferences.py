@@ -82,7 +82,7 @@ def read_unpaired(named: Record) -> Row:
         return {**checked_talk(turns[:-1], [turns[-1]], "messages"), "label": label} | tools_in(named)
     prompt, answer = prompt_of(named), side_of(named, "completion" if "completion" in named else "output")
     if prompt is None:
-        raise BadLine("prompt", "empty", "prompt is missing: an answer is good or bad as the answer to one.")
+        raise BadLine("prompt", "empty", "prompt is missing: whether an answer is good depends on its prompt.")
     if isinstance(prompt, str) and isinstance(answer, str):
         conversations.refuse_tools(named)
         return {"prompt": with_preface(prompt, named), "completion": answer, "label": label}
@@ -94,7 +94,7 @@ def read_unpaired(named: Record) -> Row:
 def refuse_weight(named: Record) -> None:
     """Raise BadLine for a weight of the row other than 1, which no preference loss knows."""
     if "weight" in named and conversations.loss_weight(named["weight"], "weight") != 1:
-        raise BadLine("weight", "pair_weight", "A preference row has no weight: leave the row out, or the weight.")
+        raise BadLine("weight", "pair_weight", "A preference row cannot have a weight: remove the row or the weight.")
 
 
 def side_of(named: Record, column: str) -> str | list[Turn]:
@@ -238,7 +238,7 @@ def checked_talk(prompt: list[Turn], answer: list[Turn], column: str) -> Row:
             "prompt", "no_question", "The prompt ends with an answer of the assistant: leave that answer out."
         )
     if not answer or answer[0]["role"] != ASSISTANT:
-        message = f"{column} does not go on from the prompt with an answer of the assistant."
+        message = f"{column} does not continue the prompt with an answer of the assistant."
         raise BadLine(column, "no_answer", message)
     require_answer(answer, column)
     for turn in answer:

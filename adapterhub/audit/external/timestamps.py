@@ -41,7 +41,9 @@ def stamp(url: str, message: bytes) -> bytes:
     except (outbound.Forbidden, httpx.HTTPError) as error:
         raise NoTimestamp(f"it does not answer ({error})") from None
     if status != 200 or not holds(content, message):
-        raise NoTimestamp(f"its answer (HTTP {status}) is no time-stamp that ADAPTERHUB_AUDIT_TSA_CERTIFICATES signs")
+        raise NoTimestamp(
+            f"its response (HTTP {status}) is not a time-stamp signed by one of ADAPTERHUB_AUDIT_TSA_CERTIFICATES"
+        )
     return content
 
 

@@ -70,8 +70,8 @@ def data(project: Any, alice: User, tmp_path: Path) -> Any:
         ("dpo", "answers", "no_preference_data", "dpo learns from preference pairs (chosen, rejected)"),
         ("dpo", "labels", "no_preference_data", "holds answers marked good or bad (label), but dpo"),
         ("kto", "answers", "no_preference_data", "or answers marked good or bad (label)"),
-        ("lora", "pairs", "preference_data", "take the method dpo, kto, orpo."),
-        ("full", "labels", "preference_data", "take the method kto."),
+        ("lora", "pairs", "preference_data", "choose the method dpo or kto or orpo."),
+        ("full", "labels", "preference_data", "choose the method kto."),
         ("dpo", "pairs", "", ""),
         ("kto", "pairs", "", ""),
         ("kto", "labels", "", ""),
@@ -124,7 +124,7 @@ def test_held_out_preferences_of_another_dataset_are_of_the_same_kind(adapter: A
     wanted = {"adapter": adapter, "dataset": data("pairs"), "method": "dpo", "by": alice.as_actor()}
     others = data("others", [pair(number) for number in range(60, 90)])
     assert TrainingRun.planned(validation_dataset=others, **wanted).validation_dataset == others
-    with pytest.raises(Invalid, match="holds one answer a row, but dpo learns from") as refused:
+    with pytest.raises(Invalid, match="holds one answer for each row, but dpo learns from") as refused:
         TrainingRun.planned(validation_dataset=data("answers"), **wanted)
     assert refused.value.field == "validation_dataset"
 

@@ -19,7 +19,7 @@ OWN: dict[str, tuple[tuple[str, ...], float]] = {
     "undesirable_weight": (("kto",), 1.0),
 }
 HOLDS = {
-    "answers": "one answer a row",
+    "answers": "one answer for each row",
     "pairs": "preference pairs (chosen, rejected)",
     "labels": "answers marked good or bad (label)",
 }
@@ -33,7 +33,7 @@ def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
     if method in LEARNS_FROM:
         message = f"{dataset} holds {HOLDS[kind]}, but {method} learns from {NEEDS[method]}."
         raise Invalid(message, field=field, code="no_preference_data")
-    fitting = ", ".join(name for name, kinds in LEARNS_FROM.items() if kind in kinds)
+    fitting = " or ".join(name for name, kinds in LEARNS_FROM.items() if kind in kinds)
     message = f"{dataset} holds {HOLDS[kind]}, but {method} needs one answer for each row: choose the method {fitting}."
     raise Invalid(message, field=field, code="preference_data")
 

@@ -12,11 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
+from tests.tiny_model import write_jsonl
 from tests.tools import requires
 from tests.waiting import wait_until
+from training.lm.base_model import load_model, load_tokenizer
+from training.lm.evaluation import held_out_loss, held_out_sample
+from training.lm.token_sequences import read_rows, tokenised
 from training.recipes import launch_command, lora
 from training.recipes.training_loop.checkpoints import last_complete
 
@@ -93,6 +98,26 @@ def test_shards_learn_what_replicas_learn(
     of_shards, of_one = load_file(sharded / name), load_file(alone / name)
     assert of_shards.keys() == of_one.keys()
     assert all(torch.allclose(of_shards[key], of_one[key], atol=0.01) for key in of_shards)
+
+
+def test_the_version_of_a_run_in_shards_is_of_its_best_step(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    few = str(write_jsonl(tmp_path / "few.jsonl", [{"text": "the bank shall report each risk"}] * 4))
+    chosen = {"batch_size": 2, "eval_steps": 2, "patience": 3, "learning_rate": 0.2}
+    path = write_run(tmp_path, {**inputs, "train": few}, steps=30, devices=2, sharding="fsdp", hyperparameters=chosen)
+    started.append(start(path, 2))
+    assert started[0].wait(120) == 0
+    result = json.loads((tmp_path / "output/result.json").read_bytes())
+    curve = {event["step"]: event.get("held_out_loss") for event in events_of(tmp_path, "metrics")}
+    measured = {step: loss for step, loss in curve.items() if loss is not None}
+    assert min(measured, key=lambda step: measured[step]) == result["best_step"] == result["steps"] - 6
+    assert result["loss_after"] == pytest.approx(measured[result["best_step"]], rel=1e-5)
+    alone = load_model(Path(inputs["base_model"]))
+    adapted = PeftModel.from_pretrained(alone, str(tmp_path / "output/adapter"))
+    rows = tokenised(read_rows(Path(inputs["eval"])), load_tokenizer(Path(inputs["base_model"])), 32)
+    held_out = held_out_sample(rows, 60, 0)
+    assert held_out_loss(adapted, held_out, 1).loss == pytest.approx(result["loss_after"], rel=1e-3)
 
 
 def test_a_stop_reaches_every_process_and_nothing_is_left(

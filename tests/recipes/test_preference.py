@@ -212,16 +212,39 @@ def test_what_it_cannot_learn_from_is_named(
     assert fragment in error["message"]
 
 
+@pytest.fixture(scope="module")
+def mixed(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A dataset of other pairs beside the first, of half its weight."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows = [{"prompt": f"the law {n}", "chosen": "under article", "rejected": "unless exempt"} for n in range(12)]
+    files = {
+        name: str(write_jsonl(folder / f"{name}.jsonl", rows[:size])) for name, size in (("train", 12), ("eval", 5))
+    }
+    return {**inputs, "data_name": "support", "mixture": [{"name": "legal", "weight": 0.5, **files}]}
+
+
 @pytest.mark.parametrize("method", EVERY)
-def test_a_mixture_is_refused(method: str, inputs: dict[str, str], tmp_path: Path) -> None:
-    other = {"name": "other", "train": inputs["train"], "weight": 0.5}
-    assert (
-        importlib.import_module(f"training.recipes.{method}").main(
-            [str(write_run(tmp_path, inputs, hyperparameters=CHOSEN, mixture=[other]))]
-        )
-        == 2
-    )
-    assert "mixture: preference methods learn from one dataset" in events_of(tmp_path, "error")[0]["message"]
+def test_a_run_reads_each_dataset_of_preferences_in_its_share(
+    method: str, mixed: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write_run(tmp_path, mixed, steps=15, hyperparameters=CHOSEN | {"eval_tokens": 90})
+    tokenizer = make_tokenizer()
+    material = EVERY[method]().read(Run.read(json.loads(path.read_bytes())), tokenizer)
+    ids = "answer_ids" if method == "kto" else "chosen_ids"
+    assert sum(tokenizer.decode(row[ids]).startswith("the law") for row in material.rows) == 20
+    assert len(material.rows) == 60
+    support, legal = material.parts
+    assert (support.name, legal.name, support.rows + legal.rows) == ("support", "legal", len(material.held_out))
+    assert legal.rows > 0 < support.rows
+
+
+def test_each_dataset_of_preferences_has_its_held_out_loss(mixed: dict[str, Any], tmp_path: Path) -> None:
+    result = train("dpo", tmp_path, mixed, steps=6)
+    support, legal = result["held_out"]
+    assert (support["dataset"], legal["dataset"], legal["rows"]) == ("support", "legal", 5)
+    assert legal["loss_before"] == pytest.approx(0.693147, abs=1e-6)
+    whole = sum(part["loss_after"] * part["rows"] for part in (support, legal)) / result["eval_rows"]
+    assert result["loss_after"] == pytest.approx(whole)
 
 
 def test_a_plain_method_refuses_pairs(inputs: dict[str, str], tmp_path: Path) -> None:

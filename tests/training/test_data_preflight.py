@@ -164,10 +164,11 @@ def test_the_preflight_measures_what_the_loss_counts(plan: Any) -> None:
     assert preflight.data(plan(rows, max_length=16, loss="last_answer"))["left_out"] == 18
 
 
-@pytest.mark.parametrize("chosen", [{"patience": 2}, {"eval_steps": 2, "sharded": 1}])
-def test_an_early_stop_needs_a_curve_and_whole_weights(plan: Any, chosen: dict[str, int]) -> None:
+def test_an_early_stop_needs_a_curve(plan: Any) -> None:
+    rows = [{"prompt": f"a {n}", "completion": "bank"} for n in range(20)]
+    assert plan(rows, eval_steps=2, sharded=1).hyperparameters["eval_steps"] == 2
     with pytest.raises(Invalid) as caught:
-        plan([{"prompt": f"a {n}", "completion": "bank"} for n in range(20)], **chosen)
+        plan(rows, patience=2)
     assert (caught.value.field, caught.value.code) == ("hyperparameters.eval_steps", "bad_curve")
 
 

@@ -111,13 +111,19 @@ def test_a_setting_that_the_method_does_not_know_is_refused(
         )
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto", "orpo"])
-def test_a_mixture_of_preferences_is_refused(method: str, adapter: Adapter, data: Any, alice: User) -> None:
-    pairs, others = data("pairs"), data("others", [pair(number) for number in range(60, 90)])
+@pytest.mark.parametrize(("method", "others"), [("dpo", "pairs"), ("kto", "labels"), ("orpo", "pairs")])
+def test_preferences_are_mixed_with_their_own_kind(
+    method: str, others: str, adapter: Adapter, data: Any, alice: User
+) -> None:
+    pairs, more = data("pairs"), data(others, [MAKERS[others](number) for number in range(60, 120)])
     wanted = {"adapter": adapter, "dataset": pairs, "method": method, "by": alice.as_actor()}
-    with pytest.raises(Invalid, match=f"{method} learns from one dataset") as refused:
-        TrainingRun.planned(mixture=[Mixed(others, 0.5)], **wanted)
-    assert refused.value.field == "mixture"
+    run = TrainingRun.planned(mixture=[Mixed(more, 0.5)], **wanted)
+    assert run.mixture == [{"dataset": more.pk, "weight": 0.5}]
+    first, second = preflight.data(run)["datasets"]
+    assert (first["share"], second["share"]) == (0.6667, 0.3333)
+    with pytest.raises(Invalid, match=f"holds one answer a row, but {method} learns from") as refused:
+        TrainingRun.planned(mixture=[Mixed(data("answers"), 0.5)], **wanted)
+    assert refused.value.field == "mixture.0.dataset"
 
 
 def test_held_out_preferences_of_another_dataset_are_of_the_same_kind(adapter: Adapter, data: Any, alice: User) -> None:

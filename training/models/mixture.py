@@ -11,7 +11,6 @@ from django.db import models
 
 from adapterhub.core.errors import Invalid
 from training.models.dataset import Dataset, DatasetStatus
-from training.models.preference_methods import LEARNS_FROM
 
 FIELD = "mixture"
 MOST_DATASETS = 20
@@ -28,11 +27,8 @@ class Mixed:
 def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> list[dict[str, Any]]:
     """Return the mixture in the form in which it is stored, [{dataset: number, weight}].
 
-    Raises Invalid for a dataset that cannot be mixed in or is named twice, a wrong weight, and a method that takes
-    none.
+    Raises Invalid for a dataset that cannot be mixed in or is named twice, and for a wrong weight.
     """
-    if mixture and method in LEARNS_FROM:
-        raise Invalid(f"{method} learns from one dataset: leave the mixture out.", field=FIELD, code="not_of_method")
     if len(mixture) > MOST_DATASETS:
         raise Invalid(f"A mixture has at most {MOST_DATASETS} datasets beside the run's own.", field=FIELD)
     seen = {dataset.pk}

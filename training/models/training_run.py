@@ -364,13 +364,10 @@ def check_init(run: TrainingRun) -> None:
 
 
 def check_curve(run: TrainingRun) -> None:
-    """Check that an early stop has a held-out curve, and that a sharded run has none. Raises Invalid."""
+    """Check that an early stop has a held-out curve. Raises Invalid."""
     chosen = run.hyperparameters
     if chosen["patience"] and not chosen["eval_steps"]:
         message = "patience counts held-out losses: set eval_steps, too."
-        raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
-    if chosen["eval_steps"] and chosen["sharded"]:
-        message = "eval_steps keeps the best weights, which no device of a sharded run has whole: leave it at 0."
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
@@ -14,7 +17,8 @@ from training.lm.preference import Answer, Pair
 from training.lm.preference_losses import mismatched
 from training.lm.token_sequences import Cuts, DataError, Row, TokenSequence, sample
 from training.recipes.run_file import Run
-from training.recipes.training_loop.batches import Material, Reading, reading_groups, steps_of
+from training.recipes.training_loop.batches import HeldOutPart, Material, Reading, reading_groups, steps_of
+from training.recipes.training_loop.mixture import shares_of
 
 Kind = TypeVar("Kind", Pair, Answer)
 Tokenise = Callable[..., list[Kind]]
@@ -59,30 +63,60 @@ def read(
     Raises BadInput.
     """
     chosen, cuts = run.hyperparameters, Cuts()
-
-    def tokenised(path: Any, field: str, most: int | None, counted: Cuts | None) -> list[Kind]:
-        try:
-            rows = worded(preference.rows_in(path), run)
-            shuffled = sample(rows, len(rows), chosen.seed) if field == "train" else rows
-            made = tokenise(shuffled, tokenizer, chosen.max_length, most, counted)
-        except DataError as error:
-            raise BadInput(f"{field}: {error}") from None
-        if not made:
-            raise BadInput(
-                f"{field}: no row of {path.name} has its answers within max_length tokens; raise max_length."
-            )
-        return made
-
-    read_rows = tokenised(run.train, "train", None if chosen.epochs else run.sequences, cuts)
-    lengths = [row.tokens for row in read_rows]
-    reading = Reading.of_one(lengths)
+    made = partial(tokenised, run=run, tokenizer=tokenizer, tokenise=tokenise)
+    shares = shares_of([part.weight for part in run.parts])
+    rows: list[Kind] = []
+    sizes: list[int] = []
+    for part, share in zip(run.parts, shares, strict=True):
+        most = None if chosen.epochs else math.ceil(run.sequences * share) + (share < 1)
+        own = made(part.train, part.field("train"), most=most, cuts=cuts, shuffled=True)
+        rows, sizes = rows + own, [*sizes, len(own)]
+    reading = Reading([row.tokens for row in rows], sizes, shares)
     steps = steps_of(run, reading)
-    ordered = [read_rows[place] for (place,) in reading_groups(reading, run, steps)]
-    held_out = (
-        held_out_sample(tokenised(run.eval, "eval", None, None), chosen.eval_tokens, chosen.seed) if run.eval else []
-    )
+    ordered = [rows[place] for (place,) in reading_groups(reading, run, steps)]
+    held_out, parts = read_held_out(run, made)
     tokens = [row.tokens for row in ordered]
-    return ordered, lambda rows: Material(Dataset.from_list(rows), tokens, held_out, steps, cuts)
+    return ordered, lambda columns: Material(Dataset.from_list(columns), tokens, held_out, steps, cuts, parts)
+
+
+def read_held_out(run: Run, made: Callable[..., list[Kind]]) -> tuple[list[Kind], list[HeldOutPart]]:
+    """Draw a sample of the held-out rows that `made` tokenises; each dataset gives its share of the tokens.
+
+    Raises BadInput.
+    """
+    chosen = run.hyperparameters
+    evaluated = [(part, part.eval) for part in run.parts if part.eval]
+    shares = shares_of([part.weight for part, _ in evaluated])
+    drawn: list[Kind] = []
+    parts: list[HeldOutPart] = []
+    for (part, path), share in zip(evaluated, shares, strict=True):
+        own = held_out_sample(made(path, part.field("eval")), round(chosen.eval_tokens * share), chosen.seed)
+        drawn, parts = drawn + own, [*parts, HeldOutPart(part.name, len(own))]
+    return drawn, parts
+
+
+def tokenised(
+    path: Path,
+    field: str,
+    *,
+    run: Run,
+    tokenizer: Any,
+    tokenise: Tokenise[Kind],
+    most: int | None = None,
+    cuts: Cuts | None = None,
+    shuffled: bool = False,
+) -> list[Kind]:
+    """Tokenise the rows of a file until there are `most`. Raises BadInput with the field."""
+    chosen = run.hyperparameters
+    try:
+        rows = worded(preference.rows_in(path), run)
+        ordered = sample(rows, len(rows), chosen.seed) if shuffled else rows
+        made = tokenise(ordered, tokenizer, chosen.max_length, most, cuts)
+    except DataError as error:
+        raise BadInput(f"{field}: {error}") from None
+    if not made:
+        raise BadInput(f"{field}: no row of {path.name} has its answers within max_length tokens; raise max_length.")
+    return made
 
 
 def worded(rows: Sequence[Row], run: Run) -> list[Row]:

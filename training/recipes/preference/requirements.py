@@ -16,8 +16,6 @@ def require_supported(run: Run) -> None:
         raise BadInput(f"hyperparameters.loss: whole answers are compared: set it to {ANSWERS}.")
     if chosen.lora_dropout:
         raise BadInput("hyperparameters.lora_dropout: answers are compared without dropout: set it to 0.")
-    if run.mixture:
-        raise BadInput("mixture: preference methods learn from one dataset: leave it out.")
     if run.sharding != "ddp":
         raise BadInput("sharding: preference methods train replicas: choose 'ddp'.")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -15,7 +14,7 @@ from transformers import TrainerCallback
 from training.lm.evaluation import HeldOutLoss
 from training.lm.events import Events
 from training.recipes.run_file import Hyperparameters, write_atomically
-from training.recipes.training_loop.distributed import anyone
+from training.recipes.training_loop.distributed import anyone, of_main_process, set_weights, whole_weights
 
 FACTS = "best.json"
 
@@ -60,10 +59,14 @@ class HeldOutCurve(TrainerCallback):
         facts = best_of(self.folder)
         if facts and facts["measured"] >= step:
             return facts
+        loss = of_main_process(loss, self.state)
         if facts is None or loss < facts["loss"]:
             facts = {"loss": loss, "step": step, "worse_since": 0, "measured": step}
+            weights = whole_weights(getattr(model, "module", model))
             if self.state.is_main_process:
-                save_file(trained_weights(model), weights_file(self.folder, step))
+                save_file(
+                    {name: weight.cpu().clone() for name, weight in weights.items()}, weights_file(self.folder, step)
+                )
         else:
             facts = {**facts, "worse_since": facts["worse_since"] + 1, "measured": step}
         # Another process must not read the next facts while it still has to judge by these.
@@ -93,20 +96,10 @@ def best_of(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_bytes()) if path.is_file() else None
 
 
-def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return copies of the weights that are trained, on the CPU."""
-    plain = getattr(model, "module", model)
-    return {name: weight.detach().cpu().clone() for name, weight in plain.named_parameters() if weight.requires_grad}
-
-
 def restore_best(model: Any, folder: Path) -> int | None:
     """Put the best weights back into the model; return their step, or None without any."""
     facts = best_of(folder)
     if facts is None:
         return None
-    weights = load_file(weights_file(folder, facts["step"]))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name in weights:
-                weight.copy_(weights[name].to(weight.device))
+    set_weights(model, load_file(weights_file(folder, facts["step"])))
     return int(facts["step"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from serving_client.parent_death import die_with_parent
 from training.lm.base_model import on_gpu
@@ -62,9 +65,38 @@ def sharding(run: Run) -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
 
+def of_main_process(number: float, state: PartialState) -> float:
+    """Return the first process' number, so that all decide alike by what each of them has measured."""
+    if state.num_processes == 1:
+        return number
+    shared = torch.tensor(number, dtype=torch.float64, device=state.device)
+    torch.distributed.broadcast(shared, src=0)
+    return float(shared)
+
+
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
     """Gather the trained weights by name from the shards. A collective: every process must call it."""
     weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     return {
         name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in weights.items()
     }
+
+
+def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put whole weights into the model by their names, into each process' part where the model is in shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # A forward pass leaves the root's weights gathered: copies, which the next step would not read.
+            module.reshard()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in weights:
+                weight.copy_(placed(weights[name], weight))
+
+
+def placed(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return a whole weight where the model has its own: on its device, in its shards. The first process' counts."""
+    if isinstance(weight, DTensor):
+        mesh = weight.device_mesh
+        return distribute_tensor(whole.to(mesh.device_type), mesh, weight.placements)
+    return whole.to(weight.device)

@@ -185,7 +185,7 @@ def train_second_version(ada: Person) -> None:
 def open_rollout(ada: Person) -> str:
     ada.click("link", "Roll it out")
     ada.page.locator("#id_reason").fill("trained again at another rate")
-    ada.page.locator("#roll-out button").click()
+    ada.click("button", "Start the rollout")
     ada.sees(re.compile("plan is signed"))
     ada.done("rollout")
     return str(ada.page.url)
@@ -223,11 +223,12 @@ def promote_and_roll_back(ada: Person, rollout: str) -> None:
 
 
 def who_allowed_it(ada: Person) -> None:
-    """The alias says what it served, and the trail who signed for it."""
-    ada.page.goto("/approvals/")
-    ada.click("link", re.compile("Promotion of compliance"))
-    row = ada.page.get_by_role("row").filter(has_text="The held-out loss is lower.")
-    assert "bob" in row.inner_text()
+    """The alias says what it served when; the time at which v2 began names who signed, and why."""
+    ada.page.goto("/")
+    ada.page.locator("#aliases").get_by_role("link", name="compliance").click()
+    ada.page.get_by_role("row").filter(has_text="dora v2").get_by_role("link").first.click()
+    ada.sees("The held-out loss is lower.")
+    assert "bob" in ada.page.locator("main").inner_text()
     ada.done("who-allowed-it")
 
 

@@ -12,6 +12,8 @@ from django.test import Client
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
+from adapterhub.audit.access_log import observe, seal
+from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.pages.plans import PLAN
@@ -185,3 +187,12 @@ def test_times_have_one_form(client: Client) -> None:
         1,
         1,
     )
+
+
+def test_the_latest_changes_are_no_reads(client: Client, project: Project, alias: Alias, alice: User) -> None:
+    for number in range(20):
+        observe(Tag.AUDIT_READ, by=alice.as_actor(), project=project, resource=f"/audit/{number}/")
+    seal()
+    page = page_of(client, "/")
+    assert "audit:read" not in page.partition("Latest changes")[2]
+    assert "compliance" in page.partition("Latest changes")[2]

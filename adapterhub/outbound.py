@@ -9,18 +9,19 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from serving_client.engine_hosts import addresses, is_listed, target_of
+from serving_client.engine_hosts import addresses, is_listed, may_be_listed, target_of
 
 TIMEOUT_S = 10.0
-LONGEST_S, MOST_BYTES = 30.0, 2**18  # of an answer that is read
+LONGEST_S, MOST_BYTES = 30.0, 2**18  # of a request with its answer; of an answer that is read
 # NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses, which end with an IPv4 address.
 LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
@@ -59,8 +60,10 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
     if (target := target_of(url)) is None:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
     host, port = target
-    resolved = addresses(host, port)
-    if not is_listed(host, port, resolved, [entry.lower() for entry in allowed]):
+    entries = [entry.lower() for entry in allowed]
+    # A name that nobody listed is not looked up: its name server would be asked, and might take its time.
+    resolved = addresses(host, port) if may_be_listed(host, port, entries) else set()
+    if not is_listed(host, port, resolved, entries):
         raise Forbidden(
             f"An engine at {host}:{port} is not allowed: ask an operator to add it to ADAPTERHUB_ENGINE_HOSTS."
         )
@@ -150,7 +153,44 @@ def sent(
     url, host = target
     headers = {**(headers or {}), "Host": host}
     with (
+        Deadline(LONGEST_S) as deadline,
         httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False, **client) as session,
-        session.stream("POST", url, content=body, headers=headers, extensions={"sni_hostname": host}) as answer,
+        session.stream(
+            "POST", url, content=body, headers=headers, extensions={"sni_hostname": host, "trace": deadline.trace}
+        ) as answer,
     ):
         yield answer
+
+
+class Deadline:
+    """A context manager that cuts off a connection after so many seconds, however slowly the other side goes on.
+
+    The time-outs of the client hold for a single read: who sends a byte each time would keep a worker for days.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._connection: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        """Start the time."""
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the time."""
+        self._timer.cancel()
+        if self._connection:
+            self._connection.close()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Note the connection, as an extension of httpcore's requests."""
+        if event == "connection.connect_tcp.complete":
+            # TLS takes over the socket itself.
+            self._connection = info["return_value"].get_extra_info("socket").dup()
+
+    def _cut(self) -> None:
+        if self._connection:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)

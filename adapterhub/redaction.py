@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
+from serving_client.log_lines import OneLine
+
 PATTERNS = (
     # A token's id is no secret and says which one to revoke.
     (re.compile(r"\b(ah_[a-z0-9]{12})_[\w-]{20,}"), r"\1_[hidden]"),
@@ -24,10 +26,6 @@ PATTERNS = (
 )
 
 
-# Input from users must not start a line of its own, nor move a terminal's cursor.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
 def redacted(text: str) -> str:
     """Return the text with tokens, private keys, and passwords in URLs and fields replaced."""
     for pattern, replacement in PATTERNS:
@@ -35,15 +33,8 @@ def redacted(text: str) -> str:
     return text
 
 
-class Redacting(logging.Formatter):
-    """A log formatter that hides secrets in the finished text, so that arguments and tracebacks are covered too.
-
-    Control characters of a message are escaped: it stays one line.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the message with control characters escaped, so that no text forges a line of the log."""
-        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().formatMessage(record))
+class Redacting(OneLine):
+    """A formatter that hides secrets in the finished line, so that arguments and tracebacks are covered too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the formatted record without secrets."""

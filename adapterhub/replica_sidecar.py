@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from adapterhub.artifacts import DIGEST, ArtifactError, ArtifactStore, open_store
+from serving_client import log_lines
 
 PASSED = {
     "GET": ("/health", "/version", "/v1/models"),
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    log_lines.start("%(levelname)s %(name)s %(message)s")
     agent = Agent(
         open_store(options.store, endpoint_url=options.endpoint_url), options.folder.absolute(), options.engine
     )

@@ -29,16 +29,25 @@ def addresses(host: str, port: int) -> set[str]:
         return set()
 
 
+def may_be_listed(host: str, port: int, allowed: Sequence[str]) -> bool:
+    """Return False for a host that no entry can list, wherever its name leads: it need not be looked up."""
+    return bool(naming(host, port, allowed)) or any("/" in entry for entry in allowed)
+
+
+def naming(host: str, port: int, allowed: Sequence[str]) -> list[str]:
+    """Return the entries that name the host or a domain above it."""
+    literal = f"[{host}]" if ":" in host else host
+    names = {host, literal, f"{literal}:{port}"}
+    return [entry for entry in allowed if entry in names or (entry.startswith(".") and host.endswith(entry))]
+
+
 def is_listed(host: str, port: int, resolved: set[str], allowed: Sequence[str]) -> bool:
     """Return True if `allowed` names the host or a domain above it, or if all its addresses lie in a listed network.
 
     A listed name whose address is link-local or multicast is refused.
     """
-    literal = f"[{host}]" if ":" in host else host
-    domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
-    named = domains or {host, literal, f"{literal}:{port}"} & set(allowed)
     ips = [ipaddress.ip_address(address) for address in resolved]
-    if named:
+    if naming(host, port, allowed):
         return host in resolved or not any(ip.is_link_local or ip.is_multicast for ip in ips)
     networks = [ipaddress.ip_network(entry, strict=False) for entry in allowed if "/" in entry]
     return bool(ips) and all(any(ip in net for net in networks) for ip in ips)

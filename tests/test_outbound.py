@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -90,3 +94,34 @@ def test_a_name_is_looked_up_once_and_the_connection_goes_there(monkeypatch: pyt
     assert outbound.post("https://hook.example/in?a=1", b"{}", allowed=["hook.example"], transport=transport) == 302
     assert [str(request.url) for request in requests] == ["https://93.184.216.34/in?a=1"]
     assert (requests[0].headers["Host"], requests[0].extensions["sni_hostname"]) == ("hook.example", "hook.example")
+
+
+@pytest.fixture
+def trickle() -> Iterator[int]:
+    """The port of a server that goes on sending a byte at a time, and never ends its first record of TLS."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")
+            while not ended.wait(0.05):
+                connection.sendall(b"\x02")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.threat("G8")
+def test_a_receiver_that_trickles_is_cut_off(trickle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold the worker that all projects' webhooks wait for."""
+    monkeypatch.setattr(outbound, "resolve", lambda *_, **__: "127.0.0.1")
+    monkeypatch.setattr(outbound, "LONGEST_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(httpx.HTTPError):
+        outbound.post(f"https://hook.example:{trickle}/", b"{}", allowed=["hook.example"])
+    assert time.monotonic() - began < 5

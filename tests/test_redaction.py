@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import logging
+from pathlib import Path
 
 import pytest
 from django.conf import settings
 
 from adapterhub.redaction import Redacting, redacted
+from serving_client import log_lines
 
+ROOT = Path(__file__).parent.parent
 TOKEN = "ah_abcdefgh1234_" + "S3cret-_" * 5
 
 
@@ -60,6 +64,20 @@ def test_what_somebody_typed_begins_no_line_and_moves_no_cursor(typed: str) -> N
     assert len(line.splitlines()) == 1
     assert line.isprintable()
     assert line.startswith("WARNING refused bob")
+
+
+@pytest.mark.threat("H4")
+@pytest.mark.parametrize(
+    "program", ["serving_client/router/__main__", "serving_client/engine/__main__", "adapterhub/replica_sidecar"]
+)
+def test_the_other_processes_write_one_line_too(program: str) -> None:
+    """What an engine answers, or a table names, stands in the log of a router."""
+    tree = ast.parse((ROOT / f"{program}.py").read_text())
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert "log_lines.start" in calls
+    assert "logging.basicConfig" not in calls
+    record = logging.LogRecord("router", logging.ERROR, "", 0, "%s", ("a\nERROR forged\x1b[2J",), None)
+    assert log_lines.OneLine("%(message)s").format(record) == r"a\nERROR forged\x1b[2J"
 
 
 def test_the_console_of_the_product_redacts() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 import torch
 import uvicorn
 from transformers.utils.logging import disable_progress_bar
 
+from serving_client import log_lines
 from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.errors import ApiError, ModelUnusable
@@ -88,7 +88,7 @@ def load(engine: Engine, name: str, folder: str) -> None:
 def main(arguments: list[str]) -> int:
     """Serve until a signal ends the process and return 0; if the model cannot be served, print why and return 2."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -24,6 +24,7 @@ from serving_client.engine.field_values import (
 )
 from serving_client.engine.tool_calls import MOST_CALLS, ToolUse
 from serving_client.request_annotations import ANNOTATIONS
+from serving_client.text_size import characters_in
 
 # Unsupported field -> its default values, which are accepted.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -188,11 +189,10 @@ class CompletionRequest(Strict):
             raise bad_request("'stream_options' needs 'stream': true.", "stream_options")
 
     def characters(self) -> int:
-        """Return the characters of the longest prompt, or of all texts of the messages; 0 for prompts of tokens."""
+        """Return the characters of the longest prompt, or of messages and tools together; 0 for prompts of tokens."""
         if self.messages is None:
             return max((len(prompt) for prompt in self.prompt if isinstance(prompt, str)), default=0)
-        texts = (value for message in self.messages for value in message.values())
-        return sum(len(text) for text in texts if isinstance(text, str))
+        return characters_in(self.messages) + characters_in(self.tools, keys=True)
 
     def sampling(self, room: int, number: int = 0) -> SamplingParams:
         """Return the sampling parameters of the answer of that number to one prompt.

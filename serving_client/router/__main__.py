@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from serving_client import telemetry
+from serving_client import log_lines, telemetry
 from serving_client.http_protocol import BoundedConnection, Connections, bounded_by_files
 from serving_client.router.app import Settings, make_app
 from serving_client.router.http.host_header import LOOPBACK
@@ -64,7 +64,7 @@ def main() -> None:
         help="seconds for which an idle connection is kept; a front must close its own ones earlier",
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    log_lines.start("%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
     telemetry.start("router")
     # Objects made so far live to the end, and a request's objects die young; a full collection would stop all requests.

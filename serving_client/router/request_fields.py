@@ -11,6 +11,7 @@ from typing import Any
 from serving_client.regex import unfolded
 from serving_client.request_annotations import ANNOTATIONS
 from serving_client.router.errors import Refusal
+from serving_client.text_size import characters_in
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"
@@ -108,6 +109,8 @@ MAX_STOPS, LONGEST_STOP, MAX_TOKENS_NAMED = 16, 1000, 1024
 # Engines build a machine from a schema's patterns, of about as many states as the pattern unfolds to.
 MAX_UNFOLDED, MAX_SCHEMA_VALUES = 20_000, 20_000
 WITH_SCHEMAS = ("response_format", "tools", "functions", "text")
+# Fields whose texts become part of the prompt.
+AROUND_PROMPT = ("functions", "instructions", "suffix", "tools")
 ADDRESSES = ("image_url", "video_url", "audio_url", "file_url")
 
 Body = dict[str, Any]
@@ -246,20 +249,16 @@ def require_fitting(body: Body, most_characters: int | None) -> None:
 
 
 def size_of(body: Body) -> int:
-    """Return the characters of a conversation, or of the longest text of a prompt or input."""
+    """Return the characters of a conversation, or of the longest text of a prompt or input, with what stands around it.
+
+    Engines write tools, instructions and calls of tools into the prompt.
+    """
+    around = sum(characters_in(body.get(name), keys=True) for name in AROUND_PROMPT)
     if conversation := conversation_of(body):
-        return sum(len(text) for message in conversation for text in texts_in(message))
+        return around + characters_in(conversation)
     given = body.get("prompt", body.get("input"))
-    return max((len(text) for text in [given, *listed(given)] if isinstance(text, str)), default=0)
-
-
-def texts_in(message: Any) -> Iterator[str]:
-    """Yield the texts in a message's content and output, whole or in parts."""
-    content, output = (message.get("content"), message.get("output")) if isinstance(message, dict) else (None, None)
-    for part in [content, *listed(content), output, *listed(output)]:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            yield text
+    texts = [text for text in [given, *listed(given)] if isinstance(text, str)]
+    return around + max(map(len, texts), default=0)
 
 
 def listed(value: Any) -> list[Any]:

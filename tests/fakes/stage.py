@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from serving_client import RoutingTable
 from serving_client.router.app import Settings, make_app
 from tests.fakes.engine import FakeEngine
 from tests.fakes.routing import CANDIDATE, FOREIGN, INFER, STABLE
-from tests.fakes.server import Server
+from tests.fakes.server import Server, closed_url
 from tests.fakes.valkey import Valkey
 from tests.waiting import wait_until
 
@@ -81,6 +84,23 @@ def running_engine(*adapters: str) -> Iterator[Engine]:
         yield Engine(fake, server.url)
         # Opened before the server is asked to end, whatever the test left.
         fake.gate.set()
+
+
+@contextmanager
+def router_process(
+    valkey: Valkey, table: RoutingTable, folder: Path, *options: str, **environ: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Router]]:
+    """A router as a process of its own, which has the table; it may not be ready yet."""
+    announce(valkey, table)
+    url = closed_url()
+    arguments = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--redis-url", valkey.url]
+    arguments += ["--snapshot", str(folder / "router/table.json"), "--spool", str(folder / "router/spool")]
+    command = [sys.executable, "-m", "serving_client.router", *arguments, *options]
+    process = subprocess.Popen(command, env={**os.environ, **environ})
+    with httpx.Client(base_url=url, timeout=15) as http:
+        yield process, Router(http, valkey)
+    process.kill()
+    process.wait()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from registry.models import AdapterVersion, Alias, Rollout
 from serving_client.engine.adapters.adapter_config import read_lora_shape
 from serving_client.engine.errors import AdapterUnusable
 from serving_client.protocol import Checks
+from serving_client.regex import BadPattern, compiled
 from serving_client.router.reporting.response_checks import judged
 from tests.builders.patterns import UNFOLDING
 from tests.builders.rest import client, problem
@@ -50,6 +51,16 @@ def test_an_evaluation_with_such_a_pattern_is_refused_at_once(ci: str, version: 
     before, began = peak_kb(), time.process_time()
     problem(client(ci).post("/api/v1/evaluations/", body), 422, "bad_pattern")
     assert (time.process_time() - began, peak_kb() - before) < (1, 20_000)
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize("pattern", [r"\pL{1000}", r"\pL{200}", r"(?:\pN\pL){100}"])
+def test_a_pattern_takes_at_most_a_megabyte(pattern: str) -> None:
+    """A class of letters alone compiles to hundreds of steps; 256 compiled patterns are kept."""
+    before, began = peak_kb(), time.monotonic()
+    with pytest.raises(BadPattern, match="too large"):
+        compiled(pattern)
+    assert (time.monotonic() - began, peak_kb() - before) < (1, 8_000)
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -26,6 +26,16 @@ from tests.waiting import wait_until
 WATCH = {"Authorization": "Bearer watch"}
 
 HUGE = "The bank shall report. " * 170_000
+
+
+def tool(description: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "a", "description": description, "parameters": {}}}
+
+
+def call(arguments: str) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "a", "arguments": arguments}}
+
+
 ENDLESS = {"max_tokens": 900, "ignore_eos": True}
 
 
@@ -50,6 +60,7 @@ async def served(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
         ("/v1/completions", {"prompt": [1] * 1_500_000}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": HUGE}]}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}] * 4_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [tool(HUGE)]}),
     ],
 )
 async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(
@@ -114,6 +125,11 @@ def router(tmp_path: Path) -> Iterator[Router]:
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": HUGE}]}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": HUGE}]}]}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 100}] * 100}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [tool(HUGE)]}),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [call(HUGE)]}]}),
+        ("/v1/responses", {"input": "a", "instructions": HUGE}),
+        ("/v1/responses", {"input": [{"type": "function_call", "name": "a", "arguments": HUGE}]}),
+        ("/v1/completions", {"prompt": "a", "suffix": HUGE}),
     ],
 )
 def test_the_router_refuses_it_for_any_engine(router: Router, path: str, body: dict[str, Any]) -> None:

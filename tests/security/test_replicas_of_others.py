@@ -235,7 +235,11 @@ def answering(body: str, status: int = 200) -> Any:
         "http://[::1]:8000",
     ],
 )
-def test_an_address_that_no_operator_listed_is_no_replica(cluster: Cluster, ci: str, settings: Any, url: str) -> None:
+def test_an_address_that_no_operator_listed_is_no_replica(
+    cluster: Cluster, ci: str, settings: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is its name looked up: who runs its name server would hear of it, and could answer after a minute."""
+    monkeypatch.setattr("adapterhub.outbound.addresses", lambda *_: pytest.fail("a name was looked up"))
     settings.ENGINE_HOSTS = ["127.0.0.1:8100", "gpu.example"]
     answer = client(ci).post("/api/v1/replicas/", {"cluster": "cpu", "url": url})
     assert "ADAPTERHUB_ENGINE_HOSTS" in problem(answer, 422, "forbidden_address")["detail"]

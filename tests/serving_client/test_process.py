@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,8 @@ import pytest
 from serving_client.router.__main__ import KEEP_ALIVE_S
 from tests.fakes.collector import Collector
 from tests.fakes.routing import INFER, make_table
-from tests.fakes.server import Server, closed_url
-from tests.fakes.stage import Engine, Router, announce
+from tests.fakes.server import Server
+from tests.fakes.stage import Engine, Router, router_process
 from tests.fakes.valkey import Valkey
 from tests.waiting import wait_until
 
@@ -40,16 +38,8 @@ def process(
     valkey: Valkey, engine: Engine, tmp_path: Path, environ: dict[str, str], options: list[str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Router]]:
     """A router with a table."""
-    announce(valkey, make_table(engine.url))
-    url = closed_url()
-    arguments = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--redis-url", valkey.url]
-    arguments += ["--snapshot", str(tmp_path / "router/table.json"), "--spool", str(tmp_path / "router/spool")]
-    command = [sys.executable, "-m", "serving_client.router", *arguments, *options]
-    process = subprocess.Popen(command, env={**os.environ, **environ})
-    with httpx.Client(base_url=url, timeout=15) as http:
-        yield process, Router(http, valkey)
-    process.kill()
-    process.wait()
+    with router_process(valkey, make_table(engine.url), tmp_path, *options, **environ) as started:
+        yield started
 
 
 def is_ready(router: Router) -> bool:

@@ -78,8 +78,10 @@ class Proxy:
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         request.state.project = token.project
         await self.limits.admit(token.project, self.table().limits.get(token.project))
-        with self.bodies.share() as share:
-            body = parse(await read_body(request, share), request.url.path)
+        with self.bodies.share(token.project) as share:
+            raw = await read_body(request, share)
+            share.unfold(raw)
+            body = parse(raw, request.url.path)
             return await self.answered(request, token, body, began)
 
     async def answered(self, request: Request, token: TokenRoute, body: Body, began: float) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,31 +12,37 @@ from starlette.requests import Request
 from serving_client.router.errors import Refusal
 
 MAX_BODY_BYTES = 4 * 2**20
-# All bodies that the router holds, until their answers have begun.
+# All bodies that the router holds, until their answers have begun; those of one project take half of it.
 MOST_HELD_BYTES = 256 * 2**20
+# Parsed, an object or a list takes about so many bytes, and another value so many.
+OPENED_BYTES, VALUE_BYTES = 232, 40
+MOST_PARSED_BYTES = 64 * 2**20
 BODY_S = 60.0
 
 
 class Bodies:
-    """The bytes of all bodies that this router holds, with a limit on their sum."""
+    """The bytes of all bodies that this router holds, with a limit on their sum and on that of each project."""
 
-    held_bytes = 0
+    def __init__(self) -> None:
+        self.held_bytes = Counter[str]()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
+    def share(self, project: str) -> Iterator[Share]:
         """Yield the count of one body's bytes, which are given back at the end of the block."""
-        share = Share(self)
+        share = Share(self, project)
         try:
             yield share
         finally:
-            self.held_bytes -= share.taken_bytes
+            self.held_bytes[project] -= share.taken_bytes
+            if not self.held_bytes[project]:
+                del self.held_bytes[project]
 
 
 class Share:
     """The bytes that one body takes of those that the router may hold."""
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies, self.taken_bytes = bodies, 0
+    def __init__(self, bodies: Bodies, project: str) -> None:
+        self._bodies, self._project, self.taken_bytes = bodies, project, 0
 
     def take(self, count: int) -> None:
         """Count more bytes.
@@ -44,10 +51,21 @@ class Share:
         """
         if self.taken_bytes + count > MAX_BODY_BYTES:
             raise Refusal(413, "body_too_large", "The body is over 4 MB.")
-        if self._bodies.held_bytes + count > MOST_HELD_BYTES:
+        self._hold(count)
+
+    def unfold(self, raw: bytes) -> None:
+        """Count what the body will take once it is parsed. Raises Refusal 413, and 503 if others leave no room."""
+        count = OPENED_BYTES * (raw.count(b"{") + raw.count(b"[")) + VALUE_BYTES * raw.count(b",")
+        if count > MOST_PARSED_BYTES:
+            raise Refusal(413, "too_many_values", "The body holds too many values: send more requests.")
+        self._hold(count)
+
+    def _hold(self, count: int) -> None:
+        counts = self._bodies.held_bytes
+        if counts.total() + count > MOST_HELD_BYTES or counts[self._project] + count > MOST_HELD_BYTES // 2:
             raise Refusal(503, "busy", "The router holds too many requests: try again.", retry_after_s=1)
         self.taken_bytes += count
-        self._bodies.held_bytes += count
+        counts[self._project] += count
 
 
 async def read_body(request: Request, share: Share) -> bytes:

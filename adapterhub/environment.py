@@ -180,6 +180,11 @@ TABLE = {
             "",
             "What datasets may be read from: s3://bucket/prefix or hf://owner, with commas; project=s3://... for one.",
         ),
+        Setting(
+            "ADAPTERHUB_BASE_MODEL_SOURCES",
+            "",
+            "Owners (`Qwen`) or repositories (`Qwen/Qwen3-8B`) of a hub whose base models may be fetched, with commas.",
+        ),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
         Setting(
             "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."

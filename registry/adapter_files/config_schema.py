@@ -16,6 +16,8 @@ from registry.adapter_files.served_config import CONFIG
 from registry.adapter_files.tensor_names import CONVERT, MERGE
 
 MAX_NAMES = 1000
+# Each is a pattern that is tried at every part of every module's name.
+MAX_LAYER_NAMES = 16
 MAX_TEXT = 500
 MAX_PATTERN = 20_000
 
@@ -57,9 +59,15 @@ def is_targets(value: Any) -> bool:
     return (isinstance(value, str) and len(value) <= MAX_PATTERN) or is_names(value)
 
 
+def is_layer_names(value: Any) -> bool:
+    """Return True for a name of the list of layers, a short list of such names, or None."""
+    return is_targets(value) and not (isinstance(value, list) and len(value) > MAX_LAYER_NAMES)
+
+
 def is_layers(value: Any) -> bool:
     """Return True for a layer's number, a list of them, or None."""
-    return value is None or all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
+    layers = value if isinstance(value, list) else [value]
+    return value is None or (len(layers) <= MAX_NAMES and all(type(layer) is int for layer in layers))
 
 
 def is_pattern(value: Any) -> bool:
@@ -93,7 +101,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "target_modules": (is_targets, "a list of names, a pattern, or all-linear"),
     "exclude_modules": (is_targets, "a list of names, or a pattern"),
     "layers_to_transform": (is_layers, "a layer's number, or a list of them"),
-    "layers_pattern": (is_targets, "a name, or a list of them"),
+    "layers_pattern": (is_layer_names, f"a name, or a list of at most {MAX_LAYER_NAMES}"),
     "rank_pattern": (is_pattern, "an object of module names and positive numbers"),
     "alpha_pattern": (is_pattern, "an object of module names and positive numbers"),
     "use_rslora": (is_flag, "true or false"),

@@ -13,6 +13,8 @@ from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
 
 MAX_HEADER_BYTES = 2 * 2**20
 MAX_TENSORS = 20_000
+# Frameworks' names have a hundred characters. The marks in them are searched for in time that grows with the square.
+LONGEST_NAME = 255
 DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 DTYPE_BYTES |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1)
 # First bytes of files that are sent under the weights' name -> what they are, and the way out.
@@ -103,7 +105,7 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
-    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError or LookupError.
+    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError, LookupError or Unreadable.
 
     Tensors must fill the file's body without gap or overlap, and each one's length must match its shape.
     """
@@ -112,6 +114,9 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise ValueError("too many tensors")
+    if any(len(name) > LONGEST_NAME for name in header):
+        cause = f"The safetensors header has a tensor whose name is over {LONGEST_NAME} characters."
+        raise Unreadable(fault("name_too_long", WEIGHTS, cause, "Save the adapter with PEFT's `save_pretrained`."))
     end = 0
     for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"]):
         start, stop = tensor["data_offsets"]

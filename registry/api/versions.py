@@ -119,7 +119,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     takes_files = ("create", "check")
     project_path = "adapter__project"
     lookup_field = "number"
-    lookup_value_regex = r"\d+"
+    lookup_value_regex = r"\d{1,9}"
     filters = {"status": "status", "method": "method", "digest": "digest"}
     scopes = {
         "create": Scope.PUBLISH,

@@ -16,6 +16,7 @@ from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.workspace import store
 from registry.exports import zip_export as exports
 from registry.models import AdapterVersion, BaseModel
+from registry.models.base_model import require_listed
 
 POLL_S = 1.0
 
@@ -36,6 +37,8 @@ def fetch_base_model(model: BaseModel) -> None:
     elif "/" not in model.source or model.source.startswith((".", "/")):
         raise NotFetched(f"There is no folder {model.source!r} in {settings.MODELS_DIR}: put the checkpoint there.")
     else:
+        # An operator may have taken the source from the list meanwhile.
+        require_listed(model.source, model.folder)
         download(model)
 
 

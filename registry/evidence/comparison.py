@@ -16,7 +16,9 @@ FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_ra
 
 def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
     """Return the version of the same adapter with this number. Raises Invalid if there is none."""
-    other = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
+    # Python reads no number of thousands of digits.
+    is_number = str(number).isdecimal() and len(str(number)) < 10
+    other = version.adapter.versions.filter(number=int(number)).first() if is_number else None
     if other is None:
         raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
     return other

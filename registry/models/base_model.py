@@ -99,8 +99,10 @@ class BaseModel(models.Model):
     def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
         """Record the model and, after the commit, start its check, which computes the digest.
 
-        A rejected model's slug is free: its row is used again. Raises Invalid for a used slug.
+        A rejected model's slug is free: its row is used again. Raises Invalid for a used slug, and for a hub's model
+        that no operator lists.
         """
+        require_listed(source, settings.MODELS_DIR / slug)
         origin = {"source": source, "revision": revision}
         again = {"message": "", "checked_at": None, "check_attempt": 0, "created_at": now(), "archived_at": None}
         with transaction.atomic():
@@ -241,6 +243,20 @@ class BaseModel(models.Model):
     def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
         """Return the bytes that an engine reserves for one adapter slot of this rank."""
         return self.layers * slot_bytes(self.linear_shapes().values(), rank, number_bytes)
+
+
+def require_listed(source: str, folder: Path) -> None:
+    """Check that an operator lists the hub's owner or repository, or has put the files there. Raises Invalid.
+
+    All projects use a base model, and its chat template runs in the web process.
+    """
+    owner, is_of_hub, _ = source.partition("/")
+    if is_of_hub and not folder.is_dir() and not {owner, source} & set(settings.BASE_MODEL_SOURCES):
+        raise Invalid(
+            f"{source} is not fetched: ask an operator to add it, or {owner}, to ADAPTERHUB_BASE_MODEL_SOURCES.",
+            field="source",
+            code="source_not_allowed",
+        )
 
 
 def longest_token(path: Path) -> int:

@@ -15,9 +15,11 @@ from rest_framework.test import APIClient
 from adapterhub.accounts import memberships, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, SignIn, User
 from adapterhub.accounts.sessions import end
+from adapterhub.core.errors import TooMany
 from registry.models import Adapter, BaseModel
 from tests.builders import member
 from tests.builders.tokens import infer_tokens
+from training.api import events
 from training.models import Dataset, TrainingRun
 from training.runs.launch import launch_run
 
@@ -161,3 +163,22 @@ def test_an_event_stream_ends_with_the_power_to_hear_it(
     parts = asyncio.run(hear())
     assert len(parts) == 1, parts
     assert b'"status": "queued"' in parts[0]
+
+
+@pytest.mark.threat("D35")
+async def test_one_caller_has_a_few_event_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks the database every second, for as long as it is open."""
+    monkeypatch.setattr(events, "MOST_OF_ONE", 1)
+    state = {"after": 0, "log_from": 0, "status": "running", "progress": {}, "message": "", "metrics": [], "log": ""}
+    monkeypatch.setattr(events, "snapshot_once", lambda *_: {**state, "ended": False})
+    run = TrainingRun()
+    first: Any = aiter(events.stream_of(run, (0, 0), lambda: True, "token:a"))
+    assert "running" in (await anext(first)).decode()
+    with pytest.raises(TooMany):
+        events.stream_of(run, (0, 0), lambda: True, "token:a")
+    events.stream_of(run, (0, 0), lambda: True, "token:b")
+    await first.aclose()
+    async with asyncio.timeout(5):
+        while events.open_streams:
+            await asyncio.sleep(0.01)
+    events.stream_of(run, (0, 0), lambda: True, "token:a")

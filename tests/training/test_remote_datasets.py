@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,8 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from tests.fakes import hub
 from tests.s3 import in_bucket
+from training.datasets import remote
+from training.datasets.hub_process import places_in, require_own_files
 from training.datasets.remote import Source
 from training.models import Dataset
 
@@ -91,6 +97,9 @@ def test_an_object_is_read_by_a_worker_and_pinned(client: Client, alice: User, p
         ("https://example.org/rows.jsonl", "bad_source"),
         ("file:///etc/passwd", "bad_source"),
         ("hf://../../etc", "bad_source"),
+        ("s3://{bucket}/rows/../secret/rows.jsonl", "bad_source"),
+        ("s3://{bucket}/rows/./rows.jsonl", "bad_source"),
+        ("s3://{bucket}/rows//rows.jsonl", "bad_source"),
     ],
 )
 def test_only_what_operators_allow_is_read(
@@ -153,6 +162,8 @@ def far(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[hub.Hub]:
     with hub.running() as server:
         # This process has read the variable already; the child that it starts reads it anew.
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
         yield server
@@ -186,6 +197,101 @@ def test_what_a_hub_does_not_give_is_told(
     dataset = judged(post(client, **body).json()["id"])
     assert dataset.status == "rejected"
     assert reason in dataset.message
+
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: {place}\n---\n"
+PLACES = [
+    "{inside}/latest.jsonl",
+    "'file://{secret}'",
+    "{secret}",
+    "../../../../../../..{secret}",
+    "[{{split: train, path: '{secret}'}}]",
+    "'zip://*.jsonl::{inside}/a.zip'",
+    "hf://datasets/acme/private/train.jsonl",
+]
+
+
+@pytest.fixture
+def inside() -> Iterator[tuple[str, list[str]]]:
+    """A service in the workers' network, and the paths that were requested there."""
+    paths: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", paths
+        server.shutdown()
+
+
+@pytest.mark.threat("G7")
+def test_a_hubs_dataset_names_no_files_but_its_own(
+    far: hub.Hub, inside: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its card may name any place, which the library asks before it says that it is not the dataset's."""
+    url, paths = inside
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the installation's key\n")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for number, place in enumerate(PLACES):
+        name = f"acme/card-{number}"
+        card = CARD.format(place=place.format(inside=url, secret=secret)).encode()
+        far.repositories[f"datasets/{name}"] = {"train.jsonl": lines(ROWS), "README.md": card}
+        with pytest.raises(ValueError, match="no file of the dataset"):
+            require_own_files(name, far.head(f"datasets/{name}"))
+    assert not paths
+
+
+@pytest.mark.threat("G7")
+def test_a_card_that_unfolds_is_given_up() -> None:
+    """Each value stands twice in the next: two to the power of forty in a card of a kilobyte."""
+    value: Any = "train.jsonl"
+    for _ in range(40):
+        value = [value, value]
+    with pytest.raises(ValueError, match="too many files"):
+        list(places_in({"configs": [{"data_files": value}]}))
+    assert list(places_in({"configs": {"data_files": {"train": ["a.jsonl", "b.jsonl"]}, "data_dir": "rows"}})) == [
+        "rows",
+        "b.jsonl",
+        "a.jsonl",
+    ]
+
+
+@pytest.mark.threat("G7")
+def test_rows_of_a_hub_open_no_place(
+    client: Client, alice: User, project: Project, far: hub.Hub, inside: tuple[str, list[str]]
+) -> None:
+    """A column of images holds addresses and paths, which a row's reading would open."""
+    url, paths = inside
+    card = b"---\ndataset_info:\n  features:\n  - name: picture\n    dtype: image\n---\n"
+    rows = "".join(json.dumps({"picture": f"{url}/picture.png"}) + "\n" for _ in range(3)).encode()
+    far.repositories["datasets/acme/pictures"] = {"train.jsonl": rows, "README.md": card}
+    client.force_login(alice)
+    dataset = judged(post(client, source="hf://acme/pictures").json()["id"])
+    assert dataset.status == "rejected"
+    assert "'picture' holds Image" in dataset.message
+    assert not paths
+
+
+@pytest.mark.threat("G7")
+def test_a_hubs_dataset_that_fills_the_disk_is_given_up(
+    client: Client, alice: User, project: Project, far: hub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MOST_BYTES", 100_000)
+    rows = gzip.compress(b'{"prompt": "a", "completion": "b"}\n' * 20_000)
+    far.repositories["datasets/acme/packed"] = {"train.jsonl.gz": rows}
+    client.force_login(alice)
+    dataset = judged(post(client, source="hf://acme/packed").json()["id"])
+    assert (len(rows) < 10_000, dataset.status) == (True, "rejected")
+    assert "part it" in dataset.message
 
 
 def test_a_file_or_a_source_and_not_both(client: Client, alice: User, project: Project) -> None:

@@ -61,7 +61,7 @@ class VersionCompressionViewSet(ProjectViewSet):
     serializer_class = CompressionSerializer
     project_path = "adapter__project"
     lookup_field = "number"
-    lookup_value_regex = r"\d+"
+    lookup_value_regex = r"\d{1,9}"
     scopes = {"compress": Scope.TRAIN}
 
     def get_queryset(self) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -14,7 +16,7 @@ from django.http import StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from adapterhub.core.errors import Invalid
+from adapterhub.core.errors import Invalid, TooMany
 from training.models import RunLog, TrainingRun
 
 POLL_S = 1.0
@@ -22,6 +24,9 @@ SILENCE_S = 15.0
 # After this time the client reconnects by itself.
 STREAM_S = 600.0
 STEPS = 5_000
+# Each stream asks the database every second: so many of one caller in a process, who shows a page for each.
+MOST_OF_ONE = 20
+open_streams: Counter[str] = Counter()
 
 
 class EventStream(BaseRenderer):
@@ -65,16 +70,33 @@ def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
     }
 
 
-def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool]) -> StreamingHttpResponse:
+def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool], caller: str) -> StreamingHttpResponse:
     """Return the server-sent events response, with headers that stop proxies from buffering it.
 
-    It ends as soon as `may_listen` returns False: a revoked token or an ended session hears nothing more.
+    It ends as soon as `may_listen` returns False: a revoked token or an ended session hears nothing more. Raises
+    TooMany if the caller has as many streams open as one may have.
     """
+    if open_streams[caller] >= MOST_OF_ONE:
+        raise TooMany(f"You have {MOST_OF_ONE} event streams open: close one first.", wait_s=SILENCE_S)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingHttpResponse(stream(run.pk, place, may_listen), content_type="text/event-stream", headers=headers)
+    parts = counted(stream(run.pk, place, may_listen), caller)
+    return StreamingHttpResponse(parts, content_type="text/event-stream", headers=headers)
 
 
-async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncIterator[str]:
+async def counted(parts: AsyncGenerator[str], caller: str) -> AsyncIterator[str]:
+    """Yield the parts of a stream, which counts as the caller's while it is open."""
+    open_streams[caller] += 1
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+    finally:
+        open_streams[caller] -= 1
+        if not open_streams[caller]:
+            del open_streams[caller]
+
+
+async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncGenerator[str]:
     """Yield an event on each change, a comment after a while without one, and `end` when the run has ended.
 
     It stops without `end` after STREAM_S seconds, and once `may_listen` returns False.

@@ -24,7 +24,7 @@ from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
-from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.api.views import ProjectViewSet, Retrieving, caller_of
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -343,7 +343,8 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """
         run, place = self.get_object(), events.place_of(request)
         if request.accepted_renderer.media_type == events.EventStream.media_type:
-            return events.stream_of(run, place, partial(may_still, request, run.project, Scope.READ))
+            may_listen = partial(may_still, request, run.project, Scope.READ)
+            return events.stream_of(run, place, may_listen, caller_of(request))
         return Response(events.snapshot(run, place))
 
     @extend_schema(request=None)

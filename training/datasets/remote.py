@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +31,8 @@ CHUNK = 2**20
 HUB_S = 1200
 # A hub that accepts the connection and never answers.
 ANSWER_S = 30.0
+# Between two looks at what a child has written.
+WATCH_S = 2
 FIELD = "source"
 HUB = re.compile(r"hf://\w[\w.-]*/\w[\w.-]*")
 BUCKET = re.compile(r"s3://[a-z0-9.-]{3,63}/\S.*")
@@ -70,6 +74,9 @@ class Source:
                 field=FIELD,
                 code="bad_source",
             )
+        if not self.is_hub and {"", ".", ".."} & set(self.url.removeprefix("s3://").split("/")):
+            # Some stores and proxies read such a key as another one, which no operator allowed.
+            raise Invalid(f"{self.url!r} has an empty part, '.' or '..'.", field=FIELD, code="bad_source")
         for name in ("config", "split"):
             if getattr(self, name) and not self.is_hub:
                 raise Invalid(f"{name} is a choice of a hub's dataset: leave it out.", field=name, code="bad_source")
@@ -162,7 +169,7 @@ def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
     arguments = ["training.datasets.hub_process", request, str(target), str(folder / "cache"), str(events)]
     child = Child(arguments, events, folder / "log.txt")
     try:
-        status = child.wait(HUB_S)
+        status = ended_within(child, folder)
     finally:
         child.kill()
     answer = next(child.new_events(), None) if status == 0 else None
@@ -173,6 +180,29 @@ def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Origin(commit, digest, target.stat().st_size)
+
+
+def ended_within(child: Child, folder: Path) -> int | None:
+    """Wait for the child up to HUB_S; return its exit status, or None. Raises Invalid if it fills the folder.
+
+    What a hub sends packed may unfold to any size.
+    """
+    give_up_at = time.monotonic() + HUB_S
+    while True:
+        status = child.wait(WATCH_S)
+        if size_of(folder) > MOST_BYTES:
+            raise too_large()
+        if status is not None or time.monotonic() > give_up_at:
+            return status
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files below a folder, some of which may vanish meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.lstat().st_size
+    return size
 
 
 def commit_of(source: Source) -> str:

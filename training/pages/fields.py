@@ -74,7 +74,7 @@ class MixtureField(forms.CharField):
     def one_named(self, project: int, name: str) -> Dataset:
         """Return the project's dataset of this name or number. Raises ValidationError."""
         of_project = self.datasets.filter(project=project)
-        if name.isdecimal() and (numbered := of_project.filter(pk=int(name)).first()):
+        if name.isdecimal() and len(name) < 19 and (numbered := of_project.filter(pk=int(name)).first()):
             return numbered
         named = list(of_project.filter(name=name)[:2])
         if len(named) == 1:

@@ -28,6 +28,12 @@ from tests.fakes.hub import Hub, running
 SOURCE = "acme/tiny"
 
 
+@pytest.fixture(autouse=True)
+def listed(settings: Any) -> None:
+    """Operators let models of this owner be fetched."""
+    settings.BASE_MODEL_SOURCES = ["acme"]
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running() as server:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.workspace import store
+from registry.base_models import fetch
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
 from registry.tasks import check_base_model
 from serving_client.engine.model import open_model
@@ -97,6 +98,33 @@ def test_neither_both_and_unknown_are_refused(body: dict[str, str], ci: str, lin
     answer = client(ci).post("/api/v1/base-models/", {"slug": "x", **body}, content_type="application/json")
     assert answer.status_code == 422
     assert not BaseModel.objects.filter(slug="x").exists()
+
+
+@pytest.mark.threat("E10")
+@pytest.mark.parametrize("source", ["acme/model", "acme-labs/model", "Qwen/Other"])
+def test_a_hubs_model_that_no_operator_lists_is_not_fetched(
+    source: str, ci: str, line_of_work: Adapter, settings: Any
+) -> None:
+    """All projects would use what the admin of one has registered, and its chat template runs in the web process."""
+    settings.BASE_MODEL_SOURCES = ["Qwen/Qwen3-8B", "acme-lab"]
+    answer = client(ci).post("/api/v1/base-models/", {"slug": "x", "source": source}, content_type="application/json")
+    assert problem(answer, 422, "source_not_allowed")["errors"][0]["field"] == "source"
+    assert not BaseModel.objects.filter(slug="x").exists()
+
+
+@pytest.mark.threat("E10")
+def test_a_model_whose_owner_is_taken_from_the_list_is_not_fetched(
+    ci: str, line_of_work: Adapter, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.BASE_MODEL_SOURCES = ["acme"]
+    body = {"slug": "x", "source": "acme/model"}
+    assert client(ci).post("/api/v1/base-models/", body, content_type="application/json").status_code == 202
+    settings.BASE_MODEL_SOURCES = []
+    monkeypatch.setattr(fetch, "download", lambda *_: pytest.fail("the hub was asked"))
+    model = BaseModel.objects.get(slug="x")
+    check_base_model(model.pk)
+    model.refresh_from_db()
+    assert (model.status, "ADAPTERHUB_BASE_MODEL_SOURCES" in model.message) == ("rejected", True)
 
 
 def test_another_projects_version_does_not_exist(

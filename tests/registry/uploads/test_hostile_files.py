@@ -97,6 +97,8 @@ HEADERS = {
     "nothing": b"",
     "a lone surrogate": with_header(b'{"\\ud800": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'),
     "deep": with_header(b"[" * 100_000),
+    "a name without end": with_header({".layers.1.attn" * 140_000: tensor([0], 0, 0)}),
+    "long names": with_header({f"{'embed_tokens.' * 38}{n}": tensor([0], 0, 0) for n in range(3000)}),
 }
 
 
@@ -157,6 +159,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "auto_map": ({"auto_map": {"AutoModel": "x.py"}}, "auto_map"),
     "a regular expression": ({"target_modules": "(.*)*x!"}, "target_modules"),
     "a pattern that runs": ({"rank_pattern": {"(.*)*x!(?=y)": 4}}, "rank_pattern"),
+    "names of layers without end": (
+        {"layers_to_transform": [0], "layers_pattern": [f"(a|b{n}){{9}}" for n in range(400)]},
+        "layers_pattern",
+    ),
+    "layers without end": ({"layers_to_transform": [0] * 300_000}, "layers_to_transform"),
     "patterns without end": ({"rank_pattern": {f"(a|b){n}*": 4 for n in range(999)}}, "rank_pattern"),
     "a huge rank": ({"r": 100_000}, "r"),
     "a rank that is not the file's": ({"r": 64}, "r"),
@@ -179,7 +186,16 @@ def test_a_hostile_configuration_is_refused(ci: str, adapter: Adapter, good: tup
 
 
 @pytest.mark.threat("E5")
-@pytest.mark.parametrize("name", ["a regular expression", "a pattern that runs", "patterns without end"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a regular expression",
+        "a pattern that runs",
+        "patterns without end",
+        "names of layers without end",
+        "layers without end",
+    ],
+)
 def test_no_pattern_is_run(good: tuple[bytes, bytes], name: str, tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(good[1]) | CONFIGS[name][0]))
@@ -195,6 +211,15 @@ def test_no_pattern_is_run(good: tuple[bytes, bytes], name: str, tmp_path: Path)
 def test_a_path_in_an_address_is_no_adapter(ci: str, adapter: Adapter, slug: str) -> None:
     for path in (f"/api/v1/adapters/{slug}/", f"/api/v1/adapters/{slug}/versions/1/download/"):
         assert client(ci).get(path).status_code == 404
+
+
+@pytest.mark.threat("E1")
+@pytest.mark.parametrize("number", ["9" * 10, "9" * 5000, "0", "-1", "1.0", "\u0663"])
+def test_a_number_without_end_is_no_version(ci: str, version: AdapterVersion, number: str) -> None:
+    for part in ("", "download/", "compressions/"):
+        assert client(ci).get(f"/api/v1/adapters/dora/versions/{number}/{part}").status_code == 404
+    path = f"/api/v1/adapters/dora/versions/{version.number}/compare/"
+    assert client(ci).get(path, {"to": number}).status_code == 422
 
 
 @pytest.mark.parametrize("slug", ["../x", "a b", "a/b", "a\0", "é", "x" * 60, ""])

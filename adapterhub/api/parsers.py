@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from io import BytesIO
+from math import isfinite
 from typing import Any
 
 from rest_framework import serializers
@@ -19,7 +20,8 @@ NAMED = 2
 LONGEST_TEXT = 20_000
 # The most characters of all texts, keys and numbers of a field together.
 LARGEST_FIELD = 200_000
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+# A text without an end reaches to the end: it is not searched for one again from each of its quotes.
+TOKEN = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+"?|[{}\[\]]', re.DOTALL)
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -38,6 +40,7 @@ class BoundedJSONParser(JSONParser):
             raise too_deep(deep_field_of(body.decode(errors="replace"))) from None
         for name, value in fields_of(parsed):
             require_shallow(name, value)
+            require_finite(name, value)
         return parsed
 
 
@@ -53,6 +56,7 @@ class BoundedJSONField(serializers.JSONField):
             value = super().to_internal_value(data)
         except RecursionError:
             raise too_deep(str(self.field_name)) from None
+        require_finite(str(self.field_name), value)
         require_texts({self.field_name: value})
         return value
 
@@ -71,7 +75,8 @@ def deep_field_of(text: str) -> str:
     """
     # Of each object or array that is open, the bracket, and the last text in it: of an object's value, its name.
     open_parts: list[list[str]] = []
-    for part in TOKEN.findall(text):
+    for match in TOKEN.finditer(text):
+        part = match[0]
         if part in "]}":
             del open_parts[-1:]
         elif part in "[{":
@@ -80,8 +85,15 @@ def deep_field_of(text: str) -> str:
             open_parts[-1][1] = part
         if len(open_parts) > DEEPEST + 1:
             break
-    names = [json.loads(name, strict=False) for bracket, name in open_parts[:NAMED] if bracket == "{"]
-    return readable(".".join(names))
+    return readable(".".join(text_in(name) for bracket, name in open_parts[:NAMED] if bracket == "{"))
+
+
+def text_in(token: str) -> str:
+    """Return the text of a JSON string; nothing for one that is none."""
+    try:
+        return str(json.loads(token, strict=False))
+    except ValueError:
+        return ""
 
 
 def readable(field: str) -> str:
@@ -100,6 +112,17 @@ def require_shallow(field: str, value: Any) -> None:
         inner = value.items() if isinstance(value, dict) else []
         deep = next((f".{name}" for name, part in inner if is_deep(part, DEEPEST - 1)), "")
         raise too_deep(readable(f"{field}{deep}"))
+
+
+def require_finite(field: str, value: Any) -> None:
+    """Check that each number of parsed JSON is finite: 1e400 is infinite where it is read. Raises Invalid."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, float) and not isfinite(part):
+            message = f"{field or 'The body'} holds a number that is too large: at most 1.7e308 can be stored."
+            raise Invalid(message, field=field, code="number_too_large")
+        waiting += parts_of(part)
 
 
 def is_deep(value: Any, most: int) -> bool:

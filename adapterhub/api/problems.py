@@ -36,6 +36,7 @@ TITLES = {
     415: "Unsupported media type",
     422: "Cannot be processed",
     429: "Too many requests",
+    431: "Header too long",
     503: "Unavailable",
     507: "Out of space",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from django.db.models import Model
@@ -22,7 +24,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant
 from adapterhub.scratch_files import temporary_file
-from adapterhub.workspace import work_folder
+from adapterhub.workspace import place_for_child, work_folder
 
 
 class AuditEventSerializer(serializers.ModelSerializer[AuditEvent]):
@@ -133,7 +135,8 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     def verify(self, request: Request) -> Response:
         """Verify the project's hash chain: each fault, and up to which event a witness outside has proof of it."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
-        verdict = judged(project, [])
+        with place_for_child(project.pk):
+            verdict = judged(project, [])
         entries = [{"sequence": fault.sequence, "fault": fault.kind} for fault in verdict.faults]
         verdict_fields = {
             "project": project.slug,
@@ -162,16 +165,31 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         if kind == "bundle":
             return bundle(project)
         content_type, lines = EXPORTS[kind]
-        response = StreamingHttpResponse(lines(project), content_type=content_type)
+        response = StreamingHttpResponse(in_a_place(project, lines(project)), content_type=content_type)
         response["Content-Disposition"] = f'attachment; filename="audit-{project.slug}.{kind}"'
         return response
+
+
+def in_a_place(project: Tenant, lines: Iterator[str]) -> Iterator[str]:
+    """Return the lines, which hold one of the project's places until they are sent. Raises TooMany.
+
+    Each stream holds a connection of the database, and may be read as slowly as its caller likes.
+    """
+    place = ExitStack()
+    place.enter_context(place_for_child(project.pk))
+
+    def stream() -> Iterator[str]:
+        with place:
+            yield from lines
+
+    return stream()
 
 
 def bundle(project: Tenant) -> FileResponse:
     """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest.
 
-    Raises OutOfSpace.
+    Raises OutOfSpace, and TooMany without a place.
     """
-    with temporary_file(work_folder()) as archive:
+    with place_for_child(project.pk), temporary_file(work_folder()) as archive:
         bundle_archive(project, archive)
     return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")

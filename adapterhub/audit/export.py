@@ -108,11 +108,14 @@ def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
 def manifest_of(project: Tenant | None, folder: Path) -> dict[str, Any]:
     """Return the manifest of a bundle: the size (bytes) and sha256 of every file in the folder."""
     files = {
-        path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     return {"project": project.slug if project else None, "at": now().isoformat(), "files": files}
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 hex of a file, which is not read into memory at once: a trail has no end."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from adapterhub.audit.models import AuditEvent, Checkpoint
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import NotAllowed
 from adapterhub.core.tenancy import Scope, Tenant
+from adapterhub.workspace import place_for_child
 
 PAGE = 50
 
@@ -65,5 +66,6 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 def verdict(project: Tenant) -> dict[str, Any]:
     """Return the verdict on the project's chain, for the page."""
-    verdict = judged(project, [])
+    with place_for_child(project.pk):
+        verdict = judged(project, [])
     return {"project": project, "events": verdict.events, "faults": verdict.faults, "reach": verdict}

@@ -10,6 +10,8 @@ DomainError
   TooLarge             413
   TooMany              429  too many calls of one caller
   TooSlow              408  the body does not arrive
+  UnsupportedCharset   415  the body is in another character set than UTF-8
+  HeaderTooLong        431
   PreconditionFailed   412  If-Match names an outdated state
   OutOfSpace           507  a disk is full
   Unavailable          503  a required component does not answer
@@ -87,6 +89,20 @@ class TooSlow(DomainError):
 
     status = 408
     code = "too_slow"
+
+
+class UnsupportedCharset(DomainError):
+    """The request's body is in a character set that is not read."""
+
+    status = 415
+    code = "unsupported_charset"
+
+
+class HeaderTooLong(DomainError):
+    """A header of the request is too long."""
+
+    status = 431
+    code = "header_too_long"
 
 
 class TooLarge(DomainError):

@@ -27,6 +27,7 @@ from rest_framework.request import Request
 from adapterhub.accounts.authentication import TokenAuthentication
 from adapterhub.api.problems import CONTENT_TYPE, headers_of, problem
 from adapterhub.core.errors import DomainError, NotSignedIn, TooLarge, TooSlow, Unavailable
+from adapterhub.http.heads import require_head
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -52,8 +53,9 @@ class BodyGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it without having read more of its body than is allowed."""
-        announced = announced_bytes(scope)
         try:
+            require_head(scope)
+            announced = announced_bytes(scope)
             caller, most = "", SMALL_BYTES
             if announced is None or announced > SMALL_BYTES:
                 loop = asyncio.get_running_loop()

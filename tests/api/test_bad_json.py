@@ -29,6 +29,8 @@ WRONG = {
     "a negative": -1,
     "a giant": 10**40,
     "a fraction": 0.5,
+    # Sent as 1e400, a number that JSON allows and that is infinite where it is read.
+    "an overflow": "1e400",
     "true": True,
     "null": None,
     "an empty text": "",
@@ -115,7 +117,8 @@ def faults_of(
         chosen = {name: schema for name, schema in fields.items() if only is None or name in only}
         for what, given in variants(described, chosen, good):
             with transaction.atomic():
-                answer = api.generic(method, url, json.dumps(given), "application/json")
+                sent = json.dumps(given).replace('"1e400"', "1e400")
+                answer = api.generic(method, url, sent, "application/json")
                 transaction.set_rollback(True)
             count += 1
             named = [error["field"] for error in answer.json()["errors"]] if answer.status_code == 422 else ["x"]
@@ -158,6 +161,15 @@ def test_half_a_character_is_422_with_its_field(ci: str, adapter: Adapter, given
     assert error["field"] in given
 
 
+@pytest.mark.threat("D19")
+@pytest.mark.parametrize("number", ["1e400", "-1e400", '[{"maximum": 1e999}]'])
+def test_a_number_without_end_is_422_with_its_field(ci: str, adapter: Adapter, number: str) -> None:
+    """Python reads it as infinite, and Postgres stores none in JSON."""
+    text = f'{{"project": "eu", "slug": "n", "base_model": "tiny", "tags": {number}}}'
+    answer = client(ci).generic("POST", "/api/v1/adapters/", text, content_type="application/json")
+    assert problem(answer, 422, "number_too_large")["errors"][0]["field"] == "tags"
+
+
 @pytest.mark.threat("D20")
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_a_text_that_would_fill_the_trail_is_refused(ci: str, adapter: Adapter, method: str) -> None:
@@ -172,6 +184,22 @@ def test_a_text_that_would_fill_the_trail_is_refused(ci: str, adapter: Adapter, 
     events = AuditEvent.objects.filter(tag__startswith="adapter:")
     assert events.count() == 1
     assert AuditEvent.objects.count() == before
+
+
+@pytest.mark.threat("D20")
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"description": "x" * (LONGEST_TEXT + 1)}, "text_too_long"),
+        ({"tags": [{"a": "x" * (LONGEST_TEXT + 1)}]}, "text_too_long"),
+        ({"tags": ["x" * 1000] * (LARGEST_FIELD // 1000)}, "field_too_large"),
+    ],
+)
+def test_each_bound_of_texts_holds_by_itself(ci: str, adapter: Adapter, given: dict[str, Any], code: str) -> None:
+    """Also where a field has no bound of its own, as those of free JSON."""
+    body = {"project": "eu", "slug": "n", "base_model": "tiny", **given}
+    [error] = problem(client(ci).post("/api/v1/adapters/", body), 422, code)["errors"]
+    assert error["field"] in given
 
 
 @pytest.mark.threat("D20")

@@ -42,6 +42,7 @@ from tests.waiting import wait_until
 
 PLACE = "/api/v1/adapters/dora/versions/1"
 MOUNT, UMOUNT = (program(name) for name in ("mount", "umount"))
+TRAIL = ("jsonl", "csv", "bundle")
 Act = Callable[[APIClient, AdapterVersion, Path], Any]
 
 
@@ -289,6 +290,23 @@ def test_exports_of_one_project_have_two_places(
     problem(third, 429, "throttled")
     assert [each.result().status_code for each in running] == [507, 507]
     assert export("peft").status_code == 507
+
+
+@pytest.mark.threat("D22")
+@pytest.mark.parametrize("path", ["verify/?project=eu", *(f"export/?project=eu&as={kind}" for kind in TRAIL)])
+def test_the_trail_is_read_in_the_same_places(ci: str, version: AdapterVersion, path: str) -> None:
+    """Each reads all of it, and a stream keeps a connection of the database for as long as its caller likes."""
+    api, eu = client(ci), version.project.pk
+    with place_for_child(eu), place_for_child(eu):
+        problem(api.get(f"/api/v1/audit/{path}"), 429, "throttled")
+    answer = api.get(f"/api/v1/audit/{path}")
+    assert answer.status_code == 200
+    if path.endswith(("jsonl", "csv")):
+        with place_for_child(eu), pytest.raises(TooMany), place_for_child(eu):
+            pass
+    answer.close()
+    with place_for_child(eu), place_for_child(eu):
+        pass
 
 
 @pytest.mark.threat("D22")

@@ -22,8 +22,11 @@ from rest_framework.test import APIClient
 
 from adapterhub import outbound
 from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid, InvalidTransition
-from adapterhub.webhooks.delivery import send_due
+from adapterhub.webhooks import delivery
+from adapterhub.webhooks.delivery import due_in_turn, send_due
 from adapterhub.webhooks.models import MOST_ATTEMPTS, Attempt, Delivery, DeliveryStatus, Webhook, pause_after
 from registry.models import Adapter, BaseModel
 
@@ -125,6 +128,29 @@ def test_what_is_not_taken_is_sent_again_later(hook: Webhook, receiver: Receiver
     assert [attempt.answer for attempt in Attempt.objects.all()] == [500, 302, 204]
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
     assert [pause_after(count).seconds for count in (1, 2, 3, 14)] == [5, 10, 20, 21600]
+
+
+def changed(adapter: Adapter, by: User) -> None:
+    with transaction.atomic():
+        AuditEvent.record(Tag.ADAPTER_CHANGED, adapter, by=by.as_actor(), project=adapter.project)
+
+
+@pytest.mark.threat("G8")
+def test_a_slow_receiver_holds_up_no_other(
+    hook: Webhook, receiver: Receiver, adapter: Adapter, project: Project, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its deliveries would take the whole time-out, and all that are due stood before the others'."""
+    for _ in range(3):
+        changed(adapter, alice)
+    other = Webhook.create(project, f"{HOOK}/other", ["adapter:*"], by=alice.as_actor())
+    changed(adapter, alice)
+    make_due()
+    assert [each.webhook for each in due_in_turn()][:2] in ([hook, other], [other, hook])
+    monkeypatch.setattr(delivery, "SLOW_S", -1)
+    assert send_due() == 2
+    assert Delivery.objects.due().filter(webhook=other).count() == 0
+    monkeypatch.setattr(delivery, "ROUND_S", -1)
+    assert send_due() == 0
 
 
 def test_too_many_attempts_end_and_a_person_may_send_again(

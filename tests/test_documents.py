@@ -12,7 +12,7 @@ from adapterhub.environment import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 # By tests, and by the plugin in the processes of vLLM.
-READ_ELSEWHERE = {"ADAPTERHUB_REQUIRE", "ADAPTERHUB_VLLM_UNMEASURED"}
+READ_ELSEWHERE = {"ADAPTERHUB_REQUIRE", "ADAPTERHUB_TESTS_SHARED", "ADAPTERHUB_VLLM_UNMEASURED"}
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 

@@ -20,10 +20,13 @@ FIELD = f"{CONFIG}.base_model_name_or_path"
 CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)(?:/snapshots/(?P<commit>[0-9a-f]{7,40}))?/?$")
 # Endings that name a copy with fewer bits, of which an adapter can be trained; several may follow one another.
 QUANTISED = re.compile(
-    r"[-_.](?:unsloth|dynamic|quantized|bnb|nf4|fp4|[48]-?bits?|int[48]|gptq|awq|hqq|aqlm|eetq|fp8|w[48]a(?:8|16)|"
-    r"g(?:32|64|128)|gguf|mlx|nvfp4|mxfp4|marlin|autoround)$",
+    r"[-_.](?:unsloth|dynamic|quantized|bnb|nf4|fp4|[2-8]-?bits?|int[2-8](?:wo)?|gptq(?:model)?|awq|hqq|aqlm|eetq|fp8|"
+    r"w\da\d{1,2}|8da4w|g(?:32|64|128)|(?:32|64|128)g|gguf|mlx|nvfp4|mxfp[48]|marlin|auto-?round|exl[23]|"
+    r"\d(?:\.\d+)?bpw|i?q\d(?:_[0-9a-z]+)*|torchao|qat|ptq|dwq|spinquant)$",
     re.IGNORECASE,
 )
+# Endings that name a copy of the same numbers, or of those in 16 bits.
+SAME = re.compile(r"[-_.](?:bf16|fp16|f16|16-?bit|hf|safetensors)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,11 @@ class NamedBase:
         else:
             path, commit = text.replace("\\", "/").rstrip("/"), ""
             owner, _, name = path.rpartition("/")
-        plain = name
-        while marked := QUANTISED.search(plain):
+        plain, is_quantised = name, False
+        while marked := QUANTISED.search(plain) or SAME.search(plain):
+            is_quantised = is_quantised or bool(QUANTISED.search(plain))
             plain = plain[: marked.start()]
-        return cls(owner, plain or name, plain != name, commit)
+        return cls(owner, plain or name, is_quantised, commit)
 
 
 def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "") -> Iterator[Finding]:

@@ -16,8 +16,6 @@ from registry.adapter_files.served_config import CONFIG
 from registry.adapter_files.tensor_names import CONVERT, MERGE
 
 MAX_NAMES = 1000
-# Each is a pattern that is tried at every part of every module's name.
-MAX_LAYER_NAMES = 16
 MAX_TEXT = 500
 MAX_PATTERN = 20_000
 
@@ -59,15 +57,9 @@ def is_targets(value: Any) -> bool:
     return (isinstance(value, str) and len(value) <= MAX_PATTERN) or is_names(value)
 
 
-def is_layer_names(value: Any) -> bool:
-    """Return True for a name of the list of layers, a short list of such names, or None."""
-    return is_targets(value) and not (isinstance(value, list) and len(value) > MAX_LAYER_NAMES)
-
-
 def is_layers(value: Any) -> bool:
     """Return True for a layer's number, a list of them, or None."""
-    layers = value if isinstance(value, list) else [value]
-    return value is None or (len(layers) <= MAX_NAMES and all(type(layer) is int for layer in layers))
+    return value is None or all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
 
 
 def is_pattern(value: Any) -> bool:
@@ -101,7 +93,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "target_modules": (is_targets, "a list of names, a pattern, or all-linear"),
     "exclude_modules": (is_targets, "a list of names, or a pattern"),
     "layers_to_transform": (is_layers, "a layer's number, or a list of them"),
-    "layers_pattern": (is_layer_names, f"a name, or a list of at most {MAX_LAYER_NAMES}"),
+    "layers_pattern": (is_targets, "a name, or a list of them"),
     "rank_pattern": (is_pattern, "an object of module names and positive numbers"),
     "alpha_pattern": (is_pattern, "an object of module names and positive numbers"),
     "use_rslora": (is_flag, "true or false"),
@@ -116,6 +108,13 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "megatron_core": (is_default_module, "left out"),
 }
 FIELDS |= dict.fromkeys(("auto_mapping", "qalora_group_size", "loftq_config", "eva_config"), (is_unread, ""))
+# It says how whole modules are trained, and those are checked by themselves.
+FIELDS["ensure_weight_tying"] = (is_flag, "true or false")
+# What trainers write beside PEFT's fields: who saved the adapter, of what, and at which rates. PEFT reads none of it.
+INFORMATIVE = {
+    *("transformers_version", "unsloth_version", "library_name", "model_type", "architectures", "_name_or_path"),
+    *("quantization_config", "torch_dtype", "dtype", "lora_dtype", "lorap_lr_ratio", "lorap_emb_lr", "_commit_hash"),
+}
 # Each of these fields changes the meaning of the weights, or the code that runs when the file is opened.
 FIELDS |= dict.fromkeys(
     (
@@ -123,7 +122,6 @@ FIELDS |= dict.fromkeys(
         "arrow_config",
         "bias",
         "corda_config",
-        "ensure_weight_tying",
         "fan_in_fan_out",
         "kasa_config",
         "layer_replication",
@@ -151,6 +149,8 @@ ROUTES = {
     "init_lora_weights": "The base model was changed before the training. Save it as plain LoRA: PEFT's "
     "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`.",
     "lora_alpha": "Write the alpha of the training; PEFT loads no null, and takes 8 where the field is missing.",
+    "alora_invocation_tokens": "Engines apply an adapter to the whole prompt, not from a token on: train without it.",
+    "layer_replication": MERGE,
     "lora_bias": MERGE,
     "modules_to_save": MERGE,
     "target_parameters": MERGE,
@@ -158,6 +158,11 @@ ROUTES = {
     "use_dora": MERGE,
 }
 METHOD_ROUTES = {"ADALORA": CONVERT}
+METHOD_ROUTES |= dict.fromkeys(
+    ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"),
+    "It changes the model's input, not its weights, and cannot be merged. Train a LoRA.",
+)
+METHOD_ROUTES |= dict.fromkeys(("XLORA", "POLY"), "It mixes several adapters: send each of them, as PEFT saved it.")
 
 
 def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
@@ -171,14 +176,16 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
     ignored = []
     for name, value in config.items():
         if name not in FIELDS:
-            if is_off(value):
+            if is_off(value) or name in INFORMATIVE:
                 ignored.append(name)
             else:
                 yield unknown_field(name)
         elif not FIELDS[name][0](value):
             yield fault("bad_field", f"{CONFIG}.{name}", f"{name} must be {FIELDS[name][1]}.", ROUTES.get(name, ""))
     if ignored:
-        cause = f"Fields that are not known here and are switched off were left out: {listed(sorted(ignored), 8)}."
+        cause = (
+            f"Fields that PEFT does not read, or that are switched off, were left out: {listed(sorted(ignored), 8)}."
+        )
         yield notice("fields_ignored", CONFIG, cause)
     for field in ("rank_pattern", "alpha_pattern"):
         yield from pattern_findings(config.get(field), f"{CONFIG}.{field}")

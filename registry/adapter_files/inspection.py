@@ -64,10 +64,15 @@ class Inspection:
         """Return the highest rank of a module; 0 if none fits."""
         return max(self.ranks.values(), default=0)
 
+    @property
+    def is_accepted(self) -> bool:
+        """Return True if no fault was found."""
+        return not faults_of(self.findings)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result as the JSON of a check's answer, with at most LONGEST findings."""
         return {
-            "accepted": not faults_of(self.findings),
+            "accepted": self.is_accepted,
             "findings": [finding.as_dict() for finding in self.findings[:LONGEST]],
             "modules_found": len(self.ranks),
             "modules_expected": self.expected,
@@ -116,7 +121,7 @@ def inspect(
     A configuration of another method than LoRA is not looked at further.
     """
     if other_method := method_fault(config):
-        return Inspection(config, (other_method,))
+        return Inspection(config, (other_method, *base_findings(config, base, confirmation), *dtype_findings(tensors)))
     named = {name: lora_name(name) for name in tensors}
     loras = {name: lora for name, lora in named.items() if lora}
     copies = {name: embedding_of(name) for name in tensors if not named[name] and embedding_of(name)}
@@ -224,8 +229,20 @@ def ranks_of(
         elif pair and all(0 in shape for shape in pair.values()):
             empty.append(module)
         else:
-            wrong.append(f"{module}: A {list(a)} and B {list(b)} do not fit a layer of shape {[out, width]}")
+            wrong.append(f"{module}: {misfit(a, b, out, width)}")
     return ranks, [*shape_faults(wrong, empty), *unknown_modules(unknown, base)]
+
+
+def misfit(a: tuple[int, ...], b: tuple[int, ...], out: int, width: int) -> str:
+    """Return why A and B do not fit a layer of `out` outputs and `width` inputs."""
+    if not a or not b:
+        return f"it has {'B and no A' if b else 'A and no B'}"
+    text = f"A {list(a)} and B {list(b)} do not fit a layer of shape {[out, width]}"
+    if len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (width, out):
+        return f"{text}: the matrices are transposed"
+    if len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (out, width):
+        return f"{text}: A and B are exchanged"
+    return text
 
 
 def shape_faults(wrong: list[str], empty: list[str]) -> Iterator[Finding]:

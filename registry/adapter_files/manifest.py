@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from registry.adapter_files.served_config import CONFIG, served_config, write_co
 from registry.adapter_files.tensor_names import WEIGHTS
 
 MAX_CONFIG_BYTES = 2**20
+YAML = re.compile(rb"(?:#[^\n]*\n)*[A-Za-z_]\w*:\s")
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -143,11 +145,29 @@ def config_of(raw: bytes) -> dict[str, Any]:
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError):
-        cause = "The configuration is not valid JSON."
-        raise Unreadable(fault("no_json", CONFIG, cause, "Send PEFT's file as it was saved.")) from None
+        raise Unreadable(other_config(raw)) from None
     if not isinstance(config, dict):
         raise Unreadable(fault("no_object", f"{CONFIG}.peft_type", "The configuration is not a JSON object."))
     return config
+
+
+def other_config(raw: bytes) -> Finding:
+    """Return the fault of a configuration that is no JSON, named by how it begins and ends."""
+    start, route = raw.lstrip(), "Send PEFT's file as it was saved."
+    meaning = "is not valid JSON"
+    if not start:
+        meaning = "is empty"
+    elif start.startswith(b"version https://git-lfs"):
+        meaning, route = "is a pointer of Git LFS, not the file", "Fetch the file with `git lfs pull`."
+    elif start.startswith(b"<"):
+        meaning = "is a web page"
+        route = "The download failed: sign in to the hub and fetch the file again."
+    elif YAML.match(start):
+        meaning = "is YAML, as trainers are configured by, and not what PEFT saved"
+        route = f"Send the {CONFIG} that lies beside the trained weights."
+    elif start.startswith(b"{") and not start.rstrip().endswith(b"}"):
+        meaning = "ends early"
+    return fault("no_json", CONFIG, f"The configuration {meaning}.", route)
 
 
 def read_config(path: Path) -> dict[str, Any]:

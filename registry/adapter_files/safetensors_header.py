@@ -13,8 +13,6 @@ from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
 
 MAX_HEADER_BYTES = 2 * 2**20
 MAX_TENSORS = 20_000
-# Frameworks' names have a hundred characters. The marks in them are searched for in time that grows with the square.
-LONGEST_NAME = 255
 DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 DTYPE_BYTES |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1)
 # First bytes of files that are sent under the weights' name -> what they are, and the way out.
@@ -40,6 +38,10 @@ class Tensor:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+class Mismatch(ValueError):
+    """Raised for a header that cannot be right; the message goes on after "The safetensors header"."""
 
 
 class Unreadable(Exception):
@@ -75,13 +77,19 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
     refuse_crowd(raw)
     try:
         return check_tensors(json.loads(raw, object_pairs_hook=no_duplicates), size - 8 - length)
+    except Mismatch as error:
+        cause = f"The safetensors header {error}."
     except (ValueError, TypeError, LookupError, RecursionError):
         cause = "The safetensors header cannot be read, or does not match the file's length."
-        raise Unreadable(fault("bad_header", WEIGHTS, cause, "Save or upload the file again.")) from None
+    raise Unreadable(fault("bad_header", WEIGHTS, cause, "Save or upload the file again."))
 
 
 def other_file(first: bytes) -> Finding:
     """Return the fault of a file that is not in safetensors format; its first bytes tell what it is instead."""
+    if not first:
+        return fault("no_safetensors", WEIGHTS, "The file is empty.", "Save or upload it again.")
+    if first[257:262] == b"ustar":
+        return fault("no_safetensors", WEIGHTS, "This is not a safetensors file, but a tar archive.", CONVERT)
     for magic, meaning, route in KINDS:
         if first.startswith(magic):
             return fault("no_safetensors", WEIGHTS, f"This is not a safetensors file, but {meaning}.", route)
@@ -97,15 +105,15 @@ def refuse_crowd(raw: bytes) -> None:
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a dictionary of JSON pairs. Raises ValueError for a key that stands there twice."""
+    """Build a dictionary of JSON pairs. Raises Mismatch for a key that stands there twice."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ValueError("duplicate key")
+        raise Mismatch("names one tensor twice")
     return dict(pairs)
 
 
 def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
-    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError, LookupError or Unreadable.
+    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError or LookupError.
 
     Tensors must fill the file's body without gap or overlap, and each one's length must match its shape.
     """
@@ -114,9 +122,6 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise ValueError("too many tensors")
-    if any(len(name) > LONGEST_NAME for name in header):
-        cause = f"The safetensors header has a tensor whose name is over {LONGEST_NAME} characters."
-        raise Unreadable(fault("name_too_long", WEIGHTS, cause, "Save the adapter with PEFT's `save_pretrained`."))
     end = 0
     for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"]):
         start, stop = tensor["data_offsets"]
@@ -126,6 +131,8 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
         if start != end or stop - start != math.prod(tensor["shape"]) * DTYPE_BYTES[tensor["dtype"]]:
             raise ValueError("offsets")
         end = stop
+    if end > body_bytes:
+        raise Mismatch(f"names {end:,} bytes of tensors, but the file ends early, after {body_bytes:,}")
     if end != body_bytes:
         raise ValueError("body")
     return {

@@ -18,13 +18,15 @@ PREFIX = "base_model.model."
 GROUPS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn")
 GROUPS |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp")
 # Parts that frameworks put into names, which say nothing of the module.
-WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module|base_layer)\.")
+WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module|_forward_module|base_layer)\.")
 LORA = re.compile(
     r"(?P<before>(?:\w+\.)*?)layers\.(?P<layer>\d{1,6})\.(?P<group>self_attn|mlp)\.(?P<kind>\w+_proj)"
-    r"\.lora_(?P<side>[AB])(?:\.(?P<adapter>\w+))?\.weight",
+    r"\.lora_(?P<side>[AB])(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?",
     re.ASCII,
 )
-BEFORE = {"base_model", "model", "module", "language_model"}
+BEFORE = {"base_model", "model", "module", "language_model", "text_model", "llm"}
+# Several of a Llama's modules as one, in base models that have them so.
+FUSED = {"qkv_proj", "gate_up_proj"}
 EMBEDDINGS = re.compile(
     r"(?:(?:base_model|model|module)\.)*(?P<name>embed_tokens|lm_head)(?:\.modules_to_save(?:\.\w+)?)?\.weight"
 )
@@ -35,7 +37,66 @@ MERGE = (
 CONVERT = "`adapterhub push FOLDER --from auto` converts it on your machine and says what it changed."
 # Mark in a tensor's name -> code, what it is, and the way out. The first that fits counts.
 FOREIGN: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
-    (re.compile(r"\.experts\."), "experts", "are low-rank matrices of experts, which no engine here serves", MERGE),
+    (
+        re.compile(r"\.experts\.|\.mlp\.(?:gate|router|shared_expert_gate)\."),
+        "experts",
+        "are low-rank matrices of experts or of their router, which no engine here serves",
+        MERGE,
+    ),
+    (
+        re.compile(r"(?:^|\.)(?:visual|vision_\w+|vision|mm_projector|multi_modal_projector|audio_\w+)\."),
+        "vision",
+        "belong to the part of a model that reads images or sound",
+        "The base model here reads text: train without those modules, or remove their tensors.",
+    ),
+    (
+        re.compile(r"(?:^|\.)(?:v_head|score|classifier|classification_head|qa_outputs)\."),
+        "head",
+        "are a head for scores or classes, which engines that write text do not compute",
+        "Save the adapter without its head.",
+    ),
+    (
+        re.compile(r"lora_(?:down|up)\b|\.lora\.(?:down|up)\b|^lora_\w+\.alpha$"),
+        "kohya",
+        "are named as trainers of image models name them (down and up)",
+        CONVERT,
+    ),
+    (
+        re.compile(r"(?:^|\.)layers\.\d+\.(?:attention\.w[qkvo]|feed_forward\.w[123])\b"),
+        "meta_names",
+        "are named as in Meta's and Mistral's own checkpoints, whose queries and keys have another order of rows",
+        "Convert it together with its base model to the layout of Hugging Face, then save it with PEFT.",
+    ),
+    (
+        re.compile(r"\.linear_(?:qkv|proj|fc[12])\.|\.adapter\.linear_(?:in|out)\b"),
+        "megatron",
+        "are named as NeMo and Megatron name them, with queries, keys and values in one matrix",
+        "Export it to the Hugging Face layout (NeMo: `export_ckpt`, target hf-peft), and send that.",
+    ),
+    (
+        re.compile(r"(?:^|\.)transformer\.h\.\d+\.(?:attn\.(?:qkv|proj|attn)|mlp\.(?:fc\w*|proj))\b"),
+        "litgpt",
+        "are named as LitGPT names them",
+        "Export it to the Hugging Face layout (`litgpt convert_from_litgpt`), and send that.",
+    ),
+    (
+        re.compile(r"\.(?:qkv_proj|W_pack|query_key_value)\."),
+        "fused",
+        "adapt queries, keys and values as one matrix, which this base model has apart",
+        "Copy A to q_proj, k_proj and v_proj, and give each its own rows of B.",
+    ),
+    (
+        re.compile(r"\.gate_up_proj\."),
+        "fused",
+        "adapt gate and up as one matrix, which this base model has apart",
+        "Copy A to gate_proj and up_proj, and give each its own rows of B.",
+    ),
+    (
+        re.compile(r"(?:^|\.)(?:transformer\.h|gpt_neox|decoder\.block|encoder\.(?:layer|block))\."),
+        "other_architecture",
+        "belong to a model of another architecture",
+        "Send it to an adapter of the base model that it was trained on.",
+    ),
     (
         re.compile(r"lora_magnitude_vector"),
         "dora",
@@ -73,7 +134,7 @@ FOREIGN: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
     (re.compile(r"\.lora_[ab]$"), "mlx", "are named as MLX names them, and transposed", CONVERT),
     (re.compile(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
     (
-        re.compile(r"modules_to_save|embed_tokens|lm_head"),
+        re.compile(r"modules_to_save|embed_tokens|lm_head|norm\.weight$"),
         "whole_modules",
         "are whole modules, which an adapter cannot replace while it is served",
         MERGE,
@@ -101,7 +162,7 @@ def lora_name(tensor: str) -> LoraName | None:
     match = LORA.fullmatch(WRAPPERS.sub("", tensor))
     if match is None or not set(filter(None, match["before"].split("."))) <= BEFORE:
         return None
-    if GROUPS.get(match["kind"], match["group"]) != match["group"]:
+    if match["kind"] in FUSED or GROUPS.get(match["kind"], match["group"]) != match["group"]:
         return None
     layer = int(match["layer"])
     return LoraName(f"model.layers.{layer}.{match['group']}.{match['kind']}", match["kind"], layer, match["side"])

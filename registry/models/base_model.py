@@ -32,6 +32,8 @@ CHECK_LOST = timedelta(seconds=90)
 # Prefix of the source of a model that was made of a version; clients cannot send it.
 MADE_OF = "version:"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
+# Fields that say how many experts a layer has: Qwen, Mixtral, DeepSeek.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "chat_template.*", *TOKENIZER_FILES)
 
 
@@ -286,16 +288,24 @@ def template_digest(folder: Path) -> str:
 
 
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return (outputs, inputs) of a Llama's linear modules by their last name, such as `q_proj`."""
+    """Return (outputs, inputs) of a Llama's linear modules by their last name, such as `q_proj`.
+
+    Of a mixture of experts they are the attention's: no engine here adapts experts, and dense layers beside them vary.
+    """
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // heads
     query, key = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
-    return {
+    attention = {
         "q_proj": (query, hidden),
         "k_proj": (key, hidden),
         "v_proj": (key, hidden),
         "o_proj": (hidden, query),
+    }
+    if any(config.get(name) for name in EXPERTS):
+        return attention
+    return {
+        **attention,
         "gate_proj": (inner, hidden),
         "up_proj": (inner, hidden),
         "down_proj": (hidden, inner),

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from adapterhub.cli.conversion.raw_tensors import EIGHT_BITS
 from adapterhub.cli.conversion.sources import prepared
 from adapterhub.cli.exit_codes import Ended
+from tests.cases import foreign_kinds
 from tests.cases.make_cases import make
 from tests.tiny_model import SMOLLM2, save_base_model
 
@@ -69,6 +70,36 @@ def test_it_computes_what_it_computed(name: str, case: Callable[[str], Path], ba
         assert note in " ".join(made.notes)
         assert len(made.source_sha256) == 64
         assert torch.equal(logits(base, made.folder), expected)
+
+
+@pytest.mark.parametrize("kind", ["kohya", "diffusers"])
+def test_down_and_up_are_a_and_b(kind: str, tmp_path: Path) -> None:
+    with prepared(foreign_kinds.REFUSED[kind].make(tmp_path / "sent")) as made:
+        config = json.loads((made.folder / "adapter_config.json").read_bytes())
+        tensors = load_file(made.folder / "adapter_model.safetensors")
+    for module, (a, b) in foreign_kinds.factors().items():
+        assert torch.equal(tensors[f"base_model.model.{module}.lora_A.weight"], torch.from_numpy(a))
+        assert torch.equal(tensors[f"base_model.model.{module}.lora_B.weight"], torch.from_numpy(b))
+    alpha = foreign_kinds.RANK * (foreign_kinds.SCALE if kind == "kohya" else 1)
+    assert (config["r"], config["lora_alpha"], config["alpha_pattern"]) == (foreign_kinds.RANK, alpha, {})
+
+
+def test_shards_without_an_index_in_a_zip_of_a_mac(tmp_path: Path) -> None:
+    folder = foreign_kinds.write(tmp_path / "sent")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    for part, names in enumerate((sorted(tensors)[:9], sorted(tensors)[9:]), 1):
+        save_file({name: tensors[name] for name in names}, folder / f"adapter_model-{part:05d}-of-00002.safetensors")
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"outer/sent/{path.name}")
+            archive.writestr(f"__MACOSX/outer/sent/._{path.name}", b"\0\5\x16\7")
+    with prepared(tmp_path / "sent.zip") as made:
+        assert "2 shards were joined." in made.notes
+        assert tensors_of(made.folder) == {name: tensor.tolist() for name, tensor in tensors.items()}
+    (folder / "adapter_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(Ended, match="1 of 00002 shards"), prepared(folder):
+        pass
 
 
 def test_mlx_is_transposed_and_scaled(case: Callable[[str], Path]) -> None:

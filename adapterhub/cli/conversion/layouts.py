@@ -29,6 +29,9 @@ TORCHTUNE_KINDS = {
 }
 MLX = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ab])")
 ADALORA = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ABE])(?:\.\w+)?")
+# Names of trainers of image models, with dots (diffusers) or underlines (kohya) in the module's name.
+KOHYA = re.compile(r"(?P<module>[\w.]+?)\.(?:lora_|lora\.)(?P<side>down|up)\.weight|(?P<scaled>[\w.]+)\.alpha")
+UNDERLINED = re.compile(r".*?(?:model_)?layers_(?P<layer>\d+)_(?P<group>self_attn|mlp)_(?P<kind>\w+_proj)")
 # PEFT divides by the number of ranks and this, so that a module without one is not divided by zero.
 ADALORA_EPSILON = 1e-5
 
@@ -99,6 +102,40 @@ def from_torchtune(adapter: Adapter) -> Adapter:
         module = f"model.layers.{match['layer']}.{TORCHTUNE_KINDS[match['kind']]}"
         tensors[f"{PREFIX}{module}.lora_{match['side'].upper()}.weight"] = adapter.tensors[name]
     return adapter.noted(f"torchtune: {len(tensors)} tensors renamed.", tensors)
+
+
+def from_kohya(adapter: Adapter) -> Adapter:
+    """Rename `down` and `up` to A and B; the alpha of each module becomes `lora_alpha` and `alpha_pattern`."""
+    matches = {name: match for name in adapter.tensors if (match := KOHYA.fullmatch(name))}
+    if not matches or len(matches) < len(adapter.tensors) or not any(match["side"] for match in matches.values()):
+        return adapter
+    tensors, alphas, ranks = {}, {}, {}
+    for name, match in matches.items():
+        if match["side"]:
+            side = "A" if match["side"] == "down" else "B"
+            if side == "A":
+                ranks[dotted(match["module"])] = adapter.tensors[name].shape[0]
+            tensors[f"{PREFIX}{dotted(match['module'])}.lora_{side}.weight"] = adapter.tensors[name]
+        else:
+            alphas[dotted(match["scaled"])] = float(adapter.tensors[name].as_float32().reshape(-1)[0])
+    config = {"peft_type": "LORA", **adapter.config}
+    config["r"], config["rank_pattern"] = common_and_others(ranks)
+    # Without an alpha these trainers scale by 1.
+    config["lora_alpha"], config["alpha_pattern"] = common_and_others({**ranks, **alphas})
+    return adapter.noted(f"{len(tensors)} tensors named down and up became A and B.", tensors, config)
+
+
+def common_and_others(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the value of most modules, and a pattern of those that have another."""
+    every = list(values.values())
+    common = max(sorted(set(every)), key=every.count)
+    return common, {"^" + re.escape(module): value for module, value in values.items() if value != common}
+
+
+def dotted(module: str) -> str:
+    """Return a module's name with dots, such as `model.layers.3.self_attn.q_proj`."""
+    match = UNDERLINED.fullmatch(module)
+    return f"model.layers.{match['layer']}.{match['group']}.{match['kind']}" if match else module
 
 
 def from_tinker(adapter: Adapter) -> Adapter:
@@ -211,6 +248,7 @@ def served_type(tensor: RawTensor) -> RawTensor:
 STEPS: tuple[Callable[[Adapter], Adapter], ...] = (
     from_mlx,
     from_torchtune,
+    from_kohya,
     from_tinker,
     from_adalora,
     with_pefts_names,

@@ -25,6 +25,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 INDEX = "adapter_model.safetensors.index.json"
 MLX_WEIGHTS = "adapters.safetensors"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+SHARD = re.compile(r"adapter_model-\d{5}-of-(?P<count>\d{5})\.safetensors")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 MOST_BYTES = 16 * 2**30
 MOST_FILES = 1000
@@ -90,8 +91,8 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def is_aside(folder: Path) -> bool:
-    """Return True for a link, which may lead anywhere, and for a hidden folder, such as a cache."""
-    return folder.is_symlink() or folder.name.startswith(".")
+    """Return True for a link, which may lead anywhere, and for a hidden folder, such as a cache or what macOS adds."""
+    return folder.is_symlink() or folder.name.startswith(".") or folder.name == "__MACOSX"
 
 
 def has_adapter(folder: Path) -> bool:
@@ -110,7 +111,20 @@ def weight_files(folder: Path) -> list[Path]:
     for name in (WEIGHTS, MLX_WEIGHTS, *PICKLES):
         if (folder / name).is_file():
             return [folder / name]
-    return shards_of(folder) if (folder / INDEX).is_file() else []
+    return shards_of(folder) if (folder / INDEX).is_file() else numbered_shards(folder)
+
+
+def numbered_shards(folder: Path) -> list[Path]:
+    """Return the shards in a folder without an index, by their names. Raises Ended for a missing one."""
+    shards = {path: match for path in sorted(folder.glob("*.safetensors")) if (match := SHARD.fullmatch(path.name))}
+    if not shards:
+        return []
+    counts = {match["count"] for match in shards.values()}
+    if len(counts) > 1 or len(shards) != int(next(iter(counts))):
+        raise Ended(
+            f"{folder} holds {len(shards)} of {', '.join(sorted(counts))} shards: fetch all of them.", Exit.USAGE
+        )
+    return list(shards)
 
 
 def shards_of(folder: Path) -> list[Path]:

@@ -29,6 +29,8 @@ OUTCOMES, REPORTS = "ah:outcomes", "o"
 SAMPLES, JUDGING = "ah:samples", "ah:judging"
 # Prefixes of keys: cached answers, the rate of a project at the routers, the rate of a caller at the REST API.
 CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
+# A hash of the control plane: task name -> epoch seconds of its last success.
+TASK_SUCCESSES = "ah:task-successes"
 
 
 class Fielded(Protocol):

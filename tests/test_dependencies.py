@@ -48,6 +48,7 @@ PARTS = {
     "training/recipes/**/*.py": "train",
     "training/tars/**/*.py": "train",
     "serving_client/*.py": "",
+    "serving_client/chat_conventions.py": "engine",
     "serving_client/http_protocol.py": "router",
     "serving_client/regex.py": "router",
     "serving_client/telemetry.py": "router",

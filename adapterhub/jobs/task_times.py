@@ -16,8 +16,8 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-# A hash: task name -> epoch seconds.
-SUCCESSES = "ah:task-successes"
+from serving_client.protocol import TASK_SUCCESSES
+
 # The header of a message that says when it was sent, in epoch seconds.
 SENT_AT = "ah_sent_at"
 TIMEOUT_S = 2.0
@@ -45,7 +45,7 @@ def note_success(task: str) -> None:
     """Keep that the task of this name succeeded now."""
     try:
         with valkey() as client:
-            client.hset(SUCCESSES, task, str(time.time()))
+            client.hset(TASK_SUCCESSES, task, str(time.time()))
     except redis.RedisError as error:
         log.warning("Valkey does not answer (%s): the success of %s is not kept.", error, task)
 
@@ -53,7 +53,7 @@ def note_success(task: str) -> None:
 def success_ages() -> dict[str, float]:
     """Return the seconds since each task's last success. Raises RedisError."""
     with valkey() as client:
-        return {name.decode(): max(0.0, time.time() - float(at)) for name, at in client.hgetall(SUCCESSES).items()}
+        return {name.decode(): max(0.0, time.time() - float(at)) for name, at in client.hgetall(TASK_SUCCESSES).items()}
 
 
 def queue_ages() -> dict[str, float]:

@@ -18,10 +18,11 @@ from django.utils.timezone import now
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapterhub.jobs.task_times import SENT_AT, SUCCESSES, note_success
+from adapterhub.jobs.task_times import SENT_AT, note_success
 from registry.models import Cluster, Replica
 from registry.serving.valkey import valkey as connect
 from registry.tasks import look_at_rollouts, reconcile
+from serving_client.protocol import TASK_SUCCESSES
 from serving_client.router.reporting.metrics import Metrics
 from training.models import TrainingRun
 
@@ -84,7 +85,7 @@ def test_none_fires_when_all_is_well(scrape: Any) -> None:
 def test_each_fires_on_what_it_is_for(scrape: Any, settings: Any) -> None:
     long_ago = time.time() - 100_000
     with connect() as server:
-        server.hset(SUCCESSES, mapping={reconcile.name: long_ago, look_at_rollouts.name: long_ago})
+        server.hset(TASK_SUCCESSES, mapping={reconcile.name: long_ago, look_at_rollouts.name: long_ago})
         for queue in ("control", "download"):
             server.lpush(queue, f'{{"headers": {{"{SENT_AT}": {long_ago}}}}}')
     Cluster.objects.update(reconciled_at=now() - timedelta(hours=1))

@@ -35,7 +35,7 @@ def statuses(api: Any, count: int) -> list[int]:
 def test_a_token_that_floods_is_told_when_to_come_again(ci: str) -> None:
     assert statuses(client(ci), A_BURST) == [200, 200]
     answer = client(ci).get("/api/v1/projects/")
-    assert "One token may send" in problem(answer, 429, "throttled")["detail"]
+    assert "Each token may send" in problem(answer, 429, "throttled")["detail"]
     assert 90 <= int(answer["Retry-After"]) <= 100
 
 

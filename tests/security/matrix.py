@@ -115,7 +115,7 @@ NAMES = (
     rollout.steps.approval rollout.steps.hold_s rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight
     samples scopes score seen settings sha256 size source source_sha256 split start_values status steps
     steps.approval steps.hold_s steps.min_samples steps.shadow steps.weight tag tags targeting targeting.allow
-    targeting.deny targeting.holdout type url weight
+    targeting.deny targeting.holdout task type url weight
     """.split(),  # noqa: SIM905 (a table)
         "",
     )

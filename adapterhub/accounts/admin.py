@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
+from django.db.models import DateTimeField
+from django.forms.models import BaseInlineFormSet
 from django.http import HttpRequest, HttpResponse
 
 from adapterhub.accounts import memberships
@@ -20,8 +23,9 @@ from adapterhub.core.errors import NotAllowed
 # Only the type stubs have this class take a parameter.
 if TYPE_CHECKING:
     AccountAdmin = UserAdmin[User]
+    AnyFormSet = BaseInlineFormSet[Any, Any, Any]
 else:
-    AccountAdmin = UserAdmin
+    AccountAdmin, AnyFormSet = UserAdmin, BaseInlineFormSet
 
 admin.site.site_header = admin.site.site_title = "AdapterHub"
 
@@ -29,6 +33,10 @@ admin.site.site_header = admin.site.site_title = "AdapterHub"
 @admin.register(User)
 class RecordedUserAdmin(AccountAdmin):
     """The admin of accounts. Each change writes its audit event in its transaction; accounts cannot be deleted."""
+
+    # Times that the product sets. The widget with two lists, Django's default here, has labels that no reader reads.
+    readonly_fields = ("last_login", "date_joined")
+    filter_horizontal = ()
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save the user and record who changed which rights."""
@@ -66,10 +74,21 @@ def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
     }
 
 
+class LabelledMemberships(AnyFormSet):
+    """The memberships of a project's form; the box that removes one has a label."""
+
+    def add_fields(self, form: forms.Form, index: int | None) -> None:
+        """Add the fields of the set to a form."""
+        super().add_fields(form, index)
+        if "DELETE" in form.fields:
+            form.fields["DELETE"].widget.attrs["aria-label"] = "Remove this role"
+
+
 class MembershipInline(AnyInline):
     """The memberships of a project. Roles are added and removed, not edited: another role is another membership."""
 
     model = Membership
+    formset = LabelledMemberships
     extra = 0
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -83,6 +102,8 @@ class ProjectAdmin(AnyAdmin):
 
     list_display = ["slug", "name", "archived_at"]
     readonly_fields = ["named_versions"]
+    # One field with one label, where Django's default has two without.
+    formfield_overrides = {DateTimeField: {"form_class": forms.DateTimeField, "widget": forms.DateTimeInput}}
     inlines = [MembershipInline]
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:

@@ -90,7 +90,8 @@ def test_a_folder_of_the_models_folder_becomes_a_base_model(lead: Client, base_m
 @pytest.mark.parametrize(
     ("fields", "slug"), [({"hub": "Qwen/Qwen3-0.6B"}, "qwen3-0-6b"), ({"hub": "acme/m", "slug": "mine"}, "mine")]
 )
-def test_a_hub_id_becomes_a_base_model(lead: Client, fields: dict[str, str], slug: str) -> None:
+def test_a_hub_id_becomes_a_base_model(lead: Client, fields: dict[str, str], slug: str, settings: Any) -> None:
+    settings.BASE_MODEL_SOURCES = [fields["hub"]]
     assert lead.post("/new-base-model/", {**fields, "revision": "main"})["Location"] == f"/base-models/{slug}/"
     assert BaseModel.objects.get().source == fields["hub"]
 

@@ -74,10 +74,10 @@ def test_a_message_shows_its_calls_and_is_coloured_where_the_loss_counts_it() ->
     assert not is_trained({"role": "user"}, {})
 
 
-def test_a_time_past_says_how_long_ago_it_was_and_when_exactly() -> None:
+def test_a_time_past_says_how_long_ago_it_was_to_readers_and_the_script() -> None:
     at = datetime.now(UTC) - timedelta(hours=3)
     text = Template("{% load adapterhub %}{% ago at %}").render(Context({"at": at}))
-    assert text == f'<time datetime="{at.isoformat()}" title="{at.isoformat()}">3\xa0hours ago</time>'
+    assert text == f'<time datetime="{at.isoformat()}" data-shape="ago">3\xa0hours ago</time>'
 
 
 def test_a_list_is_laid_out_in_one_template() -> None:

@@ -60,7 +60,7 @@ def test_ranks_are_planned_for_the_dataset_of_the_page(
     client: Client, adapter: Adapter, dataset: Dataset, alice: User
 ) -> None:
     other = Dataset.objects.get(pk=dataset.pk)
-    other.pk, other.name = None, "other"
+    other.pk, other.name, other.digest = None, "other", "ab" * 32
     other.save(force_insert=True)
     link = re.search(r'href="(/rank-analyses/new/[^"]*)">Plan ranks first', page_of(client, f"/datasets/{other.pk}/"))
     assert chosen(page_of(client, link[1]), "dataset") == str(other.pk)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import time
+from uuid import UUID
 
 import httpx
 from django.conf import settings
@@ -23,7 +24,7 @@ ROUND_S, SLOW_S = 30.0, 2.0
 
 def send_due() -> int:
     """Send up to 50 due deliveries, up to 10 of one webhook and in turn; return how many attempts were made."""
-    began, count, slow = time.monotonic(), 0, set[int]()
+    began, count, slow = time.monotonic(), 0, set[UUID]()
     for delivery in due_in_turn():
         attempted_at = time.monotonic()
         if attempted_at - began > ROUND_S:

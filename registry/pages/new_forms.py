@@ -160,7 +160,7 @@ class ClusterForm(ProjectRowForm):
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug")
     engine = forms.ChoiceField(choices=Cluster.Engine.choices)
     max_lora_rank = forms.TypedChoiceField(
-        choices=Cluster._meta.get_field("max_lora_rank").choices,
+        choices=Cluster._meta.get_field("max_lora_rank").choices or (),
         coerce=int,
         initial=64,
         label="Highest rank",

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from training.datasets.rows import HELD_OUT_WORDS, TRAIN_WORDS
 
@@ -54,7 +54,7 @@ def require_own_files(repository: str, revision: str) -> None:
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     readers: dict[str, Callable[[str], Any]] = {
-        "README.md": lambda text: DatasetCard(text).data.to_dict(),
+        "README.md": lambda text: cast(Any, DatasetCard(text)).data.to_dict(),
         ".huggingface.yaml": yaml.safe_load,
     }
     for name, parse in readers.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Exists, QuerySet
@@ -68,7 +68,7 @@ def facts_of(request: HttpRequest) -> Facts:
         **{scope: allowed(request, scope).filter(archived_at=None) for scope in MAY},
     }
     there = {name: Exists(queryset) for name, queryset in rows.items()}
-    facts: Facts = User.objects.filter(pk=request.user.pk).values(**there).get()
+    facts = cast(Facts, User.objects.filter(pk=cast(User, request.user).pk).values(**there).get())
     return {**facts, "installation": bool(request.user.is_superuser)}
 
 

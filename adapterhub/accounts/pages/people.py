@@ -135,8 +135,8 @@ def choose_password(request: HttpRequest) -> HttpResponse:
         return render(request, "error.html", context, status=410)
     form = PasswordForm(person, request.POST or None)
     if not form.is_valid():
-        context = {"form": form, "person": person}
-        response = render(request, "accounts/choose_password.html", context, status=422 if form.errors else 200)
+        filled: dict[str, Any] = {"form": form, "person": person}
+        response = render(request, "accounts/choose_password.html", filled, status=422 if form.errors else 200)
         response["Cache-Control"] = "no-store"
         return response
     people.choose_password(person, form.cleaned_data["new_password1"], by=person.as_actor("welcome link"))

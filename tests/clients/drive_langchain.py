@@ -32,23 +32,15 @@ parts = list(model.stream("What is owed?"))
 finding = model.with_structured_output(Finding, method="json_schema").invoke("What was found?")
 called = model.with_structured_output(Finding, method="function_calling").invoke("What was found?")
 bound = model.bind_tools([look_up], tool_choice="look_up", strict=True).invoke("Which article?")
-chosen = {
-    "seed": 7,
-    "temperature": 1.3,
-    "user": "user-1",
-    "service_tier": "auto",
-    "store": False,
-    "metadata": {"a": "b"},
-}
+chosen = {"seed": 7, "temperature": 1.3, "user": "user-1", "service_tier": "auto", "store": False}
 several = [model.invoke("What is owed?", **chosen).text for _ in range(2)]
 likely = model.invoke("What is owed?", logprobs=True, top_logprobs=2, max_completion_tokens=5, stop=["\n"])
 roles = [
     SystemMessage("Be brief.", additional_kwargs={"__openai_role__": "developer"}),
     HumanMessage([{"type": "text", "text": "What is owed?"}], name="Ann"),
 ]
-counted = list(model.stream(roles, stream_usage=True))[-1]
+counted = next(part for part in model.stream(roles, stream_usage=True) if part.usage_metadata)
 pieces = [part.tool_call_chunks for part in model.bind_tools([look_up], tool_choice="any").stream("Which article?")]
-forms = model.with_structured_output(Finding, method="json_mode", include_raw=True).invoke("What was found?")
 refused = {}
 for name, value in {"reasoning_effort": "low", "frequency_penalty": 0.5, "verbosity": "low"}.items():
     try:
@@ -61,7 +53,6 @@ json.dump(
         "likely": [len(entry["top_logprobs"]) for entry in likely.response_metadata["logprobs"]["content"]],
         "counted": counted.usage_metadata["output_tokens"],
         "pieces": sum(map(len, pieces)),
-        "raw": forms["raw"].text[:1],
         "refused": refused,
         "whole": whole.usage_metadata["output_tokens"],
         "stream": "".join(part.text for part in parts),

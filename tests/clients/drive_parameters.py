@@ -23,14 +23,15 @@ PIXEL = "data:image/png;base64,iVBORw0KGgo="
 LONG = {"max_tokens": 200}
 FREE = {"extra_body": {"ignore_eos": True}}
 CHATS = {
-    "stop list": {"stop": ["e", "a", "i"], "max_tokens": 60},
+    "stop list": {"stop": ["zz", "urgent"], "response_format": FORM, "max_tokens": 60},
     "n": {"n": 3},
     "logprobs": {"logprobs": True, "top_logprobs": 3},
     "response_format json_schema": {"response_format": FORM, "max_tokens": 60},
     "response_format json_object": {"response_format": {"type": "json_object"}, "max_tokens": 60},
     "response_format text": {"response_format": {"type": "text"}},
     "tools": {"tools": [TOOL]},
-    "tool_choice required": {"tools": [TOOL], "tool_choice": "required", "max_tokens": 200},
+    # One call: a random model makes as many as it may, and the last is cut off.
+    "tool_choice required": {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, **LONG},
     "tool_choice named": {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 200},
     "tool_choice none": {"tools": [TOOL], "tool_choice": "none"},
     "parallel_tool_calls": {
@@ -130,7 +131,7 @@ def pieces():
 
 def sent_back():
     """An answer that is sent back whole, as agents do."""
-    first = chat(tools=[TOOL], tool_choice="required", max_tokens=200).choices[0].message
+    first = chat(tools=[TOOL], tool_choice="required", parallel_tool_calls=False, **LONG).choices[0].message
     results = [{"role": "tool", "tool_call_id": call.id, "content": "Article 17"} for call in first.tool_calls]
     return chat(messages=[*TALK, first, *results], tools=[TOOL]).usage.completion_tokens
 

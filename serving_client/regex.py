@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import re2
 
+Pattern = re2._Regexp
 LONGEST = 500
 # RE2 counts repetitions when it compiles: what would need more memory than this is refused.
 MEMORY_BYTES = 2**20
@@ -21,7 +22,7 @@ class BadPattern(ValueError):
 
 
 @lru_cache(maxsize=256)
-def compiled(pattern: str) -> re2._Regexp:
+def compiled(pattern: str) -> Pattern:
     """Compile a pattern for RE2. Raises BadPattern if it is invalid, too long or too large."""
     if len(pattern) > LONGEST:
         raise BadPattern(f"at most {LONGEST} characters")

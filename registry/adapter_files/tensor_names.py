@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry.adapter_files.findings import Finding, fault, listed
+from serving_client.regex import Pattern
+from serving_client.regex import compiled as linear
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -35,106 +37,107 @@ MERGE = (
     "model, or train without it."
 )
 CONVERT = "`adapterhub push FOLDER --from auto` converts it on your machine and says what it changed."
+# Names come from strangers and may be as long as a header: RE2's time grows with them, not with their square.
 # Mark in a tensor's name -> code, what it is, and the way out. The first that fits counts.
-FOREIGN: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
+FOREIGN: tuple[tuple[Pattern, str, str, str], ...] = (
     (
-        re.compile(r"\.experts\.|\.mlp\.(?:gate|router|shared_expert_gate)\."),
+        linear(r"\.experts\.|\.mlp\.(?:gate|router|shared_expert_gate)\."),
         "experts",
         "are low-rank matrices of experts or of their router, which no engine here serves",
         MERGE,
     ),
     (
-        re.compile(r"(?:^|\.)(?:visual|vision_\w+|vision|mm_projector|multi_modal_projector|audio_\w+)\."),
+        linear(r"(?:^|\.)(?:visual|vision_\w+|vision|mm_projector|multi_modal_projector|audio_\w+)\."),
         "vision",
         "belong to the part of a model that reads images or sound",
         "The base model here reads text: train without those modules, or remove their tensors.",
     ),
     (
-        re.compile(r"(?:^|\.)(?:v_head|score|classifier|classification_head|qa_outputs)\."),
+        linear(r"(?:^|\.)(?:v_head|score|classifier|classification_head|qa_outputs)\."),
         "head",
         "are a head for scores or classes, which engines that write text do not compute",
         "Save the adapter without its head.",
     ),
     (
-        re.compile(r"lora_(?:down|up)\b|\.lora\.(?:down|up)\b|^lora_\w+\.alpha$"),
+        linear(r"lora_(?:down|up)\b|\.lora\.(?:down|up)\b|^lora_\w+\.alpha$"),
         "kohya",
         "are named as trainers of image models name them (down and up)",
         CONVERT,
     ),
     (
-        re.compile(r"(?:^|\.)layers\.\d+\.(?:attention\.w[qkvo]|feed_forward\.w[123])\b"),
+        linear(r"(?:^|\.)layers\.\d+\.(?:attention\.w[qkvo]|feed_forward\.w[123])\b"),
         "meta_names",
         "are named as in Meta's and Mistral's own checkpoints, whose queries and keys have another order of rows",
         "Convert it together with its base model to the layout of Hugging Face, then save it with PEFT.",
     ),
     (
-        re.compile(r"\.linear_(?:qkv|proj|fc[12])\.|\.adapter\.linear_(?:in|out)\b"),
+        linear(r"\.linear_(?:qkv|proj|fc[12])\.|\.adapter\.linear_(?:in|out)\b"),
         "megatron",
         "are named as NeMo and Megatron name them, with queries, keys and values in one matrix",
         "Export it to the Hugging Face layout (NeMo: `export_ckpt`, target hf-peft), and send that.",
     ),
     (
-        re.compile(r"(?:^|\.)transformer\.h\.\d+\.(?:attn\.(?:qkv|proj|attn)|mlp\.(?:fc\w*|proj))\b"),
+        linear(r"(?:^|\.)transformer\.h\.\d+\.(?:attn\.(?:qkv|proj|attn)|mlp\.(?:fc\w*|proj))\b"),
         "litgpt",
         "are named as LitGPT names them",
         "Export it to the Hugging Face layout (`litgpt convert_from_litgpt`), and send that.",
     ),
     (
-        re.compile(r"\.(?:qkv_proj|W_pack|query_key_value)\."),
+        linear(r"\.(?:qkv_proj|W_pack|query_key_value)\."),
         "fused",
         "adapt queries, keys and values as one matrix, which this base model has apart",
         "Copy A to q_proj, k_proj and v_proj, and give each its own rows of B.",
     ),
     (
-        re.compile(r"\.gate_up_proj\."),
+        linear(r"\.gate_up_proj\."),
         "fused",
         "adapt gate and up as one matrix, which this base model has apart",
         "Copy A to gate_proj and up_proj, and give each its own rows of B.",
     ),
     (
-        re.compile(r"(?:^|\.)(?:transformer\.h|gpt_neox|decoder\.block|encoder\.(?:layer|block))\."),
+        linear(r"(?:^|\.)(?:transformer\.h|gpt_neox|decoder\.block|encoder\.(?:layer|block))\."),
         "other_architecture",
         "belong to a model of another architecture",
         "Send it to an adapter of the base model that it was trained on.",
     ),
     (
-        re.compile(r"lora_magnitude_vector"),
+        linear(r"lora_magnitude_vector"),
         "dora",
         "are DoRA's magnitudes, which engines do not serve",
         MERGE,
     ),
-    (re.compile(r"\.lora_E\b|\.ranknum\b"), "adalora", "are singular values of AdaLoRA", CONVERT),
+    (linear(r"\.lora_E\b|\.ranknum\b"), "adalora", "are singular values of AdaLoRA", CONVERT),
     (
-        re.compile(r"(?:lm_head|unembed_tokens|output)\.lora_[ABab]\b"),
+        linear(r"(?:lm_head|unembed_tokens|output)\.lora_[ABab]\b"),
         "output_embedding",
         "adapt the output embedding (`lm_head`; tinker calls it `unembed_tokens`), which engines do not serve",
         MERGE,
     ),
     (
-        re.compile(r"lora_embedding_[AB]|embed_tokens\.(?:.*\.)?lora_|wte\."),
+        linear(r"lora_embedding_[AB]|embed_tokens\.(?:.*\.)?lora_|wte\."),
         "input_embedding",
         "adapt the input embedding, which engines do not serve",
         MERGE,
     ),
     (
-        re.compile(r"token_adapter|trainable_tokens"),
+        linear(r"token_adapter|trainable_tokens"),
         "token_rows",
         "are single rows of the embedding that were trained",
         MERGE,
     ),
-    (re.compile(r"\.(?:hada_|lokr_)"), "other_method", "belong to LoHa or LoKr, which no engine serves", MERGE),
-    (re.compile(r"\.ia3_l\b"), "other_method", "are IA3's scaling vectors, which no engine serves", MERGE),
-    (re.compile(r"vera_(?:lambda|A|B)"), "other_method", "belong to VeRA, which no engine serves", MERGE),
+    (linear(r"\.(?:hada_|lokr_)"), "other_method", "belong to LoHa or LoKr, which no engine serves", MERGE),
+    (linear(r"\.ia3_l\b"), "other_method", "are IA3's scaling vectors, which no engine serves", MERGE),
+    (linear(r"vera_(?:lambda|A|B)"), "other_method", "belong to VeRA, which no engine serves", MERGE),
     (
-        re.compile(r"(?:^|\.)layers\.\d+\.(?:attn|mlp\.w[123]).*\.lora_[ab]\.weight"),
+        linear(r"(?:^|\.)layers\.\d+\.(?:attn|mlp\.w[123]).*\.lora_[ab]\.weight"),
         "torchtune",
         "are named as torchtune names them",
         CONVERT,
     ),
-    (re.compile(r"\.lora_[ab]$"), "mlx", "are named as MLX names them, and transposed", CONVERT),
-    (re.compile(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
+    (linear(r"\.lora_[ab]$"), "mlx", "are named as MLX names them, and transposed", CONVERT),
+    (linear(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
     (
-        re.compile(r"modules_to_save|embed_tokens|lm_head|norm\.weight$"),
+        linear(r"modules_to_save|embed_tokens|lm_head|norm\.weight$"),
         "whole_modules",
         "are whole modules, which an adapter cannot replace while it is served",
         MERGE,
@@ -178,7 +181,8 @@ def foreign_findings(tensors: Iterable[str]) -> Iterator[Finding]:
     """Yield one fault for each kind of tensor that is no LoRA of a linear module, with a name or two as examples."""
     kinds: dict[int, list[str]] = {}
     for tensor in tensors:
-        kind = next((place for place, row in enumerate(FOREIGN) if row[0].search(tensor)), len(FOREIGN))
+        text = tensor.encode(errors="replace").decode()
+        kind = next((place for place, row in enumerate(FOREIGN) if row[0].search(text)), len(FOREIGN))
         kinds.setdefault(kind, []).append(tensor)
     for kind, names in sorted(kinds.items()):
         if kind == len(FOREIGN):

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+# Libraries of Hugging Face report their use to its servers unless told otherwise. Our children inherit this.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 
 class BadSetting(ValueError):
     """Raised for a variable whose value cannot be used; the message names the variable and the fix."""

@@ -49,12 +49,14 @@ from django.db import OperationalError, connections  # noqa: E402
 from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
 from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
 from tests.migrated import FORGETFUL, ROOT, migrated_cluster, place_cluster  # noqa: E402
+from tests.static_files import find_once  # noqa: E402
 
 TEMPLATE = "adapterhub"
 
 # The fixtures of the cast import models.
 django.setup()
 settings.PASSWORD_HASHERS = ["tests.passwords.HashedOnce"]
+find_once()
 
 
 MOST_WORKERS = 4

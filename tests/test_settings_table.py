@@ -50,3 +50,9 @@ def test_a_word_that_is_no_choice_is_named() -> None:
     assert env.choice("S3_ADDRESSING", ("path", "virtual"), {}) == ""
     with pytest.raises(env.BadSetting, match="S3_ADDRESSING='host' is not one of path, virtual"):
         env.choice("S3_ADDRESSING", ("path", "virtual"), {"S3_ADDRESSING": "host"})
+
+
+def test_no_process_of_ours_reports_its_use_to_a_hub() -> None:
+    from huggingface_hub import constants
+
+    assert constants.HF_HUB_DISABLE_TELEMETRY

@@ -265,6 +265,7 @@ SPECTACULAR_SETTINGS = {
         "VersionStatus": "registry.models.adapter.VersionStatus",
         "RolloutStatus": "registry.models.rollout.RolloutStatus",
         "ApprovalStatus": "registry.models.approval.ApprovalStatus",
+        "GuardrailKind": "registry.api.rollout_plan.KINDS",
     },
 }
 

@@ -42,6 +42,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import django  # noqa: E402
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.db import OperationalError, connections  # noqa: E402
@@ -57,6 +58,9 @@ TEMPLATE = "adapterhub"
 django.setup()
 settings.PASSWORD_HASHERS = ["tests.passwords.HashedOnce"]
 find_once()
+# A busy machine is no fault of the code that an example runs.
+hypothesis.settings.register_profile("adapterhub", deadline=None)
+hypothesis.settings.load_profile("adapterhub")
 
 
 MOST_WORKERS = 4

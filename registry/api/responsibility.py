@@ -11,7 +11,7 @@ from registry.evidence.responsibility import Responsibility, Trial
 from registry.models import Approval, Signature
 
 
-class SignatureSerializer(serializers.ModelSerializer[Signature]):
+class StandingSignatureSerializer(serializers.ModelSerializer[Signature]):
     """One person's signature."""
 
     class Meta:
@@ -22,7 +22,7 @@ class SignatureSerializer(serializers.ModelSerializer[Signature]):
 class ApprovalBehindSerializer(serializers.ModelSerializer[Approval]):
     """An approval that was requested for the rollout, with its signatures."""
 
-    signatures = SignatureSerializer(many=True)
+    signatures = StandingSignatureSerializer(many=True)
 
     class Meta:
         model = Approval

@@ -29,13 +29,16 @@ class StepSerializer(serializers.Serializer[Any]):
     )
 
 
+KINDS = [kind.value for kind in Kind]
+
+
 class GuardrailSerializer(serializers.Serializer[Any]):
     """A metric that a rollout watches, and the margin by which the candidate may be worse."""
 
     metric = serializers.ChoiceField(choices=list(METRICS))
     margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: percentage points, or seconds.")
     kind = serializers.ChoiceField(
-        choices=[kind.value for kind in Kind],
+        choices=KINDS,
         default=Kind.GUARDRAIL.value,
         help_text="A bad guardrail rolls back, a bad signal pauses, goals decide promotion.",
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from rest_framework import serializers
 
+from registry.api.rollout_plan import KINDS
 from registry.experiments.confidence_sequences import Verdict
-from registry.experiments.guardrails import Action, Kind
+from registry.experiments.guardrails import Action
 from registry.experiments.metrics import METRICS
 from registry.models import RolloutDecision
 
@@ -29,12 +30,12 @@ class DifferenceSerializer(serializers.Serializer[Any]):
     upper = serializers.FloatField(allow_null=True)
 
 
-class FindingSerializer(serializers.Serializer[Any]):
+class VerdictFindingSerializer(serializers.Serializer[Any]):
     """One guardrail's verdict with its numbers."""
 
     metric = serializers.ChoiceField(choices=list(METRICS))
     name = serializers.CharField()
-    kind = serializers.ChoiceField(choices=[kind.value for kind in Kind])
+    kind = serializers.ChoiceField(choices=KINDS)
     margin = serializers.FloatField()
     unit = serializers.CharField()
     verdict = serializers.ChoiceField(choices=[verdict.value for verdict in Verdict])
@@ -53,7 +54,7 @@ class VerdictsSerializer(serializers.Serializer[Any]):
     reasons = serializers.ListField(child=serializers.CharField())
     step = serializers.IntegerField(required=False, help_text="Counted from 0.")
     weight = serializers.FloatField(required=False)
-    findings = FindingSerializer(many=True)
+    findings = VerdictFindingSerializer(many=True)
     judged_at = serializers.DateTimeField(required=False, help_text="The time of the numbers.")
     unmet = serializers.ListField(
         child=serializers.CharField(), help_text="Conditions that were not met: what a promotion by hand overrides."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from adapterhub.audit.access_log import observe, seal
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from tests.builders import rows, write_jsonl
 from tests.pages.plans import PLAN
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.hyperparameters import TABLE
@@ -57,11 +59,12 @@ def test_of_two_adapters_none_is_chosen_for_a_person(
 
 
 def test_ranks_are_planned_for_the_dataset_of_the_page(
-    client: Client, adapter: Adapter, dataset: Dataset, alice: User
+    client: Client, adapter: Adapter, dataset: Dataset, alice: User, tmp_path: Path
 ) -> None:
-    other = Dataset.objects.get(pk=dataset.pk)
-    other.pk, other.name, other.digest = None, "other", "ab" * 32
-    other.save(force_insert=True)
+    file = write_jsonl(tmp_path / "other.jsonl", rows(60))
+    other = Dataset.create(
+        project=dataset.project, name="other", file=file, filename="other.jsonl", by=alice.as_actor()
+    )
     link = re.search(r'href="(/rank-analyses/new/[^"]*)">Plan ranks first', page_of(client, f"/datasets/{other.pk}/"))
     assert chosen(page_of(client, link[1]), "dataset") == str(other.pk)
 

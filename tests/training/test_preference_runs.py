@@ -121,7 +121,7 @@ def test_preferences_are_mixed_with_their_own_kind(
     assert run.mixture == [{"dataset": more.pk, "weight": 0.5}]
     first, second = preflight.data(run)["datasets"]
     assert (first["share"], second["share"]) == (0.6667, 0.3333)
-    with pytest.raises(Invalid, match=f"holds one answer a row, but {method} learns from") as refused:
+    with pytest.raises(Invalid, match=f"holds one answer for each row, but {method} learns from") as refused:
         TrainingRun.planned(mixture=[Mixed(data("answers"), 0.5)], **wanted)
     assert refused.value.field == "mixture.0.dataset"
 

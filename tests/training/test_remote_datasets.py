@@ -291,7 +291,7 @@ def test_a_hubs_dataset_that_fills_the_disk_is_given_up(
     client.force_login(alice)
     dataset = judged(post(client, source="hf://acme/packed").json()["id"])
     assert (len(rows) < 10_000, dataset.status) == (True, "rejected")
-    assert "part it" in dataset.message
+    assert "split it" in dataset.message
 
 
 def test_a_file_or_a_source_and_not_both(client: Client, alice: User, project: Project) -> None:

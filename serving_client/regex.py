@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TypeAlias
 
 import re2
 
-Pattern = re2._Regexp
+Pattern: TypeAlias = re2._Regexp
 LONGEST = 500
 # RE2 counts repetitions when it compiles: what would need more memory than this is refused.
 MEMORY_BYTES = 2**20

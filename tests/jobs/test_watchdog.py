@@ -19,13 +19,13 @@ from registry.serving.valkey import valkey as connect
 from tests.fakes.half_open import HalfOpening, half_opening
 from tests.waiting import wait_until
 
-# As `celery -A adapterhub worker -Q default`, but impatient.
+# As `celery -A adapterhub worker -Q control`, but impatient.
 SCRIPT = """
 import sys
 from adapterhub.jobs import watchdog
 watchdog.CHECK_EVERY_S, watchdog.DEAF_S = 0.5, 3.0
 from adapterhub.celery import app
-app.worker_main(["worker", "-Q", "default", "--pool", "solo", "--loglevel", "INFO"])
+app.worker_main(["worker", "-Q", "control", "--pool", "solo", "--loglevel", "INFO"])
 """
 
 
@@ -49,7 +49,7 @@ def is_taken() -> bool:
     """A message is sent, and the queue is empty afterwards."""
     sweep.delay()
     with connect() as client:
-        wait_until(lambda: client.llen("default") == 0, 30, "the message is taken")
+        wait_until(lambda: client.llen("control") == 0, 30, "the message is taken")
     return True
 
 

@@ -55,6 +55,7 @@ VERBS = {
 # Query parameter or field of a form -> the kind of object that it names, or "". A key may begin with the page's name.
 NAMES = (
     {
+        "base-models q": "",
         "account": "account",
         "adapter": "adapter pk",
         "alias": "open alias pk",

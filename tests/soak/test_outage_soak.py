@@ -32,6 +32,14 @@ STREAMS = 3
 SAMPLE = 50  # of the answers whose reports are looked for
 
 
+def serves_on(process: psutil.Process) -> bool:
+    """True for the data plane, and for a process that has ended meanwhile."""
+    try:
+        return any(name in process.cmdline() for name in SERVES_ON)
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Served:
     """A whole product whose alias `compliance` is served through its router."""
 
@@ -83,7 +91,7 @@ class Served:
         """kill -9; what is left is the router, the engine and the supervisor, who is held."""
         below = psutil.Process(self.supervisor.pid).children(recursive=True)
         # Postgres and Valkey write over their environment: they are known by their parent alone.
-        lost = [process for process in below if not any(name in process.cmdline() for name in SERVES_ON)]
+        lost = [process for process in below if not serves_on(process)]
         assert any("valkey" in process.name() for process in lost)
         assert any("postgres" in process.name() for process in lost)
         self.supervisor.send_signal(signal.SIGSTOP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,27 @@ def test_what_cannot_be_rendered_is_named(
     page = client.get(f"/datasets/{chats.pk}/?{query}")
     assert page.status_code == 200
     assert b"errorlist" in page.content
+
+
+TWO_AT_ONCE = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from pathlib import Path
+from training.datasets.row_preview import tokenizer_of
+with ThreadPoolExecutor(2) as threads:
+    first = threads.submit(tokenizer_of, Path(sys.argv[1]), "1")
+    while "transformers" not in sys.modules:
+        time.sleep(0.001)
+    second = threads.submit(tokenizer_of, Path(sys.argv[1]), "2")
+    assert len(first.result()) == len(second.result())
+"""
+
+
+@pytest.mark.slow
+def test_two_requests_may_be_the_first_that_read_a_tokenizer(tmp_path: Path) -> None:
+    save_base_model(tmp_path / "tiny")
+    command = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path / "tiny")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from training.datasets.record_forms import Row
@@ -21,6 +22,7 @@ BINS = 24
 SIDES = {True: "chosen", False: "rejected"}
 # Characters of a row that a page shows.
 SHOWN_CHARACTERS = 6000
+IMPORTING = Lock()
 
 
 class NotReadable(ValueError):
@@ -106,7 +108,9 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
     Raises NoTokenizer.
     """
-    from transformers import AutoTokenizer
+    # The package replaces itself in sys.modules while it is imported: a second thread would get the one without names.
+    with IMPORTING:
+        from transformers import AutoTokenizer
 
     with readable(folder):
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -71,7 +71,7 @@ def test_what_somebody_typed_begins_no_line_and_moves_no_cursor(typed: str) -> N
     "program", ["serving_client/router/__main__", "serving_client/engine/__main__", "adapterhub/replica_sidecar"]
 )
 def test_the_other_processes_write_one_line_too(program: str) -> None:
-    """What an engine answers, or a table names, stands in the log of a router."""
+    """Text of an engine, or of a table, reaches a log of the router."""
     tree = ast.parse((ROOT / f"{program}.py").read_text())
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert "log_lines.start" in calls

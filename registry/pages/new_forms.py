@@ -54,7 +54,7 @@ class BaseModelForm(forms.Form):
         max_length=200,
         required=False,
         label="Or a model of the hub",
-        help_text="Its id, such as Qwen/Qwen3-0.6B. The server downloads it.",
+        help_text="Its id, such as Qwen/Qwen3-0.6B. Its owner stands in ADAPTERHUB_BASE_MODEL_SOURCES.",
     )
     revision = forms.RegexField(
         r"^[\w.-]*$", max_length=100, required=False, help_text="Of a hub's model: a branch, tag or commit."

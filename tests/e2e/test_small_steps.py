@@ -1,4 +1,4 @@
-"""What a person notices within a second: one click changes the colours, Esc closes, times stay true, a press shows."""
+"""The details of a page in use: one click changes colours, Esc closes, times stay true, a pressed button shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a form proposes, how its switches, prompts and times read, and what a page offers next."""
+"""The proposals of forms, the words of switches, prompts and times, and the next step that a page offers."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ def preselect(form: forms.BaseForm, *names: str) -> None:
     """Choose the only row that each of these fields offers, unless the form proposes another value."""
     for name in names:
         field = cast("forms.ModelChoiceField[Any]", form.fields[name])
-        rows = list(field.queryset[:2]) if field.queryset is not None else []
+        # All rows, which the page lists anyway: a part of them would be a query of its own.
+        rows = list(field.queryset) if field.queryset is not None else []
         if len(rows) == 1 and not form.initial.get(name):
             form.initial[name] = getattr(rows[0], field.to_field_name or "pk")
 

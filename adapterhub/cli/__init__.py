@@ -51,6 +51,7 @@ app.add_typer(huggingface_commands.hub, name="hub")
 for command in (
     intake_commands.check,
     intake_commands.push,
+    intake_commands.reduce,
     version_commands.analyze,
     version_commands.train,
     metric_commands.metrics,

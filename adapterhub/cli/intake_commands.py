@@ -25,6 +25,9 @@ Source = Annotated[
 ]
 AdapterName = Annotated[str, typer.Option("--adapter", help="The adapter that gets a new version.")]
 Fold = Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Store what PEFT computes and engines cannot serve; reduce makes a LoRA of it.")
+]
 ConfirmBase = Annotated[
     str,
     typer.Option(
@@ -112,6 +115,8 @@ def check(
     faults = [finding for finding in answer["findings"] if finding["level"] == "fault"]
     lines = [line_of(finding) for finding in answer["findings"]]
     verdict = f"{len(faults)} faults: it would be refused." if faults else "It would be accepted."
+    if answer.get("reducible"):
+        verdict += " PEFT computes it: push --keep stores it, and reduce makes a LoRA of it."
     say(answer, "\n".join([*lines, verdict]), as_json)
     if faults:
         sys.exit(Exit.USAGE)
@@ -127,6 +132,7 @@ def push(
     adapter: AdapterName,
     source: From = Layout.PEFT,
     fold: Fold = False,
+    keep: Keep = False,
     confirm_base: ConfirmBase = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,
@@ -138,6 +144,7 @@ def push(
         adapter,
         source,
         fold=fold,
+        keep=keep,
         confirm_base=confirm_base,
         wait=wait,
         timeout=timeout,
@@ -155,14 +162,39 @@ def send(
     wait: bool,
     timeout: float,
     as_json: bool,
+    keep: bool = False,
     origin: str = "",
 ) -> None:
     """Publish the adapter; `origin`, if given, is added to its lineage. The rest is as in `push`. Raises Ended."""
     with hub() as api, ready(folder, layout) as made:
         noted = replace(made, notes=(origin, *made.notes)) if origin else made
         confirmed = {"confirm_base": confirm_base} if confirm_base else {}
+        confirmed |= {"keep": "true"} if keep else {}
         version = api.send(calls.push(adapter, made.folder, fold=fold, **confirmed, **noted.fields))
         if wait:
             call = calls.version(adapter, version["number"])
             version = until_ended(api, call, version["served_name"], timeout)
     say(version, f"{version['served_name']} {version['status']}", as_json)
+
+
+def reduce(
+    version: Annotated[str, typer.Argument(help="Served name.")],
+    max_rank: Annotated[int, typer.Option("--max-rank", min=1, max=512, help="The highest rank of a module.")] = 64,
+    dataset: Annotated[int, typer.Option(help="Number of the dataset to measure the loss on.")] = 0,
+    keep_merged: Annotated[bool, typer.Option("--keep-merged", help="Store the merged base model, too.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a version to a plain LoRA of a rank that engines serve, as a new version; the loss is measured."""
+    adapter, _, rest = version.rpartition(".v")
+    number = rest.partition("-")[0]
+    if not adapter or not number.isdecimal():
+        raise Ended(f"{version!r} is not a served name such as eu.dora.v3-0123456789ab.", Exit.USAGE)
+    body: Json = {"budget": {"max_rank": max_rank}, "keeps_merged": keep_merged}
+    body |= {"dataset": dataset} if dataset else {}
+    with hub() as api:
+        job: Json = api.send(calls.post(f"adapters/{calls.part(adapter)}/versions/{number}/compress/", **body))
+        if wait:
+            job = until_ended(api, calls.get(f"compressions/{job['id']}/"), f"reduction of {version}", timeout)
+    say(job, f"{job['id']} {job['status']} {job['version'] or ''}".strip(), as_json)

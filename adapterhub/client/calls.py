@@ -225,7 +225,7 @@ def check_adapter(
 
 
 def push(adapter: str, folder: File, *, fold: bool = False, **fields: str) -> Call[Version]:
-    """Publish the PEFT folder as the adapter's next version. Fields: confirm_base, source_sha256, conversions."""
+    """Publish the PEFT folder as the adapter's next version. Fields: keep, confirm_base, source_sha256, conversions."""
     names = {"adapter_model": "adapter_model.safetensors", "adapter_config": "adapter_config.json"}
     files = {field: Path(folder) / name for field, name in names.items()}
     path = f"adapters/{part(adapter)}/versions/"

@@ -8,7 +8,7 @@ from adapterhub.client.calls import Call, dataset
 from adapterhub.client.errors import Failed
 from adapterhub.client.rest_types import Json
 
-GOOD = {"succeeded", "ready", "promoted"}
+GOOD = {"succeeded", "ready", "unservable", "promoted"}
 ENDED = {*GOOD, "failed", "cancelled", "rejected", "rolled_back", "discarded", "erased"}
 # A paused rollout goes on only when somebody resumes it, so nobody should wait for it.
 STOPPED = {*ENDED, "paused"}

@@ -59,7 +59,7 @@ TONES = {
             "serves after export",
         },
     ),
-    "still": ("■", {"cancelled", "archived", "paused", "draft", "discarded", "rolled back", "lapsed"}),
+    "still": ("■", {"cancelled", "archived", "paused", "draft", "discarded", "rolled back", "lapsed", "unservable"}),
 }
 
 

@@ -41,6 +41,15 @@ def fault_in(path: Path) -> str:
     return ""
 
 
+def non_finite_in(path: Path) -> str:
+    """Return the fault of a file that holds NaN or infinity, or "". Unlike `fault_in`, of any method's tensors."""
+    with path.open("rb") as stream:
+        for name, tensor in in_order(stream):
+            if not judge(stream, tensor)[0]:
+                return f"{name} contains NaN or infinite numbers: the training diverged, or the file is damaged."
+    return ""
+
+
 def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each tensor's name and header entry in file order; the stream is left at the first tensor's data."""
     header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))

@@ -49,6 +49,9 @@ class CheckSerializer(serializers.Serializer[Any]):
 
     accepted = serializers.BooleanField(help_text="True if no fault was found.")
     findings = FindingSerializer(many=True)
+    reducible = serializers.BooleanField(
+        help_text="True if it is refused only for what PEFT computes and engines do not: `keep` stores it."
+    )
     modules_found = serializers.IntegerField()
     modules_expected = serializers.IntegerField(allow_null=True, help_text="Modules that the configuration adapts.")
     max_rank = serializers.IntegerField()

@@ -64,7 +64,7 @@ class VersionTransfers(ProjectViewSet):
         """
         version = self.get_object()
         try:
-            version.require_signature()
+            version.require_downloadable()
         except ArtifactError as error:
             raise Unavailable(
                 f"The files of {version} are not available: {error}", code="artifact_unreadable"

@@ -24,6 +24,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 from adapterhub.workspace import scratch
+from registry.adapter_files.reducible import is_reducible
 from registry.api.adapters import AdapterViewSet
 from registry.api.evidence import SCOPES as EVIDENCE
 from registry.api.evidence import VersionEvidence
@@ -35,6 +36,7 @@ from registry.api.transfers import VersionTransfers, take
 from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion
 from registry.uploads.inbox import NAME, take_folder
+from registry.uploads.receiving import publish
 
 
 class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
@@ -80,6 +82,11 @@ class UploadSerializer(serializers.Serializer[Any]):
         NAME, default="", allow_blank=True, help_text="Instead of the files: a folder in the project's inbox."
     )
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
+    keep = serializers.BooleanField(
+        default=False,
+        help_text="Store an adapter that PEFT computes and engines cannot serve (DoRA, modules_to_save, LoHa ...): its "
+        "version is `unservable`, and can be reduced to a plain LoRA.",
+    )
     confirm_base = serializers.CharField(
         default="",
         allow_blank=True,
@@ -157,20 +164,14 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         files = self.read(UploadSerializer)
         adapter = self.adapter()
         with scratch() as place:
-            folder = receive(adapter, files, place / "given")
-            reason, sent = files["confirm_base"], None
-            if files["fold"]:
-                folder, sent = exports.folded(adapter, folder, reason)
-            version = AdapterVersion.publish(
+            version = publish(
                 adapter,
-                folder,
-                method="upload",
-                by=actor_of(request),
-                foreign=True,
-                may_move=True,
-                sent=sent,
-                confirmation=reason,
+                receive(adapter, files, place / "given"),
+                fold=files["fold"],
+                keep=files["keep"],
+                confirmation=files["confirm_base"],
                 lineage=converted_from(files),
+                by=actor_of(request),
             )
         return self.write(version, 201)
 
@@ -186,7 +187,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
             any_scale=files["fold"],
             confirmation=files["confirm_base"],
         )
-        return Response(inspection.as_dict())
+        return Response(inspection.as_dict() | {"reducible": is_reducible(inspection)})
 
     @extend_schema(request=ReasonSerializer)
     @action(detail=True, methods=["post"])

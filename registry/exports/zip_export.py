@@ -20,7 +20,7 @@ from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.scratch_files import require_space, temporary_file
 from adapterhub.workspace import place_for_child, scratch, work_folder
 from registry.adapter_files.manifest import Manifest
-from registry.models import Adapter, AdapterVersion
+from registry.models import Adapter, AdapterVersion, VersionStatus
 
 EXPORT_S = 300
 # A fixed date, the earliest that a zip can hold, so that equal files make equal archives.
@@ -59,6 +59,9 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
     Raises Conflict if the package gguf is not installed or the files cannot be exported so, Unavailable if the store or
     the child process fails, TooMany if the project has too many such children, and OutOfSpace.
     """
+    if version.status == VersionStatus.UNSERVABLE:
+        message = f"Engines cannot serve {version}: download it as it is, or reduce it to a plain LoRA and export that."
+        raise Conflict(message, code="unservable")
     if form == Format.GGUF and not find_spec("gguf"):
         raise Conflict("The package gguf is not installed here: `pip install adapterhub[gguf]`.", code="no_gguf")
     with place_for_child(version.project.pk), scratch_copy(version) as stored:

@@ -103,6 +103,10 @@ class Adapter(models.Model):
         read = (parsed(lambda: config_of(config)), parsed(lambda: header_of(header, size)))
         return inspect_files(*read, self.base_model.facts(self.project, named=True), **options)
 
+    def inspect_folder(self, folder: Path, **options: Any) -> Inspection:
+        """Check a folder that somebody sent; nothing is changed. Raises Invalid if one of its two files is missing."""
+        return inspect_folder(folder, self.base_model.facts(self.project, named=True), **options)
+
     @property
     def etag(self) -> str:
         """The ETag of the fields that can change: description, tags and archiving."""
@@ -120,11 +124,12 @@ class Adapter(models.Model):
 
 
 class VersionStatus(models.TextChoices):
-    """The states of a version."""
+    """The states of a version. An unservable one is kept to be downloaded and reduced, and never loaded."""
 
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
+    UNSERVABLE = "unservable"
     ARCHIVED = "archived"
 
 
@@ -240,10 +245,7 @@ class AdapterVersion(models.Model):
             raise refused(fault, WEIGHTS)
         digest = store().give_dir(folder) if may_move else store().put_dir(folder)
         with transaction.atomic():
-            Adapter.objects.select_for_update().get(pk=adapter.pk)
-            if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
-                raise Conflict(f"These weights have already been published as {twin}.", code="version_exists")
-            number = (cls.objects.filter(adapter=adapter).aggregate(Max("number"))["number__max"] or 0) + 1
+            number = cls.next_number(adapter, digest)
             version = cls(
                 adapter=adapter,
                 number=number,
@@ -279,6 +281,14 @@ class AdapterVersion(models.Model):
             if foreign:
                 send_on_commit(version_uploaded, version=version.pk)
         return version
+
+    @classmethod
+    def next_number(cls, adapter: Adapter, digest: str) -> int:
+        """Lock the adapter and return the number of its next version. Raises Conflict if one has these weights."""
+        Adapter.objects.select_for_update().get(pk=adapter.pk)
+        if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
+            raise Conflict(f"These weights have already been published as {twin}.", code="version_exists")
+        return (cls.objects.filter(adapter=adapter).aggregate(Max("number"))["number__max"] or 0) + 1
 
     def identity(self) -> dict[str, Any]:
         """Return the content to sign: adapter, number, served name, and the digests of weights and base model."""
@@ -379,6 +389,14 @@ class AdapterVersion(models.Model):
         """
         require_signed(self.signature, self.identity(), trusted_keys())
 
+    def require_downloadable(self) -> None:
+        """Check the signature before a download; an unservable version has none, and its digest holds its files.
+
+        Raises ArtifactError for an invalid signature.
+        """
+        if self.status != VersionStatus.UNSERVABLE:
+            self.require_signature()
+
     def served_folder(self) -> Path:
         """Return a verified local copy in a folder of its own, from which replicas load. Raises ArtifactError."""
         return self.fetch(settings.SERVED_DIR / self.digest)
@@ -394,7 +412,7 @@ class AdapterVersion(models.Model):
 
         Raises ArtifactError for an invalid signature.
         """
-        self.require_signature()
+        self.require_downloadable()
         with store().opened(self.digest) as folder:
             yield folder
 

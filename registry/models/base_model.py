@@ -220,7 +220,6 @@ class BaseModel(models.Model):
         If `named`, that includes the names that they may give for their base model, also those of registered copies of
         it.
         """
-        limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
         twins = BaseModel.objects.filter(digest=self.digest).exclude(digest="").exclude(pk=self.pk)
         names = [*self.names, *(name for twin in twins for name in twin.names)] if named else []
         return BaseFacts(
@@ -230,8 +229,13 @@ class BaseModel(models.Model):
             self.revision,
             int(self.config.get("vocab_size", 0)),
             int(self.config.get("hidden_size", 0)),
-            max(limits, default=0),
+            self.highest_rank(project),
         )
+
+    def highest_rank(self, project: Any) -> int:
+        """Return the highest rank that a cluster serves for the project; 0 if there is no cluster."""
+        limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
+        return max(limits, default=0)
 
     @property
     def layers(self) -> int:

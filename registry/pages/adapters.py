@@ -104,6 +104,7 @@ def render_version(
         "form": form if Scope.OPERATE in scopes else None,
         "previewed": previewed,
         "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
+        "reduces": reduction_reason(viewed) if Scope.TRAIN in scopes else "",
         "less": max(1, viewed.max_rank // 2),
         "events": AuditEvent.objects.about(viewed).without_reads(),
         "heat": heat_map(viewed.ranks),
@@ -113,6 +114,16 @@ def render_version(
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }
     return render(request, "registry/version.html", context, status=422 if form.errors else 200)
+
+
+def reduction_reason(version: AdapterVersion) -> str:
+    """Return the reason why the version should be reduced to a plain LoRA of a lower rank; empty if it is served."""
+    if version.status == VersionStatus.UNSERVABLE:
+        return "Engines cannot serve it as it is, and PEFT computes it."
+    limit = version.adapter.base_model.highest_rank(version.project)
+    if version.status == VersionStatus.READY and 0 < limit < version.max_rank:
+        return f"Its highest rank is {version.max_rank}; the clusters of its base model serve at most {limit}."
+    return ""
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:

@@ -171,6 +171,8 @@ NEEDS = {
     "move-training-run POST": TRAIN,
     "cancel-rank-analysis POST": TRAIN,
     "compress-version POST": TRAIN,
+    "reduce-version GET": TRAIN,
+    "reduce-version POST": TRAIN,
     "cancel-compression POST": TRAIN,
     "api:version-compression-compress POST": TRAIN,
     "api:compression-cancel POST": TRAIN,

@@ -41,6 +41,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "alias-policy": [world.aliases[0].name],
         "adapter": [newest.adapter.slug],
         "version": [newest.adapter.slug, newest.number],
+        "reduce-version": [newest.adapter.slug, newest.number],
         "compare": [compared.slug, numbers[0]],
         "dossier": [version.adapter.slug, version.number],
         "alias": [world.aliases[0].name],

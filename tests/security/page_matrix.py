@@ -92,12 +92,12 @@ NAMES = (
         """
     address also_named anyway at base_model cache_mb cache_s canary check code config days default description
     device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
-    format galore_rank held hold hub keeps_general_skill kind least_latency letter many_adapters mapping max_length
-    max_lora_rank max_loras max_tokens meaning method more name named_versions object_type overrides page password plan
-    preset preview reads refusal
-    priority prompt prompts quantum quorum rank rank_max rank_min reason recompute replicas retention revision role
-    samples scopes seen session sharded since slug sort source split start_values state status tag tags temperature
-    theme uniform_rank until url verify weight
+    format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters
+    mapping max_length max_lora_rank max_loras max_rank max_tokens meaning method more name named_versions
+    object_type overrides page password plan preset preview priority prompt prompts quantum quorum rank rank_max
+    rank_min reads reason recompute refusal replicas retention revision role samples scopes seen session sharded
+    since slug sort source split start_values state status tag tags temperature theme uniform_rank until url verify
+    weight
     """.split(),  # noqa: SIM905 (a table)
         "",
     )
@@ -151,6 +151,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "withdraw-grant": {"project": "@grantee", "reason": "x"},
     "ask-all": {"prompts": "the bank", "max_tokens": 4},
     "compress-version": {"uniform_rank": 2},
+    "reduce-version": {"max_rank": 2},
 }
 QUERIES = {"compare": {"to": 1}, "ask-all": {"to": 1}}
 

@@ -32,15 +32,37 @@ class CompressionSerializer(JobSerializer):
 
     class Meta(JobSerializer.Meta):
         model = Compression
-        fields = [*JobSerializer.Meta.fields, "source", "budget", "version", "loss_before", "loss_after"]
+        fields = [
+            *JobSerializer.Meta.fields,
+            *("source", "budget", "keeps_merged", "version", "loss_before", "loss_after"),
+        ]
+
+
+class CompressionBudgetSerializer(BudgetSerializer):
+    """Budget of a compression: exactly one of the four fields."""
+
+    max_rank = serializers.IntegerField(
+        min_value=1,
+        max_value=512,
+        required=False,
+        help_text="The highest rank of a module. The only budget of a version that engines cannot serve.",
+    )
 
 
 class NewCompressionSerializer(serializers.Serializer[Any]):
     """The compression to queue: the budget, and the dataset on which the loss is measured."""
 
-    budget = BudgetSerializer()
+    budget = CompressionBudgetSerializer()
     dataset = serializers.IntegerField(
-        required=False, allow_null=True, help_text="The dataset to measure the loss on; by default the version's own."
+        required=False,
+        allow_null=True,
+        help_text="The dataset to measure the loss on; by default the version's own. A reduction to `max_rank` is else "
+        "measured on a general text that comes with the product.",
+    )
+    keeps_merged = serializers.BooleanField(
+        default=False,
+        help_text="With `max_rank`: store the base model with the whole adapter merged into it, too. "
+        "`POST base-models/` with the new version registers that.",
     )
 
 
@@ -81,5 +103,11 @@ class VersionCompressionViewSet(ProjectViewSet):
         fields = self.read(NewCompressionSerializer)
         pk = fields.get("dataset")
         dataset = pk and of_project(Dataset, version.project, "dataset", pk=pk)
-        compression = Compression.launch(version, dict(fields["budget"]), dataset=dataset, by=actor_of(request))
+        compression = Compression.launch(
+            version,
+            dict(fields["budget"]),
+            dataset=dataset,
+            keeps_merged=fields["keeps_merged"],
+            by=actor_of(request),
+        )
         return self.write(compression, 202)

@@ -15,16 +15,23 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
+from adapterhub.workspace import store
 from registry.models import AdapterVersion
 from registry.models.adapter import VersionStatus
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
-from training.models.rank_analysis import BUDGET_WORDS
+from training.models.rank_analysis import BUDGET_WORDS, REFERENCE
 from training.tars import allocation
+
+MAX_RANK = "max_rank"
 
 
 class Compression(GpuJob):
-    """A job that truncates a version's updates to their leading directions, within a budget over all modules."""
+    """A job that truncates a version's updates to their leading directions, within a budget over all modules.
+
+    With the budget `max_rank` no module has a higher rank, and the version may be one that engines cannot serve:
+    PEFT computes what it changes.
+    """
 
     source = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="compressions")
     # Django lets a model override a field of its abstract base.
@@ -32,6 +39,7 @@ class Compression(GpuJob):
         Dataset, models.PROTECT, null=True, blank=True, related_name="+"
     )
     budget = models.JSONField()
+    keeps_merged = models.BooleanField(default=False)
     version = models.OneToOneField(
         AdapterVersion, models.PROTECT, null=True, editable=False, related_name="compression"
     )
@@ -59,24 +67,32 @@ class Compression(GpuJob):
 
     @classmethod
     def launch(
-        cls, source: AdapterVersion, budget: dict[str, int], *, by: Actor, dataset: Dataset | None = None
+        cls,
+        source: AdapterVersion,
+        budget: dict[str, int],
+        *,
+        by: Actor,
+        dataset: Dataset | None = None,
+        keeps_merged: bool = False,
     ) -> Compression:
         """Queue a compression and return it.
 
-        The loss is measured on `dataset`, else on what the version was trained with.
+        The loss is measured on `dataset`, else on what the version was trained with. With `keeps_merged` the base model
+        with the whole adapter merged into it is stored with the new version.
 
         Raises Invalid naming the field if the version is not ready, the dataset cannot be used, or the budget makes
         nothing smaller.
         """
-        if source.status != VersionStatus.READY:
+        if source.status not in (VersionStatus.READY, VersionStatus.UNSERVABLE):
             raise Invalid(f"{source} is {source.status}, not ready.", field="version", code="version_not_ready")
-        check_budget(source, budget)
+        check_budget(source, budget, keeps_merged=keeps_merged)
         job = cls(
             project=source.project,
             base_model=source.adapter.base_model,
             dataset=dataset or trained_with(source),
             source=source,
             budget=budget,
+            keeps_merged=keeps_merged,
             created_by=by.user,
         )
         job.require_of_project("dataset", job.dataset)
@@ -92,6 +108,8 @@ class Compression(GpuJob):
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
         output.mkdir()
+        if kind == MAX_RANK:
+            return self.reduction_arguments(folder, value)
         return [
             "training.tars",
             "compress",
@@ -104,6 +122,19 @@ class Compression(GpuJob):
             str(folder / "events.jsonl"),
             "--out",
             str(output / "adapter"),
+        ]
+
+    def reduction_arguments(self, folder: Path, rank: int) -> list[str]:
+        """Return the command-line arguments of the child that cuts every module to a rank."""
+        self.source.require_downloadable()
+        source = self.source.stored(folder / "source")
+        data = self.dataset.folder() / "eval.jsonl" if self.dataset else REFERENCE
+        return [
+            "training.recipes.output.reduce",
+            *("--adapter", str(source), "--model", str(self.base_model.folder)),
+            *("--rank", str(rank), "--data", str(data), "--events", str(folder / "events.jsonl")),
+            *(("--merged", str(folder / "output" / "merged")) if self.keeps_merged else ()),
+            *("--out", str(folder / "output" / "adapter")),
         ]
 
     def evaluation(self) -> list[str]:
@@ -124,6 +155,8 @@ class Compression(GpuJob):
         Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
         """
         report = json.loads((folder / "output" / "adapter.json").read_bytes())
+        if self.keeps_merged:
+            report["checkpoint"] = store().put_dir(folder / "output" / "merged")
         with transaction.atomic():
             self.heartbeat()
             version = AdapterVersion.publish(
@@ -132,7 +165,7 @@ class Compression(GpuJob):
                 method=self.source.method,
                 by=Actor("system:gpu-worker", "system", user=self.created_by),
                 metrics=metrics_of(report),
-                lineage=self.lineage(),
+                lineage=self.lineage() | ({"left_out": report["left_out"]} if "left_out" in report else {}),
             )
             self.write(version=version, loss_before=report.get("loss_before"), loss_after=report.get("loss_after"))
             self.end(JobStatus.SUCCEEDED)
@@ -161,9 +194,15 @@ def trained_with(version: AdapterVersion) -> Dataset | None:
     return dataset if dataset and dataset.kind == "answers" else None
 
 
-def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
+def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merged: bool) -> None:
     """Check that the budget buys at least one rank and is smaller than the version. Raises Invalid."""
     ((kind, value),) = budget.items()
+    if kind == MAX_RANK:
+        check_max_rank(version, value)
+        return
+    if version.status == VersionStatus.UNSERVABLE or keeps_merged:
+        message = "A version that engines cannot serve is reduced to a rank: name max_rank alone as the budget."
+        raise Invalid(message, field="budget", code="bad_budget")
     shapes = version.adapter.base_model.linear_shapes()
     costs = {name: allocation.cost(shapes[name.rsplit(".", 1)[-1]]) for name in version.ranks}
     each = [shapes[name.rsplit(".", 1)[-1]] for name in version.ranks]
@@ -176,6 +215,13 @@ def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
         raise Invalid(message, field="budget", code="bad_budget")
 
 
+def check_max_rank(version: AdapterVersion, rank: int) -> None:
+    """Raise Invalid if no module of a version that is served has a higher rank."""
+    if version.status == VersionStatus.READY and rank >= version.max_rank:
+        message = f"max_rank {rank} makes nothing smaller: the highest rank of {version} is {version.max_rank}."
+        raise Invalid(message, field="budget", code="bad_budget")
+
+
 def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the child's report under the names of a version's metrics."""
     names = {
@@ -185,5 +231,8 @@ def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
         "rows": "eval_rows",
         "parameters_before": "parameters_before",
         "energy_kept": "energy_kept",
+        "reconstruction_error": "reconstruction_error",
+        "loss_base": "loss_base",
+        "checkpoint": "checkpoint",
     }
     return {metric: report[key] for key, metric in names.items() if key in report}

@@ -12,6 +12,7 @@ import torch
 from registry.adapter_files.base_identity import BaseFacts
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.manifest import Manifest, inspect_folder
+from registry.adapter_files.reducible import is_reducible
 from registry.exports.peft_equivalence import SAMPLES, updates
 from registry.models.base_model import linear_shapes
 from tests.builders.adapters import CONFIG, LAYERS, SHAPES
@@ -20,6 +21,10 @@ from tests.cases import foreign_kinds as kinds
 FACTS = BaseFacts(SHAPES, LAYERS, ("tiny",), "", vocabulary=40, hidden=16)
 # Half a bfloat16's last bit, for the kinds that are saved with fewer bits.
 TOLERANCE = {"A in float16, B in float32": 2e-3, "A in bfloat16, B in float16": 1e-2}
+
+
+# What PEFT computes all the same, so that it can be kept and reduced.
+REDUCIBLE = {"biases of LoRA", "bias = all", "norms", "modules_to_save that were not saved"}
 
 
 def inspected(folder: Path) -> Inspection:
@@ -61,6 +66,7 @@ def test_what_is_accepted_computes_the_same_update(name: str, base: Path, tmp_pa
 def test_what_is_refused_says_why_and_what_to_do(name: str, tmp_path: Path) -> None:
     kind = kinds.REFUSED[name]
     inspection = inspected(kind.make(tmp_path / "sent"))
+    assert is_reducible(inspection) == (name in REDUCIBLE)
     faults = [finding for finding in inspection.findings if finding.is_fault]
     matching = [finding for finding in faults if (finding.code, finding.field) == (kind.code, kind.field)]
     assert matching, faults

@@ -1,0 +1,248 @@
+"""Adapters that PEFT computes and engines do not: kept, never served, and reduced to a plain LoRA that is measured."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.core.actor import system
+from adapterhub.core.errors import Conflict, Invalid
+from adapterhub.jobs.models import JobStatus
+from registry.models import Adapter, AdapterVersion, BaseModel, Cluster, VersionStatus
+from registry.uploads.unservable import keep
+from tests.builders.rest import client as api_client
+from tests.builders.rest import problem
+from tests.tiny_model import save_base_model
+from training.models import Compression
+from training.worker.runner import work
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+# Kind -> PEFT's configuration, the rank at which nothing of it is lost, and what no LoRA of a linear module holds.
+KINDS: dict[str, tuple[Callable[[], Any], int, list[str]]] = {
+    "DoRA": (lambda: LoraConfig(r=2, use_dora=True, target_modules=ATTENTION), 16, []),
+    "LoHa": (lambda: LoHaConfig(r=2, alpha=4, target_modules=ATTENTION), 4, []),
+    "LoKr": (lambda: LoKrConfig(r=2, alpha=4, target_modules=["q_proj", "down_proj"]), 16, []),
+    "IA3": (lambda: IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]), 16, []),
+    "VeRA": (lambda: VeraConfig(r=4, target_modules=["q_proj", "o_proj"], projection_prng_key=3), 4, []),
+    "a trained head": (lambda: LoraConfig(r=2, target_modules=ATTENTION, modules_to_save=["lm_head"]), 2, ["lm_head"]),
+    "a LoRA on the head": (lambda: LoraConfig(r=2, target_modules=["q_proj", "lm_head"]), 2, ["lm_head"]),
+    "a LoRA on the embedding": (
+        lambda: LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]),
+        2,
+        ["model.embed_tokens"],
+    ),
+}
+
+
+@pytest.fixture
+def tiny(db_or_fresh: None) -> BaseModel:
+    model = BaseModel.objects.create(slug="tiny-llama", source="tiny-llama")
+    if not model.folder.exists():
+        save_base_model(model.folder)
+    model.inspect()
+    return model
+
+
+@pytest.fixture
+def foreign(project: Project, tiny: BaseModel, alice: User) -> Adapter:
+    return Adapter.create(project=project, slug="foreign", base_model=tiny, by=alice.as_actor())
+
+
+def trained(base: Path, folder: Path, config: Any) -> Path:
+    """PEFT's files of an adapter whose every weight is random."""
+    torch.manual_seed(1)
+    config.task_type, config.base_model_name_or_path = "CAUSAL_LM", str(base)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * (0.02 if "lm_head" in name else 0.2))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
+
+
+def logits(base: Path, adapter: Path | None = None) -> torch.Tensor:
+    whole: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.inference_mode():
+        return torch.as_tensor((PeftModel.from_pretrained(whole, str(adapter)) if adapter else whole)(IDS).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_peft_computes_is_kept_as_it_was(kind: str, foreign: Adapter, alice: User, tmp_path: Path) -> None:
+    base = foreign.base_model.folder
+    folder = trained(base, tmp_path / "sent", KINDS[kind][0]())
+    expected = logits(base, folder)
+    with pytest.raises(Invalid):
+        AdapterVersion.publish(foreign, folder, method="upload", by=alice.as_actor(), foreign=True)
+    version = keep(foreign, folder, by=alice.as_actor())
+    assert (version.status, version.signature) == (VersionStatus.UNSERVABLE, "")
+    stored = version.stored(tmp_path / "stored")
+    assert torch.allclose(logits(base, stored), expected, atol=1e-5)
+    config = json.loads((stored / "adapter_config.json").read_bytes())
+    assert "auto_mapping" not in config
+    assert config["base_model_name_or_path"] == "tiny-llama"
+    assert AuditEvent.objects.filter(tag="adapter_version:kept").count() == 1
+
+
+def reduce(source: Path, base: Path, out: Path, rank: int, *more: str) -> dict[str, Any]:
+    from training.recipes.output.reduce import main
+
+    arguments = ["--adapter", str(source), "--model", str(base), "--rank", str(rank), "--out", str(out), *more]
+    assert main(arguments) == 0
+    report: dict[str, Any] = json.loads(out.with_name(out.name + ".json").read_bytes())
+    return report
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_its_own_rank_nothing_of_the_linear_modules_is_lost(kind: str, tmp_path: Path) -> None:
+    make, rank, left_out = KINDS[kind]
+    base = save_base_model(tmp_path / "base")
+    folder = trained(base, tmp_path / "sent", make())
+    report = reduce(folder, base, tmp_path / "out", rank, "--merged", str(tmp_path / "merged"))
+    assert report["left_out"] == left_out
+    assert report["reconstruction_error"] < 1e-5
+    expected = logits(base, folder)
+    error = float((logits(base, tmp_path / "out") - expected).norm() / expected.norm())
+    assert error < 1e-5 if not left_out else error > 1e-4
+    # The merged model holds all of it.
+    assert float((logits(tmp_path / "merged") - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_lower_rank_loses_what_the_report_says(tmp_path: Path) -> None:
+    base = save_base_model(tmp_path / "base")
+    folder = trained(base, tmp_path / "sent", LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR))
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"text": "the bank shall report each incident " * 3}) + "\n" for _ in range(8)))
+    reports = [reduce(folder, base, tmp_path / str(rank), rank, "--data", str(data)) for rank in (8, 4, 1)]
+    errors = [report["reconstruction_error"] for report in reports]
+    assert errors[0] < 1e-5 < errors[1] < errors[2]
+    assert abs(reports[0]["loss_after"] - reports[0]["loss_before"]) < 1e-4
+    assert reports[2]["loss_base"] > 0
+    ranks = {
+        tensor.shape[0] for name, tensor in load_file(tmp_path / "1/adapter_model.safetensors").items() if "_A" in name
+    }
+    assert ranks == {1}
+
+
+@pytest.mark.slow
+def test_a_kept_version_is_reduced_by_a_job_and_its_lineage_names_it(
+    fresh_database: str, foreign: Adapter, alice: User, ci: str, tmp_path: Path
+) -> None:
+    base = foreign.base_model.folder
+    make = KINDS["a trained head"][0]
+    source = keep(foreign, trained(base, tmp_path / "sent", make()), by=alice.as_actor())
+    answer = api_client(ci).post(
+        f"/api/v1/adapters/foreign/versions/{source.number}/compress/",
+        {"budget": {"max_rank": 1}, "keeps_merged": True},
+        format="json",
+    )
+    assert answer.status_code == 202, answer.json()
+    work("compression", answer.json()["id"])
+    job = Compression.objects.get()
+    assert (job.status, job.message) == (JobStatus.SUCCEEDED, "")
+    version = job.version
+    assert version is not None
+    assert (version.status, version.max_rank) == (VersionStatus.READY, 1)
+    assert version.lineage["compressed_from"]["served_name"] == source.served_name
+    assert version.lineage["left_out"] == ["lm_head"]
+    assert version.metrics["loss_after"] != version.metrics["loss_before"]
+    assert (job.loss_before, job.loss_after) == (version.metrics["loss_before"], version.metrics["loss_after"])
+    # The merged model is what a base model registered from this version is made of.
+    whole = BaseModel.register_version(slug="merged", version=version, by=alice.as_actor())
+    from registry.base_models.fetch import fetch_base_model
+
+    fetch_base_model(whole)
+    expected = logits(base, source.stored(tmp_path / "stored"))
+    assert float((logits(whole.folder) - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_kept_version_is_served_nowhere(foreign: Adapter, project: Project, alice: User, tmp_path: Path) -> None:
+    folder = trained(foreign.base_model.folder, tmp_path / "sent", KINDS["DoRA"][0]())
+    version = keep(foreign, folder, by=alice.as_actor())
+    cluster = Cluster.create(project=project, slug="cpu", base_model=foreign.base_model, by=alice.as_actor())
+    with pytest.raises(Invalid, match="unservable, not ready"):
+        version.require_servable_on(cluster)
+    assert version not in AdapterVersion.objects.ready()
+    with pytest.raises(Invalid, match="max_rank"):
+        Compression.launch(version, {"uniform_rank": 1}, by=alice.as_actor())
+
+
+def test_what_can_be_served_is_not_kept_and_what_peft_cannot_open_neither(
+    foreign: Adapter, alice: User, tmp_path: Path
+) -> None:
+    base = foreign.base_model.folder
+    plain = trained(base, tmp_path / "plain", LoraConfig(r=2, target_modules=ATTENTION))
+    with pytest.raises(Conflict, match="without `keep`"):
+        keep(foreign, plain, by=alice.as_actor())
+    broken = trained(base, tmp_path / "broken", LoraConfig(r=2, use_dora=True, target_modules=ATTENTION))
+    config = json.loads((broken / "adapter_config.json").read_bytes())
+    (broken / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
+    with pytest.raises(Invalid, match="changed before the training"):
+        keep(foreign, broken, by=alice.as_actor())
+
+
+def test_the_check_and_the_upload_say_that_it_can_be_kept(ci: str, foreign: Adapter, tmp_path: Path) -> None:
+    folder = trained(foreign.base_model.folder, tmp_path / "sent", KINDS["DoRA"][0]())
+
+    def files() -> dict[str, Any]:
+        return {
+            "adapter_model": (folder / "adapter_model.safetensors").open("rb"),
+            "adapter_config": (folder / "adapter_config.json").open("rb"),
+        }
+
+    place = "/api/v1/adapters/foreign/versions/"
+    problem(api_client(ci).post(place, files(), format="multipart"), 422, "bad_adapter")
+    body = problem(
+        api_client(ci).post(place, files() | {"keep": "true", "fold": "true"}, format="multipart"), 422, "invalid"
+    )
+    assert body["errors"][0]["field"] == "fold"
+    answer = api_client(ci).post(place, files() | {"keep": "true"}, format="multipart")
+    assert (answer.status_code, answer.json()["status"]) == (201, "unservable")
+    raw = (folder / "adapter_model.safetensors").read_bytes()
+    packed = b"".join(api_client(ci).get(f"{place}1/download/").streaming_content)  # type: ignore[attr-defined]
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert archive.read("adapter_model.safetensors") == (folder / "adapter_model.safetensors").read_bytes()
+    problem(api_client(ci).get(f"{place}1/export/"), 409, "unservable")
+    checked = api_client(ci).post(
+        f"{place}check/",
+        {
+            "adapter_config": (folder / "adapter_config.json").open("rb"),
+            "header": files()["adapter_model"],
+            "size": len(raw),
+        },
+        format="multipart",
+    )
+    assert (checked.json()["accepted"], checked.json()["reducible"]) == (False, True)
+
+
+def test_the_page_offers_the_reduction_and_queues_it(
+    client: Any, foreign: Adapter, alice: User, tmp_path: Path
+) -> None:
+    folder = trained(foreign.base_model.folder, tmp_path / "sent", KINDS["DoRA"][0]())
+    version = keep(foreign, folder, by=system("test"))
+    client.force_login(alice)
+    page = client.get(f"/adapters/foreign/v{version.number}/").content.decode()
+    assert "Engines cannot serve it as it is" in page
+    assert f"/adapters/eu.foreign/v{version.number}/reduce/" in page
+    assert "a general text" in client.get(f"/adapters/foreign/v{version.number}/reduce/").content.decode()
+    answer = client.post(f"/adapters/foreign/v{version.number}/reduce/", {"max_rank": 2, "keeps_merged": "on"})
+    job = Compression.objects.get()
+    assert answer["Location"] == f"/compressions/{job.pk}/"
+    assert (job.budget, job.keeps_merged) == ({"max_rank": 2}, True)
+    assert "a general text" in client.get(answer["Location"]).content.decode()

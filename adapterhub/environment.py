@@ -144,6 +144,12 @@ TABLE = {
             "10",
             "REST calls a second without a valid token, and sign-ins, from one address; 0 = no limit.",
         ),
+        Setting(
+            "ADAPTERHUB_REFERENCE_MB",
+            "2048",
+            "MB of the largest base model for which a worker computes PEFT's numbers (in memory, float32) to compare "
+            "them with an engine's after a version's first load; 0 = never.",
+        ),
         Setting("ADAPTERHUB_UPLOAD_MB", "8192", "MB that one upload of a dataset or version may have."),
         Setting("ADAPTERHUB_SPOOL_MB", "16384", "MB of bodies that a web process keeps at once; half for one caller."),
         Setting(

@@ -269,6 +269,9 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+# The largest base model of which a worker computes PEFT's numbers; 0 = none.
+REFERENCE_BYTES = env.integer("ADAPTERHUB_REFERENCE_MB", least=0) * 2**20
+
 REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
 # redis-py writes unix://, kombu redis+socket:// for the same socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
@@ -325,6 +328,11 @@ CELERY_BEAT_SCHEDULE = {
     "follow": {"task": "adapterhub.audit.tasks.follow", "schedule": 5.0, "options": {"expires": 10}},
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
     "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
+    **(
+        {"compare": {"task": "registry.tasks.compare_served", "schedule": 30.0, "options": {"expires": 25}}}
+        if REFERENCE_BYTES
+        else {}
+    ),
     "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
     "judge": {"task": "registry.tasks.judge_samples", "schedule": 5.0, "options": {"expires": 10}},
     "webhooks": {"task": "adapterhub.webhooks.tasks.send_due", "schedule": 2.0, "options": {"expires": 10}},

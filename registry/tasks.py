@@ -9,6 +9,7 @@ from kombu.exceptions import OperationalError
 from adapterhub.core.unpublished_changes import note_unpublished
 from adapterhub.jobs import task_times
 from registry.base_models import check as base_model_check
+from registry.evidence import served_comparison
 from registry.models import AdapterVersion, BaseModel, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
 from registry.serving import routing_table as publishing
@@ -84,6 +85,12 @@ def check_versions() -> None:
     """Check versions whose check is overdue because the task message or the worker was lost."""
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
+
+
+@shared_task
+def compare_served() -> None:
+    """Compare what an engine computes with a version that it loaded, with PEFT."""
+    served_comparison.compare_next()
 
 
 def check_version_soon(pk: int) -> None:

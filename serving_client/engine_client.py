@@ -150,6 +150,22 @@ class EngineClient:
             choice = answer["choices"][0]
             return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
 
+    def prompt_logprobs(self, model: str, tokens: list[int]) -> list[float]:
+        """Return the log-probability of each token but the first, given those before it.
+
+        Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """
+        body = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
+        response = self._send("POST", "/v1/completions", self._naming(model) | body)
+        if not is_success(response):
+            raise self._completion_error(response)
+        with self._understood():
+            entries = json.loads(response.data)["choices"][0]["prompt_logprobs"]
+            if len(entries) != len(tokens):
+                raise ValueError("another number of tokens")
+            pairs = zip(entries[1:], tokens[1:], strict=True)
+            return [float(entry[str(token)]["logprob"]) for entry, token in pairs]
+
     def is_finite(self, model: str, prompt: str) -> bool:
         """Return True if the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
 

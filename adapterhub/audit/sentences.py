@@ -46,6 +46,8 @@ PHRASES = {
     Tag.RUN_HOLD_PLACED: "placed a legal hold on the training run {}",
     Tag.RUN_HOLD_RELEASED: "released the legal hold on the training run {}",
     Tag.WEIGHTS_READ: "downloaded the weights of the version {}",
+    Tag.VERSION_KEPT: "stored the version {}, which engines cannot serve",
+    Tag.VERSION_COMPARED: "compared an engine's numbers for the version {} with PEFT's",
     Tag.VERSION_CHECKED: "found the version {} fit to serve",
     Tag.DOSSIER_FROZEN: "froze the dossier of the version {}",
     Tag.BLIND_TEST_ASKED: "asked several versions the same prompt: {}",

@@ -84,6 +84,7 @@ class Tag(StrEnum):
     ADAPTER_CHANGED = "adapter:changed"
     VERSION_PUBLISHED = "adapter_version:published"
     WEIGHTS_READ = "adapter_version:read"
+    VERSION_COMPARED = "adapter_version:compared"
     VERSION_KEPT = "adapter_version:kept"
     VERSION_CHECKED = "adapter_version:checked"
     VERSION_REJECTED = "adapter_version:rejected"

@@ -38,9 +38,23 @@ TONES = {
             "fits",
             "good",
             "done",
+            "matches",
         },
     ),
-    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
+    "bad": (
+        "✕",
+        {
+            "failed",
+            "rejected",
+            "unreachable",
+            "broken",
+            "cannot",
+            "will not fit",
+            "bad",
+            "differs",
+            "no effect",
+        },
+    ),
     "busy": (
         "↻",
         {

@@ -17,7 +17,7 @@ from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import compare, other_version
 from registry.evidence.dossier import dossier
 from registry.evidence.lineage import lineage
-from registry.models import AdapterVersion, Dossier
+from registry.models import AdapterVersion, Dossier, ServedComparison
 
 SCOPES = {
     "compatibility": Scope.READ,
@@ -26,6 +26,7 @@ SCOPES = {
     "dossier": Scope.READ,
     "freeze": Scope.PUBLISH,
     "dossiers": Scope.READ,
+    "served_comparisons": Scope.READ,
 }
 
 
@@ -35,6 +36,14 @@ class EngineVerdictSerializer(serializers.Serializer[Any]):
     engine = serializers.CharField()
     outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")
     reason = serializers.CharField()
+
+
+class ServedComparisonSerializer(serializers.ModelSerializer[ServedComparison]):
+    """An engine's numbers for a version, beside PEFT's."""
+
+    class Meta:
+        model = ServedComparison
+        fields = ["engine_version", "verdict", "reason", "tokens", "effect", "difference", "details", "created_at"]
 
 
 class DossierSerializer(serializers.ModelSerializer[Dossier]):
@@ -95,3 +104,9 @@ class VersionEvidence(ProjectViewSet):
     def dossiers(self, request: Request, slug: str, number: str) -> Response:
         """List the frozen dossiers of the version, newest first."""
         return Response(DossierSerializer(self.get_object().dossiers.select_related("version"), many=True).data)
+
+    @extend_schema(responses=ServedComparisonSerializer(many=True))
+    @action(detail=True, pagination_class=None, url_path="served-comparisons")
+    def served_comparisons(self, request: Request, slug: str, number: str) -> Response:
+        """List what engines computed with the version after its first load, compared with PEFT; newest first."""
+        return Response(ServedComparisonSerializer(self.get_object().served_comparisons.all(), many=True).data)

@@ -8,7 +8,7 @@ from registry.models.blind_test import BlindTest, BlindVote
 from registry.models.cluster import Cluster, ClusterGrant, Replica
 from registry.models.decision import RolloutDecision
 from registry.models.dossier import Dossier
-from registry.models.evaluation import VersionEvaluation
+from registry.models.evaluation import ServedComparison, VersionEvaluation
 from registry.models.feedback import Feedback
 from registry.models.response import Response
 from registry.models.rollout import Rollout
@@ -38,6 +38,7 @@ __all__ = [
     "RolloutMinute",
     "RolloutStatus",
     "RolloutUnit",
+    "ServedComparison",
     "Signature",
     "VersionEvaluation",
     "VersionStatus",

@@ -39,6 +39,42 @@ class VersionEvaluation(models.Model):
         return difference
 
 
+class ServedComparison(models.Model):
+    """An engine's numbers for a version, beside PEFT's: one for each version and each release of an engine.
+
+    `effect` is the mean change of a token's log-probability by the adapter in PEFT, `difference` how far the change in
+    the engine is from that; both in nats. `details` holds every number.
+    """
+
+    class Verdict(models.TextChoices):
+        """The outcome of a comparison."""
+
+        MATCHES = "matches"
+        DIFFERS = "differs"
+        NO_EFFECT = "no_effect"
+        NOT_COMPARED = "not_compared"
+
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="served_comparisons")
+    engine_version = models.CharField(max_length=60)
+    replica = models.CharField(max_length=300)
+    verdict = models.CharField(max_length=20, choices=Verdict.choices)
+    reason = models.TextField(blank=True)
+    tokens = models.PositiveIntegerField(default=0)
+    effect = models.FloatField(null=True)
+    difference = models.FloatField(null=True)
+    details = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["version", "engine_version"], name="one_comparison_per_engine_release")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.engine_version}: {self.verdict}"
+
+
 def unmeasured(version: AdapterVersion) -> str:
     """Return an error message for a QLoRA version never measured on the 16-bit base that serves it, else ""."""
     if version.method != "qlora" or version.metrics.get("loss_served") is not None or measured(version).exists():

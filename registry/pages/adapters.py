@@ -110,6 +110,7 @@ def render_version(
         "heat": heat_map(viewed.ranks),
         "evaluations": viewed.evaluations.select_related("against__adapter__project")[:5],
         "verdicts": viewed.verdicts(),
+        "comparisons": viewed.served_comparisons.defer("details"),
         **intake_report(viewed),
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.db.models import Case, When
@@ -238,3 +238,6 @@ class PromoteForm(PlanForm):
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
         offer(self, alias=aliases.exclude(version=version).order_by(own, "name"))
         preselect(self, "alias")
+        # The page lists them elsewhere, too: they are read once.
+        field = cast("forms.ModelChoiceField[Alias]", self.fields["alias"])
+        field.choices = [("", field.empty_label or ""), *((row.pk, str(row)) for row in field.queryset or ())]

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from adapterhub.core.errors import Invalid
+from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.outbound import Forbidden, require_engine
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 
@@ -181,6 +181,15 @@ def probe(engine: EngineClient, name: str) -> None:
     """Send a prompt through the new adapter. Raises EngineRejected if it gives non-finite numbers, and EngineError."""
     if not engine.is_finite(name, PROBE):
         raise EngineRejected(f"The probe of {name} gave no finite result.")
+
+
+def prompt_logprobs(url: str, names: Iterable[str], tokens: list[int]) -> dict[str, list[float]]:
+    """Return what the replica computes for the tokens under each name. Raises Unavailable."""
+    try:
+        with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
+            return {name: engine.prompt_logprobs(name, tokens) for name in names}
+    except EngineError as error:
+        raise Unavailable(error.reason, code="engine_failed") from error
 
 
 def remove(url: str, names: Iterable[str], until: float) -> set[str]:

@@ -37,6 +37,8 @@ class Product:
             "ADAPTERHUB_ENGINES": "1",
             "ADAPTERHUB_BASE_MODEL": str(home / "models" / "tiny"),
             "ADAPTERHUB_RECONCILE_S": "1",
+            # A child for each version would take more time than most tests.
+            "ADAPTERHUB_REFERENCE_MB": "0",
         }
         self.output = home / "supervisor.txt"
 

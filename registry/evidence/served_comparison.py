@@ -1,0 +1,127 @@
+"""The comparison of an engine with PEFT after a version's first load: the same text, the same change of its numbers.
+
+An engine computes in fewer bits than PEFT, so its log-probabilities are not compared themselves, but what the adapter
+changes of them: in the engine against its own base model, in PEFT against the base model in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from statistics import fmean
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils.timezone import now
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
+from adapterhub.core.errors import DomainError
+from adapterhub.workspace import place_for_child
+from registry.exports import zip_export as exports
+from registry.models import AdapterVersion, Replica, ServedComparison
+from registry.serving import replica_calls
+
+COMPARER = system("comparison")
+TOKENS = 48
+# An adapter that moves a token by less than this, in nats, has no effect that a request would show.
+LEAST_EFFECT = 1e-4
+# The engine's change may be this far from PEFT's: a share of it, or what 16 bits round away.
+MOST_SHARE, ROUNDING = 0.25, 0.02
+# What could not be compared is tried again: the engine was busy, the worker full, the limit too low.
+AGAIN = timedelta(hours=1)
+Verdict = ServedComparison.Verdict
+
+
+def compare_next() -> ServedComparison | None:
+    """Compare the oldest version that a healthy replica holds and that was not compared on its engine yet."""
+    for replica in Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster"):
+        is_kept = ~Q(verdict=Verdict.NOT_COMPARED) | Q(created_at__gt=now() - AGAIN)
+        done = ServedComparison.objects.filter(is_kept, engine_version=replica.engine_version)
+        versions = AdapterVersion.objects.ready().filter(served_name__in=replica.loaded)
+        waiting = versions.exclude(pk__in=done.values("version")).order_by("pk")
+        if version := waiting.select_related("adapter__project", "adapter__base_model").first():
+            return compare(version, replica)
+    return None
+
+
+def compare(version: AdapterVersion, replica: Replica) -> ServedComparison:
+    """Compare and record, in place of an attempt that gave no numbers; a reason that stays is recorded once."""
+    facts = measured(version, replica) | {"replica": replica.url, "created_at": now()}
+    with transaction.atomic():
+        AdapterVersion.objects.select_for_update().get(pk=version.pk)
+        of_release = ServedComparison.objects.filter(version=version, engine_version=replica.engine_version)
+        former = of_release.first()
+        if former and former.verdict != Verdict.NOT_COMPARED:
+            return former
+        row, _ = of_release.update_or_create(version=version, engine_version=replica.engine_version, defaults=facts)
+        if former is None or (former.verdict, former.reason) != (row.verdict, row.reason):
+            AuditEvent.record(
+                Tag.VERSION_COMPARED,
+                version,
+                by=COMPARER,
+                project=version.project,
+                after={"verdict": row.verdict, "engine_version": row.engine_version},
+                evidence={"tokens": row.tokens, "effect": row.effect, "difference": row.difference},
+                reason=row.reason,
+            )
+    return row
+
+
+def measured(version: AdapterVersion, replica: Replica) -> dict[str, Any]:
+    """Return the fields of a comparison; one that is not possible says why."""
+    base = version.adapter.base_model
+    if base.size_bytes > settings.REFERENCE_BYTES:
+        size, most = base.size_bytes / 2**20, settings.REFERENCE_BYTES >> 20
+        reason = f"Its base model has {size:,.0f} MB; PEFT's numbers are computed up to {most:,} MB."
+        return {"verdict": Verdict.NOT_COMPARED, "reason": reason}
+    try:
+        reference = reference_of(version)
+        names = (base.slug, version.served_name)
+        served = replica_calls.prompt_logprobs(replica.url, names, reference["tokens"])
+    except DomainError as error:
+        return {"verdict": Verdict.NOT_COMPARED, "reason": str(error)[:500]}
+    return judged(reference, served[base.slug], served[version.served_name])
+
+
+def reference_of(version: AdapterVersion) -> dict[str, Any]:
+    """Return what PEFT computes: {tokens, base, adapted}. Raises DomainError."""
+    earlier = version.served_comparisons.exclude(verdict=Verdict.NOT_COMPARED).first()
+    if earlier:
+        return {name: earlier.details[name] for name in ("tokens", "base", "adapted")}
+    with place_for_child(version.project.pk), exports.scratch_copy(version) as stored:
+        out = stored.with_name("reference.json")
+        arguments = [str(stored), str(version.adapter.base_model.folder), str(TOKENS), str(out)]
+        exports.run_child("comparison", ["registry.exports.reference_process", *arguments], stored.parent)
+        reference: dict[str, Any] = json.loads(out.read_bytes())
+        return reference
+
+
+def judged(reference: dict[str, Any], base: list[float], adapted: list[float]) -> dict[str, Any]:
+    """Return the verdict on an engine's numbers for the base model and with the adapter."""
+    in_peft = changes(reference["base"], reference["adapted"])
+    in_engine = changes(base, adapted)
+    effect = fmean(map(abs, in_peft))
+    difference = fmean(abs(one - other) for one, other in zip(in_engine, in_peft, strict=True))
+    if fmean(map(abs, in_engine)) < LEAST_EFFECT < effect:
+        verdict, reason = Verdict.NO_EFFECT, "The engine answers as if the adapter were not there."
+    elif difference > max(MOST_SHARE * effect, ROUNDING):
+        verdict, reason = Verdict.DIFFERS, "The engine changes the base model's answers otherwise than PEFT does."
+    else:
+        verdict, reason = Verdict.MATCHES, ""
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "tokens": len(reference["tokens"]),
+        "effect": effect,
+        "difference": difference,
+        "details": {**reference, "served_base": base, "served": adapted},
+    }
+
+
+def changes(before: list[float], after: list[float]) -> list[float]:
+    """Return the change of each token's log-probability."""
+    return [new - old for old, new in zip(before, after, strict=True)]

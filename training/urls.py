@@ -5,6 +5,7 @@ from django.urls import path
 from training.pages import (
     datasets_and_analyses,
     estimates,
+    evaluations,
     first_steps,
     overview,
     plan_comparison,
@@ -35,6 +36,9 @@ urlpatterns = [
     path("rank-analyses/<uuid:pk>/compare/", plan_comparison.compare_plans, name="compare-plans"),
     path("rank-analyses/<uuid:pk>/plan/", datasets_and_analyses.plan, name="rank-analysis-plan"),
     path("rank-analyses/<uuid:pk>/cancel/", datasets_and_analyses.cancel_analysis, name="cancel-rank-analysis"),
+    path("adapters/<reference:slug>/v<int:number>/evaluate/", evaluations.evaluate_version, name="evaluate-version"),
+    path("evaluations/<uuid:pk>/", evaluations.evaluation, name="evaluation"),
+    path("evaluations/<uuid:pk>/cancel/", evaluations.cancel_evaluation, name="cancel-evaluation"),
     path("adapters/<reference:slug>/v<int:number>/reduce/", reductions.reduce_version, name="reduce-version"),
     path("adapters/<reference:slug>/v<int:number>/compress/", datasets_and_analyses.compress, name="compress-version"),
     path("compressions/<uuid:pk>/", datasets_and_analyses.compression, name="compression"),

@@ -11,10 +11,10 @@ import typer
 
 from adapterhub.cli import declaration
 from adapterhub.cli.exit_codes import Ended, Exit, code_of_refusal
-from adapterhub.cli.plan_state import Change, State
+from adapterhub.cli.plan_state import Change, State, summary
 from adapterhub.cli.rollout_state import exit_of, remedy, standing
 from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, hub, project_of, say
-from adapterhub.cli.steps import STEPS, summary
+from adapterhub.cli.steps import STEPS
 from adapterhub.cli.waiting import until_over
 from adapterhub.client import Client, calls
 

@@ -80,13 +80,21 @@ class Mixed(Strict):
     weight: Annotated[float, Field(gt=0, le=1000)]
 
 
+class TaskGate(Strict):
+    """A task of lm-eval that the operator offers, and the least score of each metric that is named."""
+
+    task: Annotated[str, Field(min_length=1, max_length=100)]
+    at_least: Annotated[dict[str, float], Field(min_length=1)]
+
+
 class Gates(Strict):
     """The gates that a version passes before it serves users.
 
-    `no_worse` refuses a version that is measured to be worse than what the alias serves.
+    `no_worse` refuses a version that is measured to be worse than what the alias serves, `tasks` one that scores less.
     """
 
     no_worse: bool = True
+    tasks: list[TaskGate] = []
     loss_below: float | None = None
     quorum: Annotated[int, Field(ge=0, le=10)] | None = None
 

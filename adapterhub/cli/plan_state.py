@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from adapterhub.cli.declaration import Declaration, refusal
 from adapterhub.cli.exit_codes import Ended, Exit, code_of
@@ -45,6 +45,7 @@ class State:
     version: str | None = None
     alias: Alias | None = None
     evaluation: Evaluation | None = None
+    tasks: dict[str, Evaluation] = field(default_factory=dict)
     rollout: Rollout | None = None
     scopes: list[str] = field(default_factory=list)
 
@@ -82,6 +83,21 @@ class State:
             if not any(fault.get("field") for fault in error.errors):
                 raise
             raise refusal(self.file, error.errors, code_of(error)) from None
+
+
+def summary(state: State) -> dict[str, Any]:
+    """Return the ids of what exists of the declaration, what the alias serves, and the rollout, for --json."""
+    return {
+        "adapter": state.declared.adapter.slug,
+        "dataset": state.dataset,
+        "version": state.version,
+        "rank_analysis": state.analysis and state.analysis["id"],
+        "training_run": state.run and state.run["id"],
+        "evaluation": state.evaluation and state.evaluation["id"],
+        "tasks": {task: row["id"] for task, row in state.tasks.items()},
+        "serving": state.alias and state.alias["version"],
+        "rollout": state.rollout,
+    }
 
 
 def known(value: T | None) -> T:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from adapterhub.cli import datasets
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.plan_state import Change, State, Step, known
-from adapterhub.cli.version_commands import require_no_worse
+from adapterhub.cli.version_commands import require_no_worse, require_scores
 from adapterhub.client import ApiError, calls
 from adapterhub.client.calls import Call
 from adapterhub.client.rest_types import Json, Page, RankAnalysis, TrainingRun, Version
@@ -276,6 +275,41 @@ class TheGates:
             )
 
 
+class TheTasks(TheGates):
+    """The step that asks the version the declared tasks of lm-eval, and holds each score against its least."""
+
+    def plan(self, state: State) -> Change | None:
+        """Return the tasks to ask or to wait for; None if there are none, or all scores suffice. Raises Ended."""
+        gates = state.declared.gates
+        name = state.version or state.declared.adapter.slug
+        self.alias(state)
+        if not (gates and gates.tasks) or (state.version and self.serving(state) == state.version):
+            return None
+        if state.version:
+            for row in state.api.rows(calls.evaluations(version=state.version, project=state.project)):
+                if row["task"] and row["status"] in ("succeeded", *UNDER_WAY):
+                    state.tasks.setdefault(row["task"], row)
+        measured = {task for task, row in state.tasks.items() if row["status"] == "succeeded"}
+        left = [gate.task for gate in gates.tasks if gate.task not in measured]
+        if left:
+            return Change("run", "evaluation", name, f"tasks of lm-eval: {', '.join(left)}")
+        self.judge(state)
+        return None
+
+    def do(self, state: State) -> None:
+        """Ask the tasks that nobody has asked yet, wait for all, and check the scores. Raises Ended."""
+        version = known(state.version)
+        for task in [gate.task for gate in known(state.declared.gates).tasks]:
+            job = state.tasks.get(task) or state.api.send(calls.evaluate(state.project, version, task=task))
+            state.tasks[task] = state.followed(calls.evaluation(job["id"]), f"task {task} of {version}")
+        self.judge(state)
+
+    def judge(self, state: State) -> None:
+        """Raise Ended when a score is too low or missing."""
+        for gate in known(state.declared.gates).tasks:
+            require_scores(state.tasks[gate.task]["metrics"] or {}, known(state.version), gate.at_least)
+
+
 class ThePolicy:
     """The step that sets the alias' quorum: the number of signatures that a promotion needs."""
 
@@ -348,18 +382,13 @@ class TheRollout:
         state.rollout = state.api.send(opened)
 
 
-STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates(), ThePolicy(), TheRollout()]
-
-
-def summary(state: State) -> dict[str, Any]:
-    """Return the ids of what exists of the declaration, what the alias serves, and the rollout, for --json."""
-    return {
-        "adapter": state.declared.adapter.slug,
-        "dataset": state.dataset,
-        "version": state.version,
-        "rank_analysis": state.analysis and state.analysis["id"],
-        "training_run": state.run and state.run["id"],
-        "evaluation": state.evaluation and state.evaluation["id"],
-        "serving": state.alias and state.alias["version"],
-        "rollout": state.rollout,
-    }
+STEPS: list[Step] = [
+    TheAdapter(),
+    TheData(),
+    TheRanks(),
+    TheVersion(),
+    TheGates(),
+    TheTasks(),
+    ThePolicy(),
+    TheRollout(),
+]

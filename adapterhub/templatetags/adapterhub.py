@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django import template
@@ -192,7 +192,7 @@ def history(record: Model) -> dict[str, Any]:
     return {"events": AuditEvent.objects.about(record).without_reads()[:LATEST]}
 
 
-SHAPES = {"minute": "j M Y, H:i e", "day": "j M Y", "clock": "H:i e"}
+SHAPES = {"minute": "j M Y, H:i e", "second": "j M Y, H:i:s e", "day": "j M Y", "clock": "H:i e"}
 
 
 @register.simple_tag
@@ -200,6 +200,12 @@ def moment(at: datetime, shape: str = "minute") -> str:
     """Return a <time> element with the time in UTC; the page's script converts it to the reader's time zone."""
     text = date_format(at, SHAPES[shape])
     return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
+
+
+@register.filter
+def in_utc(at: datetime, shape: str = "second") -> str:
+    """Return the time in UTC with its zone, as text that stays so: for evidence, and where no element can stand."""
+    return str(date_format(at.astimezone(UTC), SHAPES[shape]))
 
 
 @register.simple_tag

@@ -20,15 +20,21 @@ from adapterhub.core.errors import Invalid
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.fields import ReasonSerializer, reference
+from registry.api.verdicts import VerdictsSerializer
 from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
 
 
 class SignatureSerializer(serializers.ModelSerializer[Signature]):
-    """A person's signature: the decision, its meaning and reason, and the digest of the evidence that was signed."""
+    """A person's signature: the decision, its meaning and reason, and the digest of the evidence that was signed.
+
+    `verdicts` are those of the rollout when it was signed; null for a policy and before the rollout is opened.
+    """
+
+    verdicts = VerdictsSerializer(allow_null=True)
 
     class Meta:
         model = Signature
-        fields = ["name", "decision", "meaning", "reason", "bound", "auth_method", "at"]
+        fields = ["name", "decision", "meaning", "reason", "bound", "verdicts", "auth_method", "at"]
 
 
 class ApprovalSerializer(serializers.ModelSerializer[Approval]):

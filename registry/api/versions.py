@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, cast
 
-from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.http import FileResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -36,6 +34,7 @@ from registry.api.transfers import VersionTransfers, take
 from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion
 from registry.uploads.inbox import NAME, take_folder
+from registry.uploads.received_files import write_upload
 from registry.uploads.receiving import publish
 
 
@@ -266,20 +265,3 @@ def receive(adapter: Adapter, files: dict[str, Any], folder: Path) -> Path:
     write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
     write_upload(files["adapter_config"], folder / "adapter_config.json")
     return folder
-
-
-def write_upload(upload: UploadedFile[bytes], path: Path) -> None:
-    """Store an uploaded file at `path`; a large one, which is on disk already, is moved if it is on the same disk."""
-    if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
-        upload.flush()
-        os.rename(upload.temporary_file_path(), path)
-        path.chmod(0o644)
-        return
-    with path.open("wb") as target:
-        for chunk in upload.chunks():
-            target.write(chunk)
-
-
-def is_on_disk_of(path: Path, other: str) -> bool:
-    """Return True if both paths lie on one file system."""
-    return os.stat(path.parent).st_dev == os.stat(other).st_dev

@@ -106,7 +106,13 @@ def approval_row(approval: Any) -> dict[str, Any]:
         "asked by": approval.author_name,
         "bound to": approval.bound,
         "signatures": [
-            {"by": item.name, "decision": item.decision, "reason": item.reason, "at": item.at.isoformat()}
+            {
+                "by": item.name,
+                "decision": item.decision,
+                "reason": item.reason,
+                "at": item.at.isoformat(),
+                "verdicts": item.verdicts or "none: no rollout was open",
+            }
             for item in approval.signatures.all()
         ],
     }

@@ -29,6 +29,7 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, InvalidTransition
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.domain_signals import routes_changed
+from registry.models.decision import verdicts_of
 
 REVIEW_WITHIN = timedelta(hours=24)
 
@@ -268,7 +269,10 @@ class Approval(models.Model):
         return user not in people_of(self.authors())
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
-        """Store the signature with the digest of the request's evidence. The caller checks that `by` may sign."""
+        """Store the signature with the digest of the request's evidence and the rollout's verdicts at that time.
+
+        The caller checks that `by` may sign.
+        """
         self.signatures.create(
             author=self.author,
             user=by.user,
@@ -277,6 +281,7 @@ class Approval(models.Model):
             meaning=meaning,
             reason=reason,
             bound=self.bound,
+            verdicts=verdicts_of(self.rollout) if self.rollout else None,
             auth_method=by.method,
         )
 
@@ -302,7 +307,7 @@ class Approval(models.Model):
 
 
 class Signature(models.Model):
-    """One person's signature on an approval: name, time, meaning, and the digest of the evidence."""
+    """One person's signature on an approval: name, time, meaning, the evidence's digest, and the verdicts then."""
 
     approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
     # Copied from the approval so that a constraint can compare author and user; a trigger refuses any other value.
@@ -315,6 +320,11 @@ class Signature(models.Model):
     meaning = models.CharField(max_length=10, choices=Meaning.choices)
     reason = models.TextField()
     bound = models.CharField(max_length=64)
+    verdicts = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="The rollout's analysis when this was signed; null for a policy and before it is opened.",
+    )
     auth_method = models.CharField(max_length=20)
     # The signer's mail address in the form of `accounts_mail_key`, which a trigger writes.
     person = models.CharField(max_length=254, editable=False)

@@ -103,6 +103,7 @@ def render_version(
         "aliases": viewed.aliases.select_related("project"),
         "form": form if Scope.OPERATE in scopes else None,
         "previewed": previewed,
+        "may_archive": Scope.PUBLISH in scopes and viewed.status != VersionStatus.ARCHIVED and not is_live(viewed),
         "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
         "reduces": reduction_reason(viewed) if Scope.TRAIN in scopes else "",
         "less": max(1, viewed.max_rank // 2),
@@ -125,6 +126,11 @@ def reduction_reason(version: AdapterVersion) -> str:
     if version.status == VersionStatus.READY and 0 < limit < version.max_rank:
         return f"Its highest rank is {version.max_rank}; the clusters of its base model serve at most {limit}."
     return ""
+
+
+def is_live(version: AdapterVersion) -> bool:
+    """Return True if an alias or an active rollout serves the version."""
+    return version.aliases.exists() or version.candidate_of.active().exists()
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:

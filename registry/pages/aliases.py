@@ -72,7 +72,6 @@ def answer_for(request: HttpRequest, name: str) -> HttpResponse:
     context: dict[str, Any] = {
         "alias": viewed,
         "at": at,
-        "at_text": in_utc(at),
         "field": in_field(at),
         "is_invalid": bool(form and form.errors),
         "answer": answer,

@@ -20,7 +20,7 @@ from adapterhub.api.pages import allowed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
-from registry.models import Approval, Rollout, without_bodies
+from registry.models import Approval, Rollout, Signature, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.models.decision import MEASURED, verdicts_of
 from registry.models.judgement import Numbers
@@ -95,7 +95,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
     scopes = scopes_in(request, viewed.project)
     context = {
         "approval": viewed,
-        "signatures": viewed.signatures.all(),
+        "signatures": signatures_of(viewed),
         "may_sign": APPROVE in scopes and viewed.may_be_signed_by(cast(User, request.user)),
         "may_break": Scope.OPERATE in scopes,
         "signing": SigningForm(initial={"seen": viewed.bound}, auto_id="sign_%s"),
@@ -105,6 +105,15 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
         "verdicts": verdicts_for(viewed),
     }
     return render(request, "registry/approval.html", context)
+
+
+def signatures_of(approval: Approval) -> list[tuple[Signature, dict[str, Any] | None]]:
+    """Return the signatures, each with the table of the verdicts that were frozen with it; None without any."""
+    rollout = approval.rollout
+    return [
+        (signature, verdict_table(rollout, signature.verdicts) if rollout and signature.verdicts else None)
+        for signature in approval.signatures.all()
+    ]
 
 
 def verdicts_for(approval: Approval) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from registry.evidence.comparison import other_version, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind_test import tally
 from registry.pages.adapters import find_version
+from registry.pages.forms import PromptListField
 from registry.pages.version_table import comparison_of
 from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
@@ -29,21 +30,10 @@ TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
 
 
 class PromptsForm(forms.Form):
-    """Form for prompts, one on each line, and the maximum length of an answer."""
+    """Form for prompts, each of one or several lines, and the maximum length of an answer."""
 
-    prompts = forms.CharField(
-        max_length=8000,
-        widget=forms.Textarea(attrs={"rows": 4}),
-        help_text=f"One prompt per line, up to {MOST_PROMPTS}. Prompts and answers are kept for the vote.",
-    )
+    prompts = PromptListField(most=MOST_PROMPTS, label="Prompts, kept with their answers for the vote")
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
-
-    def clean_prompts(self) -> list[str]:
-        """Return the prompts, one a line, without blank lines. Raises ValidationError for more than MOST_PROMPTS."""
-        prompts = [line for line in self.cleaned_data["prompts"].splitlines() if line.strip()]
-        if len(prompts) > MOST_PROMPTS:
-            raise forms.ValidationError(f"You entered {len(prompts)} prompts: the limit is {MOST_PROMPTS} at once.")
-        return prompts
 
 
 @login_required

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from django import forms
@@ -12,6 +13,7 @@ from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, Alias, without_bodies
 
 OFFERED = 50
+BETWEEN = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
 class AtForm(forms.Form):
@@ -24,6 +26,35 @@ class ReasonForm(forms.Form):
     """A form with one required reason."""
 
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Recorded in the audit trail.")
+
+
+class PromptListField(forms.CharField):
+    """A form field of prompts, `most` at most, each of `longest` characters and of as many lines as it likes."""
+
+    def __init__(self, *, most: int, longest: int = 8000, rows: int = 6, **kwargs: Any) -> None:
+        # A prompt's own spaces are part of it.
+        super().__init__(
+            strip=False,
+            max_length=most * (longest + 5),
+            widget=forms.Textarea(attrs={"rows": rows}),
+            help_text=f"Up to {most}. A line of --- stands between two prompts, so that each may have many lines.",
+            **kwargs,
+        )
+        self.most, self.longest = most, longest
+
+    def to_python(self, value: Any) -> list[str]:  # type: ignore[override]  # a field gives what it likes
+        """Return the prompts between the lines of hyphens. Raises ValidationError for too many and too long ones."""
+        text = (super().to_python(value) or "").replace("\r\n", "\n")
+        prompts = [prompt.strip("\n") for prompt in BETWEEN.split(text) if prompt.strip()]
+        if len(prompts) > self.most:
+            raise forms.ValidationError(f"You entered {len(prompts)} prompts: the limit is {self.most} at once.")
+        if too_long := next((prompt for prompt in prompts if len(prompt) > self.longest), ""):
+            raise forms.ValidationError(f"{too_long[:40]!r}… is too long: {self.longest} characters at most.")
+        return prompts
+
+    def run_validators(self, value: Any) -> None:
+        """Check what was typed as a whole; its parts are checked already."""
+        super().run_validators("\n---\n".join(value))
 
 
 class GrantForm(forms.Form):

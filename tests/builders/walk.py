@@ -56,6 +56,8 @@ POST_ONLY = {
     "cancel-rank-analysis",
     "compress-version",
     "cancel-compression",
+    "cancel-evaluation",
+    "archive-version",
     "revoke-token",
     "revoke-invitation",
     "answer-invitation",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adapterhub.audit.models import AuditEvent
-from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, Rollout, VersionEvaluation
 from tests.builders import rows, write_jsonl
 from tests.cli.command import Command
 from tests.waiting import wait_until
@@ -164,3 +164,36 @@ def test_a_gate_refuses(
     assert command("apply", "--yes").returncode == 8
     alias.refresh_from_db()
     assert (alias.policy, Evaluation.objects.count(), Rollout.objects.count()) == ({"quorum": 1}, 1, 1)
+
+
+def test_a_task_of_lm_eval_is_a_gate(
+    command: Command,
+    adapter: Adapter,
+    alias: Alias,
+    candidate: AdapterVersion,
+    dataset: Dataset,
+    alice: Any,
+    tmp_path: Path,
+) -> None:
+    """One that was asked already is not asked again; which are offered is checked before anything is paid for."""
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    made_by_a_run(adapter, candidate, dataset, alice.as_actor())
+    fields = {"version": candidate, "base_digest": candidate.base_digest}
+    metrics = {"task": {"name": "our_law"}, "scores": {"acc": 0.5}}
+    result = VersionEvaluation.objects.create(**fields, metrics=metrics)
+    Evaluation.objects.create(
+        project=adapter.project,
+        base_model=adapter.base_model,
+        version=candidate,
+        task="our_law",
+        status="succeeded",
+        result=result,
+    )
+    declare(tmp_path, gates={"no_worse": False, "tasks": [{"task": "our_law", "at_least": {}}]})
+    assert "gates.tasks[0].at_least" in command("plan").stderr
+    declare(tmp_path, gates={"no_worse": False, "tasks": [{"task": "our_law", "at_least": {"acc": 0.6}}]})
+    refused = command("plan")
+    assert (refused.returncode, "acc of" in refused.stderr, "below 0.6" in refused.stderr) == (6, True, True)
+    declare(tmp_path, gates={"no_worse": False, "tasks": [{"task": "other", "at_least": {"acc": 0.6}}]})
+    unknown = command("plan")
+    assert (unknown.returncode, "gates.tasks[0].task: No lm-eval tasks" in unknown.stderr) == (2, True), unknown.stderr

@@ -12,7 +12,7 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
 from tests.builders.walk import POST_ONLY, PUBLIC, routes
 from tests.pages.realistic import ANSWERS_BY_PROMPT, World
-from training.models import Compression, Dataset
+from training.models import Compression, Dataset, Evaluation
 
 # Parts of a page, for htmx.
 ESTIMATE = (
@@ -34,6 +34,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
     compared = world.adapters[0]
     numbers = list(compared.versions.values_list("number", flat=True)[:3])
     compression = Compression.launch(version, {"uniform_rank": 2}, by=world.by)
+    evaluation = Evaluation.launch(version, dataset=dataset, by=world.by)
     args: dict[str, list[Any]] = {
         "project": [world.project.slug],
         "base-model": [newest.adapter.base_model.slug],
@@ -54,6 +55,9 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "compare-training-runs": [run.pk],
         "rank-analysis": [world.analyses[0].pk],
         "compare-plans": [world.analyses[0].pk],
+        "upload-version": [newest.adapter.slug],
+        "evaluate-version": [newest.adapter.slug, newest.number],
+        "evaluation": [evaluation.pk],
         "compression": [compression.pk],
         "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
         "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],

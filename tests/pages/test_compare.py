@@ -84,10 +84,12 @@ def test_prompts_go_to_every_version_and_the_answers_are_kept(
     client.force_login(alice)
     router.known = {version.served_name for version in three}
     url = reverse("ask-all", args=["dora", 1]) + "?to=2&to=3"
-    answer = client.post(url, {"prompts": "the bank shall\n\neach incident\n", "max_tokens": 4})
+    answer = client.post(
+        url, {"prompts": "the bank shall\r\n\r\n  report\r\n---\r\neach incident\r\n", "max_tokens": 4}
+    )
     assert answer["Location"] == page_of(2, 3) + "#answers"
     tests = BlindTest.objects.all()
-    assert {test.prompt for test in tests} == {"the bank shall", "each incident"}
+    assert {test.prompt for test in tests} == {"the bank shall\n\n  report", "each incident"}
     assert all(sorted(each["number"] for each in test.answers) == [1, 2, 3] for test in tests)
     assert len(router.requests) == 6
     assert AuditEvent.objects.about(tests[0])[0].tag == "blind_test:asked"
@@ -102,7 +104,8 @@ def test_what_is_not_answered_by_all_keeps_the_prompts_and_nothing_else(
     assert "was not answered by every version" in page
     assert ">\nthe bank shall</textarea>" in page
     assert not BlindTest.objects.exists()
-    assert client.post(url, {"prompts": "a\n" * 9, "max_tokens": 4}).status_code == 422
+    assert client.post(url, {"prompts": "---\n\n---", "max_tokens": 4}).status_code == 422
+    assert client.post(url, {"prompts": "\n---\n".join("a" * 9), "max_tokens": 4}).status_code == 422
 
 
 def test_a_vote_is_blind_counted_once_and_then_tells_the_versions(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Approval, BaseModel, Cluster, Replica
+from tests.builders.adapters import write_adapter
 from tests.builders.people import member
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
+from training.models import Dataset, Evaluation
 
 pytestmark = pytest.mark.django_db
 ALONE = ["/tokens/", "/webhooks/", "/training/new/", "/rank-analyses/new/", "/adapters/new/", "/clusters/new/"]
@@ -134,6 +138,50 @@ def test_an_adapter_is_created_and_described(lead: Client, base_model: BaseModel
     adapter = Adapter.objects.get()
     assert (adapter.description, adapter.tags) == ("Reads DORA.", ["law"])
     assert lead.post("/adapters/new/", sent).status_code == 422
+
+
+def test_a_version_of_another_training_is_uploaded_and_archived(
+    lead: Client, adapter: Adapter, tmp_path: Path, bob: User
+) -> None:
+    assert '<a class="button plain" href="/adapters/eu.dora/upload/"' in text_of(lead.get("/adapters/eu.dora/"))
+    folder = write_adapter(tmp_path / "up", seed=9)
+    names = ("adapter_model.safetensors", "adapter_config.json")
+
+    def files() -> dict[str, Any]:
+        return {name.partition(".")[0]: SimpleUploadedFile(name, (folder / name).read_bytes()) for name in names}
+
+    assert lead.post("/adapters/eu.dora/upload/", {"fold": ""}).status_code == 422
+    assert lead.post("/adapters/eu.dora/upload/", files())["Location"] == "/adapters/eu.dora/v1/"
+    version = AdapterVersion.objects.get()
+    assert (version.status, version.method) == ("checking", "upload")
+    assert "already been published as dora v1" in text_of(lead.post("/adapters/eu.dora/upload/", files()))
+    (folder / names[1]).write_text('{"peft_type": "PREFIX_TUNING"}')
+    refused = lead.post("/adapters/eu.dora/upload/", files())
+    assert (refused.status_code, "PREFIX_TUNING" in text_of(refused)) == (422, True)
+    lead.post("/adapters/eu.dora/v1/archive/", {"reason": "a trial"})
+    version.refresh_from_db()
+    assert version.status == "archived"
+    lead.force_login(bob)
+    assert lead.post("/adapters/eu.dora/upload/", files()).status_code == 403
+    assert "/upload/" not in text_of(lead.get("/adapters/eu.dora/"))
+
+
+def test_an_evaluation_is_asked_for_followed_and_cancelled(
+    lead: Client, version: AdapterVersion, candidate: AdapterVersion, dataset: Dataset
+) -> None:
+    page = text_of(lead.get("/adapters/eu.dora/v1/"))
+    assert 'href="/adapters/eu.dora/v1/evaluate/"' in page
+    refused = lead.post("/adapters/eu.dora/v1/evaluate/", {"pattern": ""})
+    assert (refused.status_code, "Name a dataset, prompts, or a task." in text_of(refused)) == (422, True)
+    fields = {"dataset": dataset.pk, "against": candidate.pk, "prompts": "By when?\nIn hours.\n---\nTo whom?"}
+    place = lead.post("/adapters/eu.dora/v1/evaluate/", fields)["Location"]
+    job = Evaluation.objects.get()
+    assert (job.dataset, job.against, job.prompts) == (dataset, candidate, ["By when?\nIn hours.", "To whom?"])
+    assert "No result is kept" in text_of(lead.get(place))
+    assert place in text_of(lead.get("/adapters/eu.dora/v1/"))
+    lead.post(f"{place}cancel/", {"reason": "not needed"})
+    job.refresh_from_db()
+    assert job.status == "cancelled"
 
 
 def test_a_cluster_comes_with_its_replicas_or_not_at_all(lead: Client, base_model: BaseModel) -> None:

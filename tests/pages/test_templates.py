@@ -93,3 +93,14 @@ def test_a_list_is_laid_out_in_one_template() -> None:
 def test_a_sentence_over_lines_is_one_line_and_escaped_once() -> None:
     text = "{% load adapterhub %}{% sentence as label %}\n  Tom {{ sign }}\n  'Jerry'\n{% endsentence %}{{ label }}"
     assert Template(text).render(Context({"sign": "& <b>"})) == "Tom &amp; &lt;b&gt; 'Jerry'"
+
+
+def test_times_have_one_format_with_their_zone() -> None:
+    """`moment`, `ago` and `in_utc` write every time; `date` alone serves attributes and addresses, as ISO 8601."""
+    formats = [
+        f"{file.relative_to(ROOT)}: {shape}"
+        for file in (ROOT / "templates").rglob("*.html")
+        for shape in re.findall(r"\|date:(?:\"([^\"]*)\"|'([^']*)')", file.read_text())
+        if "c" not in shape
+    ]
+    assert formats == []

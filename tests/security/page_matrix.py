@@ -23,6 +23,7 @@ OF_PAGE = {
     "blind-tests pk": "blind test",
     "clusters slug": "cluster",
     "compressions pk": "compression",
+    "evaluations pk": "evaluation",
     "datasets pk": "dataset",
     "datasets verb": "",
     "answer-invitation pk": "invitation",
@@ -90,6 +91,7 @@ NAMES = (
     }
     | dict.fromkeys(
         """
+    adapter_config adapter_model confirm_base fold keep pattern task
     address also_named anyway at base_model cache_mb cache_s canary check code config days default description
     device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
     format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters
@@ -127,6 +129,8 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "project": {"user": "@user", "role": "viewer"},
     "revoke-role": {"held": "", "reason": "x"},
+    "evaluate-version": {"dataset": "@dataset"},
+    "upload-version": {"confirm_base": "x"},
     "datasets": {"project": "@project pk", "name": "fresh", "file": "@file"},
     "decide-erasure": {"reason": "x", "meaning": "approved"},
     "grant-cluster": {"project": "far"},

@@ -30,10 +30,18 @@ class DeclaredAdapterSerializer(serializers.Serializer[Any]):
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False, default=list)
 
 
+class TaskGateSerializer(serializers.Serializer[Any]):
+    """A task of lm-eval, and the least score of each metric that is named."""
+
+    task = serializers.CharField(max_length=100)
+    at_least = serializers.DictField(child=serializers.FloatField(), allow_empty=False)
+
+
 class GatesSerializer(serializers.Serializer[Any]):
     """The gates that a version passes before it serves users."""
 
     no_worse = serializers.BooleanField(required=False, default=True)
+    tasks = TaskGateSerializer(many=True, required=False, default=list)
     loss_below = serializers.FloatField(required=False, allow_null=True)
     quorum = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=10)
 

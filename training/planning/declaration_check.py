@@ -20,6 +20,7 @@ from registry.models.slot_admission import require_slots
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import DatasetStatus
 from training.models.job import require_room
+from training.models.lm_eval_task import require_task
 from training.models.mixture import Mixed
 from training.planning import preflight
 
@@ -83,10 +84,17 @@ class DeclarationCheck:
             with self.noting("adapter"):
                 self.training(self.adapter(base))
         if self.declared["gates"]:
+            self.tasks()
             self.policy()
         if self.declared["rollout"]:
             self.rollout(base, version)
         return {"refusals": [asdict(one) for one in self.refusals], "hyperparameters": self.hyperparameters}
+
+    def tasks(self) -> None:
+        """Check that each task of lm-eval among the gates is offered."""
+        for place, gate in enumerate(self.declared["gates"]["tasks"]):
+            with self.noting(f"gates.tasks.{place}.task"):
+                require_task(gate["task"])
 
     def base(self) -> BaseModel | None:
         """Return the declared base model; None, with a refusal noted, if there is none of this name that is ready."""

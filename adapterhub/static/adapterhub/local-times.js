@@ -4,12 +4,12 @@
 const PARTS = {
   minute: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
   day: { day: "numeric", month: "short", year: "numeric" },
+  second: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" },
   clock: { hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
 };
 const FORMATS = Object.fromEntries(
   Object.entries(PARTS).map(([shape, parts]) => [shape, new Intl.DateTimeFormat("en-GB", { hourCycle: "h23", ...parts })]),
 );
-const EXACT = new Intl.DateTimeFormat("en-GB", { hourCycle: "h23", ...PARTS.minute, second: "2-digit" });
 const UNITS = [["year", 31536000], ["month", 2592000], ["week", 604800], ["day", 86400], ["hour", 3600], ["minute", 60]];
 const AGO = new Intl.RelativeTimeFormat("en-GB", { numeric: "always" });
 const EVERY_MS = 10000;
@@ -25,7 +25,7 @@ function tell(root) {
     if (Number.isNaN(at.getTime())) continue;
     const format = FORMATS[time.dataset.shape];
     if (format) time.textContent = format.format(at);
-    time.title = `${EXACT.format(at)}\n${time.dateTime}`;
+    time.title = `${FORMATS.second.format(at)}\n${time.dateTime}`;
   }
   for (const time of root.querySelectorAll("time[data-shape=ago][data-told]")) {
     const text = ago(new Date(time.dateTime));

@@ -19,6 +19,7 @@ from registry.models import AdapterVersion, Alias, Approval, ApprovalStatus, Rol
 from registry.models.approval import REVIEW_WITHIN
 from registry.serving.reconciler import RECONCILER
 from tests.builders import member
+from tests.builders.rollouts import measured, opened
 
 STEPS = [{"weight": 50}]
 
@@ -249,6 +250,27 @@ def test_an_approval_lapses_when_the_version_is_evaluated_again(
 def test_a_signature_is_about_what_was_seen(approval: Approval, dana: User) -> None:
     with pytest.raises(Conflict, match="evidence of this request has changed"):
         approval.approve(reason="old page", by=dana.as_actor(), seen="0" * 64)
+
+
+def test_a_signature_keeps_the_verdicts_of_its_time(
+    alias: Alias, candidate: AdapterVersion, alice: User, dana: User, client: Client, ci: str
+) -> None:
+    """The plan is signed before anybody is served; whoever signs while it serves, signs with numbers, which stay."""
+    alias.set_policy({"quorum": 1}, by=alice.as_actor())
+    rollout = opened(alias, candidate, alice)
+    assert rollout.approvals.get().signatures.get().verdicts["unmet"][0] == "The candidate has served nobody yet."
+    measured(rollout, control=0.05, candidate=0.05)
+    approval = rollout.request_approval(reason="Half of the users now.", by=alice.as_actor())
+    approval.approve(reason="It holds.", by=dana.as_actor())
+    measured(rollout, control=0.0, candidate=0.9)
+    frozen = approval.signatures.get().verdicts
+    assert frozen["findings"][0]["candidate"]["users"] == 2000
+    headers = {"Authorization": f"Bearer {ci}"}
+    [row] = client.get(f"/api/v1/approvals/{approval.pk}/", headers=headers).json()["signatures"]
+    assert row["verdicts"] == frozen
+    client.force_login(alice)
+    page = client.get(f"/approvals/{approval.pk}/").content.decode()
+    assert "The verdicts when dana signed" in page
 
 
 def test_a_policy_of_a_protected_alias_needs_another_person(

@@ -1,0 +1,90 @@
+"""Whatever REST can make or change, a person can make or change in the browser."""
+
+from __future__ import annotations
+
+from tests.builders.walk import CALLS, ROUTES
+
+# Operation that changes something -> the route of the page that does it.
+PAGES = {
+    "project-list": "new-project",
+    "project-detail": "named-versions",
+    "project-close-account": "close-service-account",
+    "project-hand-over-account": "hand-over-service-account",
+    "project-invitations": "invitations",
+    "project-members": "project",
+    "project-revoke-invitation": "revoke-invitation",
+    "project-revoke-member": "revoke-role",
+    "token-list": "tokens",
+    "token-approve": "token",
+    "token-revoke": "revoke-token",
+    "invitation-accept": "answer-invitation",
+    "invitation-decline": "answer-invitation",
+    "service-account-list": "service-accounts",
+    "webhook-list": "webhooks",
+    "webhook-revoke": "revoke-webhook",
+    "delivery-redeliver": "redeliver",
+    "base-model-list": "new-base-model",
+    "base-model-detail": "base-model",
+    "adapter-list": "new-adapter",
+    "adapter-detail": "edit-adapter",
+    "version-list": "upload-version",
+    "version-archive": "archive-version",
+    "version-dossier": "freeze-dossier",
+    "cluster-list": "new-cluster",
+    "cluster-grants": "grant-cluster",
+    "cluster-withdraw": "withdraw-grant",
+    "replica-list": "add-replica",
+    "alias-list": "new-alias",
+    "alias-detail": "alias-policy",
+    "alias-move": "move-alias",
+    "rollout-list": "promote",
+    "rollout-detail": "move-rollout",
+    "rollout-advance": "move-rollout",
+    "rollout-discard": "move-rollout",
+    "rollout-pause": "move-rollout",
+    "rollout-promote": "move-rollout",
+    "rollout-resume": "move-rollout",
+    "rollout-rollback": "move-rollout",
+    "rollout-set-weight": "move-rollout",
+    "rollout-start": "move-rollout",
+    "approval-list": "ask-approval",
+    "approval-approve": "decide",
+    "approval-break-glass": "decide",
+    "approval-reject": "decide",
+    "approval-review": "decide",
+    "blind-test-list": "ask-all",
+    "blind-test-vote": "vote",
+    "dataset-list": "datasets",
+    "dataset-erase": "erase-dataset",
+    "dataset-keep": "keep-dataset",
+    "erasure-approve": "decide-erasure",
+    "erasure-reject": "decide-erasure",
+    "rank-analysis-list": "new-rank-analysis",
+    "rank-analysis-cancel": "cancel-rank-analysis",
+    "rank-analysis-reallocate": "rank-analysis",
+    "training-run-list": "new-training-run",
+    "training-run-preflight": "new-training-run",
+    "training-run-cancel": "move-training-run",
+    "training-run-clone": "new-training-run",
+    "training-run-keep": "keep-training-run",
+    "training-run-resume": "move-training-run",
+    "estimate-list": "estimates",
+    "advisor-list": "estimates",
+    "evaluation-list": "evaluate-version",
+    "evaluation-cancel": "cancel-evaluation",
+    "compression-cancel": "cancel-compression",
+    "version-compression-compress": "compress-version",
+}
+OF_PROGRAMS = {
+    "version-check": "asks before an upload of gigabytes; the page's upload is checked as it comes",
+    "version-uploads": "links for uploads of many gigabytes, which a program follows",
+    "dataset-check": "asks before an upload; the page shows the same lines when it refuses",
+    "feedback-list": "an application's users judge its answers",
+    "plan-list": "the plan of a declared file, for `adapterhub apply`",
+}
+
+
+def test_whatever_rest_changes_has_a_form_or_is_for_programs() -> None:
+    operations = {name.removeprefix("api:") for name, method in CALLS if method in ("POST", "PATCH") and "api:" in name}
+    assert operations == PAGES.keys() | OF_PROGRAMS.keys()
+    assert {page for page in PAGES.values() if page not in ROUTES} == set()

@@ -326,8 +326,6 @@ CELERY_BEAT_SCHEDULE = {
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": 10.0, "options": {"expires": 20}},
     "follow": {"task": "adapterhub.audit.tasks.follow", "schedule": 5.0, "options": {"expires": 10}},
-    "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
-    "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
     **(
         {"compare": {"task": "registry.tasks.compare_served", "schedule": 30.0, "options": {"expires": 25}}}
         if REFERENCE_BYTES

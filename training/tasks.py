@@ -1,35 +1,39 @@
 """Celery tasks of training: wake-ups of jobs on the gpu queue, checks of datasets on another."""
 
 import logging
+from typing import Any
 
 from celery import shared_task
+from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
 
 from adapterhub.jobs import task_times
 from training.integrations import mlflow_mirror
-from training.models import Dataset, erasure
-from training.worker import checkpoint_retention, runner
+from training.models import Dataset
+from training.models.job import kinds
+from training.worker import runner
+from training.worker.host_reports import HostReports
 
 log = logging.getLogger(__name__)
 
 
 @shared_task
 def work(kind: str, pk: str) -> None:
-    """Claim the job `pk` of the model `kind`, or a more urgent one, and run it in a child process until it ends."""
-    runner.work(kind, pk)
+    """Run the next queued job that fits this worker's host in a child process until it ends.
+
+    The arguments name the job whose queueing sent this message, for logs and traces alone. Raises ValueError for a kind
+    that no job has.
+    """
+    if kind.lower() not in {model._meta.model_name for model in kinds()}:
+        raise ValueError(f"No job is of the kind {kind!r}.")
+    runner.work()
 
 
-@shared_task
-def report_devices() -> None:
-    """Record the devices of an idle worker; a busy one reports them with its heartbeats."""
-    runner.report_devices()
-
-
-@shared_task
-def drop_old_checkpoints() -> None:
-    """Delete this worker's old checkpoints and its local copies of erased datasets."""
-    checkpoint_retention.drop_old_checkpoints()
-    erasure.drop_erased()
+@worker_ready.connect
+def report_host(sender: Any, **_: object) -> None:
+    """Have a worker of the gpu queue report its host by itself, as long as it runs."""
+    if "gpu" in sender.app.amqp.queues.consume_from:
+        HostReports().start()
 
 
 @shared_task

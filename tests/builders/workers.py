@@ -8,12 +8,10 @@ import sys
 
 from django.db import connections
 
-from training.models import TrainingRun
-
 Started = list[subprocess.Popen[bytes]]
 
 
-def worker(run: TrainingRun) -> subprocess.Popen[bytes]:
+def worker() -> subprocess.Popen[bytes]:
     database = connections["default"].settings_dict["NAME"]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.worker", database, "trainingrun", str(run.pk)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.worker", database]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})

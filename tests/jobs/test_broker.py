@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 from training.models import Dataset, TrainingRun
 from training.models.job import GpuJob
 from training.runs.launch import launch_run
+from training.tasks import report_host
 from training.worker import runner
 
 Launch = Callable[[], TrainingRun]
@@ -54,6 +55,7 @@ def workers(count: int) -> Iterator[None]:
     queues = app.amqp.queues
     read = queues._consume_from
     worker_ready.disconnect(watch)
+    worker_ready.disconnect(report_host)
     setup_logging.connect(as_it_is)
     try:
         with start_worker(
@@ -64,6 +66,7 @@ def workers(count: int) -> Iterator[None]:
         queues._consume_from = read
         setup_logging.disconnect(as_it_is)
         worker_ready.connect(watch)
+        worker_ready.connect(report_host)
 
 
 def as_it_is(**_: object) -> None:

@@ -34,7 +34,7 @@ def test_a_run_goes_on_over_an_immediate_restart(
 ) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"}, raise_request_exception=False)
     run = launch("restarted", steps=150)
-    process = worker(run)
+    process = worker()
     started.append(process)
     wait_until(lambda: run.metrics.filter(step__gte=3).exists(), 120, "three steps")
     os.kill(server.pid, signal.SIGQUIT)

@@ -160,12 +160,11 @@ def test_the_urgent_job_is_claimed_first_and_a_project_keeps_its_limit(
     first, second = launch_run(**fields), launch_run(**fields)
     urgent = launch_run(**fields, priority=5)
     monkeypatch.setattr(settings, "PROJECT_RUNNING", 2)
-    assert queue.claim("trainingrun", str(first.pk)) == urgent
-    assert queue.claim("trainingrun", str(urgent.pk)) is None
-    assert queue.claim("trainingrun", str(second.pk)) == second
-    assert queue.claim("trainingrun", str(first.pk)) is None
+    assert queue.claim() == urgent
+    assert queue.claim() == first, "the older of two equals"
+    assert queue.claim() is None
     monkeypatch.setattr(settings, "PROJECT_RUNNING", 0)
-    assert queue.claim("trainingrun", str(first.pk)) == first
+    assert queue.claim() == second
 
 
 def test_a_queue_that_is_full_says_so(

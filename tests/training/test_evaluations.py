@@ -39,7 +39,7 @@ def trained(fresh_database: str, project: Project, alice: User, tmp_path: Any) -
     data = Dataset.create(project=project, name="long", file=file, filename="long.jsonl", by=by)
     for steps in (1, 30):
         run = launch_run(adapter=line, dataset=data, hyperparameters={**FAST, "steps": steps}, by=by)
-        work("trainingrun", str(run.pk))
+        work()
     run.refresh_from_db()
     return run
 
@@ -58,7 +58,7 @@ def test_a_version_is_measured_beside_its_base_and_another_version(trained: Trai
     answer = client.post("/api/v1/evaluations/", body, content_type="application/json")
     assert (answer.status_code, answer.json()["metrics"]) == (202, None)
     for _ in range(2):
-        work("evaluation", answer.json()["id"])
+        work()
     job = client.get(f"/api/v1/evaluations/{answer.json()['id']}/").json()
     assert (job["status"], job["message"]) == ("succeeded", "")
     arms, differences = job["metrics"]["arms"], job["metrics"]["differences"]

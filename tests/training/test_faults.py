@@ -37,7 +37,7 @@ def losses(run: TrainingRun) -> dict[int, float]:
 def finish(run: TrainingRun) -> None:
     """What the sweeper and the next worker do."""
     wait_until(lambda: taken_back(run), 60, "the run is queued again")
-    work("trainingrun", str(run.pk))
+    work()
     run.refresh_from_db()
 
 
@@ -49,7 +49,7 @@ def taken_back(run: TrainingRun) -> bool:
 
 def kill_at(run: TrainingRun, step: int, victim: str, started: Started) -> None:
     before = run.attempt
-    process = worker(run)
+    process = worker()
     started.append(process)
     wait_until(lambda: claimed_after(run, before), 120, "the worker's claim")
     # An earlier attempt may have come further than this step: then the victim dies at once.
@@ -87,7 +87,7 @@ def test_kill_9_leaves_one_run_with_the_losses_of_an_undisturbed_one(
     launch: Callable[..., TrainingRun], started: Started, pytestconfig: pytest.Config
 ) -> None:
     calm = launch("calm")
-    work("trainingrun", str(calm.pk))
+    work()
     chance = random.Random(4)
     for count in range(10 if pytestconfig.getoption("--soak") else 1):
         run = launch(f"disturbed-{count}")
@@ -108,7 +108,7 @@ def test_a_worker_that_was_stopped_past_its_lease_writes_nothing(
     launch: Callable[..., TrainingRun], started: Started
 ) -> None:
     run = launch("stopped", steps=400)
-    process = worker(run)
+    process = worker()
     started.append(process)
     wait_until(lambda: run.metrics.filter(step__gte=3).exists(), 120, "three steps")
     first = child_of(run)
@@ -142,14 +142,14 @@ def test_cancel_is_answered_in_every_state(
         publish(run, folder)
 
     monkeypatch.setattr(TrainingRun, "succeeded", cancelled_first)
-    work("trainingrun", str(saving.pk))
+    work()
     saving.refresh_from_db()
     assert saving.status == JobStatus.CANCELLED
     assert not AdapterVersion.objects.exists()
 
     monkeypatch.undo()
     saving.resume(by=alice.as_actor())
-    work("trainingrun", str(saving.pk))
+    work()
     saving.refresh_from_db()
     assert saving.status == JobStatus.SUCCEEDED
     with pytest.raises(InvalidTransition):

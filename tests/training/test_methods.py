@@ -70,7 +70,7 @@ def trained(method: str, line_of_work: Adapter, long_dataset: Dataset, alice: Us
     run = launch_run(
         adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
     )
-    work("trainingrun", str(run.pk))
+    work()
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
     losses = [metric.values["loss"] for metric in run.metrics.all()]

@@ -63,14 +63,14 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     run = launch_run(**arguments, hyperparameters=FAST)
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(full), os.environ.get("PYTHONPATH", "")]))
-        work("trainingrun", str(run.pk))
+        work()
     run.refresh_from_db()
     assert (run.status, run.reason) == (JobStatus.FAILED, "gpu_oom")
     assert run.message.startswith("Memory ran out at ")
     assert "GB with 2 sequences of up to 32 tokens. Set batch_size 1 and gradient_accumulation 2" in run.message
     assert "CUDA out of memory" in RunLog.tail(run, 8_000)
     after = launch_run(**arguments, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
-    work("trainingrun", str(after.pk))
+    work()
     after.refresh_from_db()
     assert (after.status, after.message) == (JobStatus.SUCCEEDED, "")
     assert all(metric.values["memory_bytes"] > 10**8 for metric in after.metrics.all())
@@ -105,7 +105,7 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
     run = launch_run(**arguments, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
 
     def in_a_worker() -> None:
-        work("trainingrun", str(run.pk))
+        work()
         connection.close()
 
     worker = threading.Thread(target=in_a_worker)

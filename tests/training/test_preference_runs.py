@@ -226,7 +226,7 @@ def test_a_run_ends_in_a_version_with_its_rewards(
     run = launch_run(
         adapter=adapter, dataset=data(kind), method=method, hyperparameters=chosen, by=alice.as_actor(), anyway=True
     )
-    work("trainingrun", str(run.pk))
+    work()
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
     assert run.version.method == method

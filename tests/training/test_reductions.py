@@ -153,7 +153,7 @@ def test_a_kept_version_is_reduced_by_a_job_and_its_lineage_names_it(
         format="json",
     )
     assert answer.status_code == 202, answer.json()
-    work("compression", answer.json()["id"])
+    work()
     job = Compression.objects.get()
     assert (job.status, job.message) == (JobStatus.SUCCEEDED, "")
     version = job.version

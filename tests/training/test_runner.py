@@ -55,7 +55,7 @@ def launch(adapter: Adapter, dataset: Dataset, by: User, **changes: object) -> T
 def test_a_run_ends_in_one_version(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     run = launch(line_of_work, long_dataset, alice)
     for _ in range(3):
-        work("trainingrun", str(run.pk))
+        work()
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
     version = AdapterVersion.objects.get()
@@ -80,7 +80,7 @@ def analysed(adapter: Adapter, dataset: Dataset, by: User, **fields: Any) -> Ran
         max_length=32,
         **fields,
     )
-    work("rankanalysis", str(analysis.pk))
+    work()
     analysis.refresh_from_db()
     assert (analysis.status, analysis.message) == (JobStatus.SUCCEEDED, "")
     return analysis
@@ -113,7 +113,7 @@ def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
         hyperparameters={**FAST, "learning_rate": 1e-7},
         by=alice.as_actor(),
     )
-    work("trainingrun", str(run.pk))
+    work()
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
     assert run.version.ranks == ranks_of(other) != ranks_of(analysis.plan)
@@ -135,12 +135,12 @@ def test_the_seed_preset_still_plans(line_of_work: Adapter, long_dataset: Datase
 
 @pytest.mark.slow
 def test_a_version_is_compressed_to_a_new_one(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
-    run = launch(line_of_work, long_dataset, alice, learning_rate=0.02)
-    work("trainingrun", str(run.pk))
+    launch(line_of_work, long_dataset, alice, learning_rate=0.02)
+    work()
     source = AdapterVersion.objects.get()
     job = Compression.launch(source, {"uniform_rank": 2}, by=alice.as_actor())
     assert job.dataset == long_dataset
-    work("compression", str(job.pk))
+    work()
     job.refresh_from_db()
     assert (job.status, job.message) == (JobStatus.SUCCEEDED, "")
     version = job.version
@@ -155,7 +155,7 @@ def test_a_version_is_compressed_to_a_new_one(line_of_work: Adapter, long_datase
     assert tags == ["compression:requested", "compression:succeeded"]
 
     again = Compression.launch(source, {"uniform_rank": 2}, by=alice.as_actor())
-    work("compression", str(again.pk))
+    work()
     again.refresh_from_db()
     assert (again.status, again.reason) == (JobStatus.FAILED, "bad_input")
     assert "already been published as trained v2" in again.message
@@ -179,7 +179,7 @@ def test_a_version_without_a_dataset_is_compressed_without_a_loss(
     (folder / "adapter_config.json").write_text(json.dumps(config))
     source = AdapterVersion.publish(line_of_work, folder, method="upload", by=alice.as_actor())
     job = Compression.launch(source, {"uniform_rank": 3}, by=alice.as_actor())
-    work("compression", str(job.pk))
+    work()
     job.refresh_from_db()
     assert (job.status, job.message, job.loss_after) == (JobStatus.SUCCEEDED, "", None)
     assert sum(job.version.ranks.values()) <= 6
@@ -190,7 +190,7 @@ def test_cancel_stops_the_child_and_resume_goes_on(line_of_work: Adapter, long_d
     run = launch(line_of_work, long_dataset, alice, steps=400)
 
     def in_a_worker() -> None:
-        work("trainingrun", str(run.pk))
+        work()
         connection.close()
 
     worker = threading.Thread(target=in_a_worker)
@@ -205,7 +205,7 @@ def test_cancel_stops_the_child_and_resume_goes_on(line_of_work: Adapter, long_d
 
     TrainingRun.objects.filter(pk=run.pk).update(hyperparameters={**run.hyperparameters, "steps": stopped_at + 3})
     run.resume(by=alice.as_actor())
-    work("trainingrun", str(run.pk))
+    work()
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
 
@@ -219,7 +219,7 @@ def test_a_child_that_dies_ends_the_run_with_a_reason(
     intact = weights.read_bytes()
     weights.write_bytes(intact[:100])
     try:
-        work("trainingrun", str(run.pk))
+        work()
     finally:
         weights.write_bytes(intact)
     run.refresh_from_db()
@@ -239,7 +239,7 @@ def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
         prompts={"greeting": "the quick"},
         by=alice.as_actor(),
     )
-    work("trainingrun", str(run.pk))
+    work()
     stored = list(run.answers.values_list("step", "name"))
     assert stored == [(0, "greeting"), (3, "greeting"), (6, "greeting")]
     run.refresh_from_db()

@@ -1,4 +1,4 @@
-"""A gpu worker as a process of its own, on a test's database: `python -m tests.training.worker DATABASE KIND PK`."""
+"""A gpu worker as a process of its own, on a test's database: `python -m tests.training.worker DATABASE`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import django
 from django.conf import settings
 
 
-def main(database: str, kind: str, pk: str) -> None:
+def main(database: str) -> None:
     django.setup()
     settings.DATABASES["default"]["NAME"] = database
     from training.worker.runner import work
 
-    work(kind, pk)
+    work()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from adapterhub.artifacts import ArtifactError
 from adapterhub.core.errors import Invalid
@@ -368,4 +368,12 @@ def queue(run: TrainingRun) -> dict[str, Any]:
     devices = Device.objects.alive().count()
     free = devices > running and not ahead
     text = "A device is free." if free else f"{running} running, {ahead} waiting before it, {devices} devices known."
+    if run.devices > (largest := largest_host()) > 0:
+        text += f" It takes {run.devices} devices of one host, and the largest has {largest}: it waits for such a host."
     return {"ahead": ahead, "running": running, "devices": devices, "free": free, "text": text}
+
+
+def largest_host() -> int:
+    """Return the GPUs of the host that has most of them; 0 while no worker reports a GPU."""
+    gpus = Device.objects.alive().filter(kind=Device.Kind.CUDA).values("host").annotate(count=Count("pk"))
+    return max(gpus.values_list("count", flat=True), default=0)

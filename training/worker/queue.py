@@ -1,36 +1,114 @@
-"""Claiming the next job: the most urgent one whose project is below its limit. Postgres decides, not the message."""
+"""Claiming the next job: the first in fair order that fits this host. Postgres decides, not the message.
+
+A message says that something is queued, and any worker may get it: the job that it names may not fit that one.
+
+The order is by priority, then by the project that has the fewest running jobs and whose last job began the longest ago,
+then by age, so that a project with many jobs does not keep another's single one waiting.
+"""
 
 from __future__ import annotations
 
-from django.apps import apps
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Count, Max, Q
 
 from adapterhub.accounts.models import Project
+from adapterhub.jobs.models import LEASED
+from training import hardware
+from training.models import Device, TrainingRun
 from training.models.job import GpuJob, kinds, running
+from training.planning.device_needs import bytes_on_each_device
+
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def claim(kind: str, pk: str) -> GpuJob | None:
-    """Claim and return the job that a message names, or a more urgent one that is queued.
+@dataclass(frozen=True)
+class Host:
+    """The devices that a worker's host, or the largest host, has for one job: their number, and bytes of the smallest.
 
-    The named job stays queued then.
-
-    Returns None if the named one is not queued, or if neither can be claimed: another worker has it, or its project is
-    at its limit of running jobs.
+    A host without a GPU trains with processes of its processor, as many as a run asks for, in its one memory.
     """
-    named = apps.get_model("training", kind).objects.queued().filter(pk=pk).first()
-    if named is None:
-        return None
-    for job in [*more_urgent(named), named]:
-        if claimed := claim_within_limit(job):
+
+    devices: int
+    device_bytes: int
+    has_gpu: bool
+
+    @classmethod
+    def of(cls, devices: Iterable[hardware.DetectedDevice | Device]) -> Host:
+        """Return the host that has these devices."""
+        present = list(devices)
+        smallest = min((device.memory_bytes for device in present), default=0)
+        return cls(len(present), smallest, any(device.kind == Device.Kind.CUDA for device in present))
+
+    def takes(self, job: GpuJob) -> bool:
+        """Return True if the host has the devices and the memory that the job needs."""
+        count = job.devices if isinstance(job, TrainingRun) else 1
+        if self.has_gpu and count > self.devices:
+            return False
+        needed = bytes_on_each_device(job, on_gpu=self.has_gpu) if isinstance(job, TrainingRun) else None
+        return needed is None or needed * (1 if self.has_gpu else count) <= self.device_bytes
+
+
+def claim() -> GpuJob | None:
+    """Claim and return the next job that fits this host; None if nothing that waits fits it."""
+    here, fleet = Host.of(hardware.detect(settings.WORK_DIR)), hosts()
+    for job in in_fair_order():
+        if may_begin(job, here, fleet) and (claimed := claim_within_limit(job)):
             return claimed
     return None
 
 
-def more_urgent(named: GpuJob) -> list[GpuJob]:
-    """Return queued jobs of all kinds with a higher priority, most urgent first, the oldest first among equals."""
-    jobs = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
-    return sorted(jobs, key=lambda job: (-job.priority, job.created_at))
+def hosts() -> list[Host]:
+    """Return the hosts of all workers that reported lately."""
+    devices: dict[str, list[Device]] = {}
+    for device in Device.objects.alive():
+        devices.setdefault(device.host, []).append(device)
+    return [Host.of(present) for present in devices.values()]
+
+
+def may_begin(job: GpuJob, here: Host, fleet: list[Host]) -> bool:
+    """Return True if the job fits here, or was queued anyway: it fits no host, and here at least in its devices.
+
+    A run of more devices than any host has waits for such a host.
+    """
+    if here.takes(job):
+        return True
+    has_devices = not here.has_gpu or not isinstance(job, TrainingRun) or job.devices <= here.devices
+    return has_devices and not any(host.takes(job) for host in fleet)
+
+
+def in_fair_order() -> list[GpuJob]:
+    """Return the queued jobs of every kind whose project is below its limit of running jobs, the next one first."""
+    busy, last = shares()
+    full = [project for project, count in busy.items() if count >= settings.PROJECT_RUNNING > 0]
+    waiting = [kind.objects.queued().exclude(project__in=full) for kind in kinds()]
+    jobs = [job for queued in waiting for job in queued.select_related("project", "base_model")]
+    return sorted(
+        jobs,
+        key=lambda job: (
+            -job.priority,
+            busy.get(job.project_id, 0),
+            last.get(job.project_id, NEVER),
+            job.created_at,
+        ),
+    )
+
+
+def shares() -> tuple[dict[int, int], dict[int, datetime]]:
+    """Return the running jobs of each project, and when its last job began."""
+    busy: dict[int, int] = {}
+    last: dict[int, datetime] = {}
+    for kind in kinds():
+        began_once = kind.objects.filter(started_at__isnull=False).order_by().values_list("project")
+        rows = began_once.annotate(active=Count("pk", filter=Q(status__in=LEASED)), latest=Max("started_at"))
+        for project, count, began in rows:
+            busy[project] = busy.get(project, 0) + count
+            last[project] = max(last.get(project, NEVER), began)
+    return busy, last
 
 
 def claim_within_limit(job: GpuJob) -> GpuJob | None:

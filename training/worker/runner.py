@@ -28,7 +28,7 @@ from training.worker import queue
 POLL_S = 0.5
 # Seconds between checks for a cancellation: heartbeats are too rare to free the device within 10 s.
 ASK_S = 1.0
-# Seconds between reports of the device: its free memory is only displayed.
+# Seconds between reports of the device, well below the time after which it counts as gone.
 REPORT_S = 60.0
 # Events of earlier attempts that are stored again after a restart; storing them is idempotent.
 REPLAYED = ("metrics", "evaluation", "answers")
@@ -36,12 +36,9 @@ SILENT: Event = {"code": "internal", "message": "The process ended without a mes
 log = logging.getLogger(__name__)
 
 
-def work(kind: str, pk: str) -> None:
-    """Run the job until it ends, or a more urgent one that is queued; the sweeper wakes the named one again then.
-
-    May be called twice for one job: the second call does nothing.
-    """
-    job = queue.claim(kind, pk)
+def work() -> None:
+    """Run the next queued job that fits this host until it ends; do nothing if there is none."""
+    job = queue.claim()
     if job is None:
         return
     try:
@@ -131,11 +128,9 @@ class Watch:
             self.log_read = read
 
     def keep_in_touch(self) -> None:
-        """Renew the lease and report the host's devices when they are due."""
+        """Renew the lease when that is due."""
         if self.is_due("beat", settings.HEARTBEAT_S):
             self.job.heartbeat()
-        if self.is_due("report", REPORT_S):
-            report_devices()
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def test_a_signal_stops_everything_at_once_and_counts_as_success(home: Path, num
         family = _descendants(hub.pid)
         hub.send_signal(number)
         assert hub.wait(15) == 0
-        assert not any(map(alive, family))
+        wait_until(lambda: not any(map(alive, family)), 5, what="the end of all children")
         assert hub.stdout is not None
         assert hub.stdout.read() == "", "exactly one line on stdout"
 
@@ -85,7 +85,7 @@ def test_the_stop_command_waits_for_the_end(home: Path) -> None:
         family = _descendants(hub.pid)
         command = [sys.executable, "-m", "adapterhub.embedded", "stop"]
         subprocess.run(command, env=os.environ | {"ADAPTERHUB_HOME": str(home)}, check=True, timeout=30)
-        assert not any(map(alive, family))
+        wait_until(lambda: not any(map(alive, family)), 5, what="the end of all children")
         assert hub.wait(5) == 0
 
 

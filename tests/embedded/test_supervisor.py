@@ -22,7 +22,7 @@ def test_all_run_when_ready_and_none_after_the_stop(home: Path) -> None:
         assert set(pids) == {"postgres", "valkey", "web", "worker"}
         assert all(map(alive, pids.values()))
         pids["grandchild"] = _grandchild(home)
-    assert not any(map(alive, pids.values()))
+    wait_until(lambda: not any(map(alive, pids.values())), 5, what="the end of all, the worker's own child included")
 
 
 def test_what_dies_is_started_again(home: Path) -> None:

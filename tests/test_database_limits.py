@@ -58,6 +58,7 @@ def web_process(**environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.threat("D2")
+@pytest.mark.slow
 def test_a_long_statement_of_the_web_process_is_ended(db: None) -> None:
     output, failed = web_process(ADAPTERHUB_STATEMENT_S="1").communicate(timeout=50)
     assert output.strip() == "1s"

@@ -45,6 +45,7 @@ def test_the_check_asks_for_the_proxy_before_a_site_with_tls() -> None:
     assert "ADAPTERHUB_PROXIES: 'nginx' is not an IP address or network" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_no_folder_has_to_be_made_before_the_first_command(tmp_path: Path) -> None:
     checked = check_deploy(ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_HOME=str(tmp_path / "new"))
     assert checked.returncode == 0, checked.stderr

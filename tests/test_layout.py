@@ -156,6 +156,7 @@ import adapterhub.celery as c; c.app.loader.import_default_modules(); c.app.fina
 print(*{entry["task"] for entry in c.app.conf.beat_schedule.values()} - set(c.app.tasks))"""
 
 
+@pytest.mark.slow
 def test_a_worker_knows_every_task_that_beat_sends() -> None:
     """An unknown one is thrown away with a line in the log."""
     environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "adapterhub.settings"}

@@ -153,6 +153,7 @@ def test_every_path_in_a_text_leads_somewhere() -> None:
     assert {path: lost for path, lost in astray_of.items() if lost} == {}
 
 
+@pytest.mark.slow
 def test_every_module_that_is_run_as_a_program_is_one() -> None:
     commands = {name for path in texts() for name in RUN.findall(words(path)) if not name.endswith(".NAME")}
     assert len(commands) >= 15

@@ -59,6 +59,7 @@ def replica(store: S3Store, served: Path, engine: EngineProcess) -> Iterator[Eng
                 client.unload_adapter(model.name)
 
 
+@pytest.mark.slow
 def test_a_load_is_fetched_first(replica: EngineClient, served: Path, digest: str) -> None:
     path = str(served / digest)
     replica.load_adapter("one", path)

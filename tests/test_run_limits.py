@@ -21,6 +21,7 @@ HANGS = "import threading\n\ndef test_that_never_ends():\n    threading.Event().
     ],
     ids=["a worker dies", "a test hangs"],
 )
+@pytest.mark.slow
 def test_it_is_named_and_the_run_fails(tmp_path: Path, text: str, options: list[str], fragments: list[str]) -> None:
     file = tmp_path / "test_example.py"
     file.write_text(text)

@@ -56,6 +56,7 @@ def faults(root: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_none_imports_another_or_a_fixture() -> None:
     assert faults(TESTS) == []
 

@@ -25,6 +25,7 @@ def skipped(reason: str) -> pytest.TestReport:
     )
 
 
+@pytest.mark.slow
 def test_without_the_tools_the_tests_are_left_out_and_the_last_lines_say_how_to_get_them(tmp_path: Path) -> None:
     """In a process of its own, whose PATH leads nowhere."""
     options = ("-q", "--setup-show", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib")

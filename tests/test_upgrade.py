@@ -68,6 +68,7 @@ def text_of(row: dict[str, Any], columns: set[str]) -> str:
     return json.dumps({name: value for name, value in row.items() if name in columns}, sort_keys=True)
 
 
+@pytest.mark.slow
 def test_a_database_from_before_the_rooms_loses_nothing_and_serves(restored: None) -> None:
     before = rows_of_all_tables()
     assert len([table for table, rows in before.items() if rows]) >= 30

@@ -29,6 +29,7 @@ def repeatable(answer: Any) -> Any:
     return {name: None if name in ("token", "secret") else value for name, value in body.items()}
 
 
+@pytest.mark.slow
 def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"})
     wrong, done = [], set()

@@ -21,6 +21,7 @@ QUICK = (Membership.Role.ADMIN, Membership.Role.VIEWER)
 @pytest.mark.parametrize(
     "role", [pytest.param(role, marks=[] if role in QUICK else pytest.mark.slow) for role in Membership.Role.values]
 )
+@pytest.mark.slow
 def test_a_role_gets_what_the_table_grants_and_no_more(
     world: dict[str, Any], project: Project, role: str, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_run_that_is_under_way_is_followed(
     assert TrainingRun.objects.get() == run
 
 
+@pytest.mark.slow
 def test_a_gate_refuses(
     command: Command,
     adapter: Adapter,

@@ -46,6 +46,7 @@ def declared(
 
 
 @pytest.mark.usefixtures("declared")
+@pytest.mark.slow
 def test_a_paused_rollout_is_told_and_resumed(command: Command, alias: Alias, candidate: AdapterVersion) -> None:
     applied = command("apply", "--yes", "--json")
     result = json.loads(applied.stdout)
@@ -90,6 +91,7 @@ def test_a_missing_signature_has_its_exit_code(command: Command, alias: Alias, a
 
 
 @pytest.mark.usefixtures("declared")
+@pytest.mark.slow
 def test_a_step_is_approved(command: Command, alias: Alias, candidate: AdapterVersion) -> None:
     assert command("apply", "--yes").returncode == 0
     rollout = Rollout.objects.get()

@@ -23,6 +23,7 @@ def far() -> Any:
         yield server
 
 
+@pytest.mark.slow
 def test_a_version_is_published_with_its_card(
     command: Command, version: AdapterVersion, far: hub.Hub, alice: User, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def checked(name: str) -> Dataset:
     return upload
 
 
+@pytest.mark.slow
 def test_a_training_waits_for_the_check_of_its_file(command: Command, adapter: Adapter, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "big.jsonl", rows())
     training = command.start("train", "dora", "--dataset", "big.jsonl", "--set", "steps=5")
@@ -58,6 +59,7 @@ def test_a_broken_file_is_explained(command: Command, adapter: Adapter, tmp_path
     assert (training.returncode, "broken.jsonl rejected: Line 21" in err) == (1, True), err
 
 
+@pytest.mark.slow
 def test_an_apply_is_done_once(command: Command, adapter: Adapter, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "big.jsonl", rows())
     declared = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "big.jsonl", "hyperparameters": {"steps": 5}}

@@ -66,6 +66,7 @@ def test_promote_and_roll_back(page: Any, alias: Alias, candidate: AdapterVersio
 @pytest.mark.parametrize(
     "path", ["/", "/adapters/dora/v2/", "/aliases/compliance/", "/datasets/", "/training/new/", "/audit/"]
 )
+@pytest.mark.slow
 def test_no_page_is_wider_than_a_phone(
     page: Any, alias: Alias, candidate: AdapterVersion, dataset: Dataset, path: str
 ) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from django.db import connection
 
 POOL = 16
 
 
+@pytest.mark.slow
 def test_requests_leave_no_connections_behind(site_process: str, ci: str) -> None:
     listing = urllib.request.Request(f"{site_process}/api/v1/aliases/", headers={"Authorization": f"Bearer {ci}"})  # noqa: S310
 

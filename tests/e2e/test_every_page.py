@@ -72,6 +72,7 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
     assert "\n".join(f"{name}: {each}" for name, faulty in faults_of.items() for each in faulty) == ""
 
 
+@pytest.mark.slow
 def test_every_page_can_be_read_without_javascript(page: Any, urls: dict[str, str]) -> None:
     context = page.context.browser.new_context(
         base_url=page.url, java_script_enabled=False, storage_state=page.context.storage_state()

@@ -59,6 +59,7 @@ def pages(
 
 
 @pytest.mark.threat("H3")
+@pytest.mark.slow
 def test_what_somebody_typed_is_text_on_every_page(
     page: Any,
     pages: list[str],

@@ -28,6 +28,7 @@ def start(form: Any) -> None:
     form.get_by_role("button", name="Start the rollout").click()
 
 
+@pytest.mark.slow
 def test_offline_nothing_is_sent_and_what_was_typed_stays(form: Any) -> None:
     form.context.set_offline(True)
     start(form)
@@ -40,6 +41,7 @@ def test_offline_nothing_is_sent_and_what_was_typed_stays(form: Any) -> None:
     assert Rollout.objects.get().reason == REASON
 
 
+@pytest.mark.slow
 def test_a_slow_network_says_so_and_a_second_click_sends_nothing(form: Any) -> None:
     sent: list[str] = []
     form.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
@@ -54,6 +56,7 @@ def test_a_slow_network_says_so_and_a_second_click_sends_nothing(form: Any) -> N
     assert (len(sent), Rollout.objects.count()) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -> None:
     form.route("**/promote/", lambda route: route.abort("connectionreset"))
     with form.expect_event("requestfailed", lambda request: request.method == "POST"):
@@ -67,6 +70,7 @@ def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -
     assert form.get_by_label("Reason").input_value() == ""
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
     page: Any,
     version: AdapterVersion,
@@ -83,6 +87,7 @@ def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
     page.get_by_text("This page shows what it knew then").wait_for(state="detached")
 
 
+@pytest.mark.slow
 def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     page: Any,
     version: AdapterVersion,
@@ -111,6 +116,7 @@ def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:
     assert "123456" not in page.evaluate("JSON.stringify(localStorage)")
 
 
+@pytest.mark.slow
 def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     by = alice.as_actor()
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
@@ -123,6 +129,7 @@ def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: Ada
     assert page.locator("#promote-reason").input_value() == REASON
 
 
+@pytest.mark.slow
 def test_the_next_person_on_this_device_sees_nothing_of_it(form: Any) -> None:
     form.get_by_role("button", name="Sign out").click()
     form.get_by_role("button", name="Sign in").wait_for()

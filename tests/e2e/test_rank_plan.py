@@ -27,6 +27,7 @@ def analysis(adapter: Adapter, dataset: Dataset, alice: User) -> RankAnalysis:
     return launched
 
 
+@pytest.mark.slow
 def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnalysis) -> None:
     page.goto(f"/rank-analyses/{analysis.pk}/")
     page.get_by_text("768 of 768").wait_for()
@@ -49,6 +50,7 @@ def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnaly
     assert run.hyperparameters["learning_rate"] == 0.004
 
 
+@pytest.mark.slow
 def test_the_plan_is_not_wider_than_a_phone(page: Any, analysis: RankAnalysis) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     for path in (f"/rank-analyses/{analysis.pk}/?uniform_rank=6", "/rank-analyses/new/", "/adapters/dora/"):

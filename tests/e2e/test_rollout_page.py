@@ -147,6 +147,7 @@ def test_started_and_rolled_back_by_a_person(
     assert (rollout.status, Alias.objects.get().version) == ("rolled_back", rollout.stable)
 
 
+@pytest.mark.slow
 def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     page.goto(f"/rollouts/{rollout.pk}/")
     page.get_by_text("10 % of the users get the candidate").wait_for()
@@ -177,6 +178,7 @@ def test_it_rolls_back_while_somebody_watches(page: Any, rollout: Rollout, tmp_p
     photograph(page, tmp_path, "rolled-back")
 
 
+@pytest.mark.slow
 def test_a_person_rolls_back_on_a_phone(page: Any, rollout: Rollout) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"/rollouts/{rollout.pk}/")

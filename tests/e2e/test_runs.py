@@ -34,6 +34,7 @@ def log(run: TrainingRun, steps: Iterable[int]) -> None:
     TrainingRun.objects.filter(pk=run.pk).update(progress={"step": last, "total": 80, "eta_s": 3.1 * (80 - last)})
 
 
+@pytest.mark.slow
 def test_the_form_says_what_will_happen_while_it_is_filled(
     page: Any,
     adapter: Adapter,
@@ -55,6 +56,7 @@ def test_the_form_says_what_will_happen_while_it_is_filled(
     assert not TrainingRun.objects.exists()
 
 
+@pytest.mark.slow
 def test_a_closed_browser_changes_nothing_and_the_whole_curve_is_there(
     page: Any,
     browser: Any,
@@ -79,6 +81,7 @@ def test_a_closed_browser_changes_nothing_and_the_whole_curve_is_there(
     page.screenshot(path=tmp_path / "run-phone.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_a_run_without_javascript_and_an_estimate_on_a_phone(
     page: Any,
     run: TrainingRun,

@@ -24,6 +24,7 @@ def theme_of(page: Any) -> str:
 
 
 @pytest.mark.parametrize(("system", "button"), [("dark", "☀ Light"), ("light", "☾ Dark")])
+@pytest.mark.slow
 def test_one_click_changes_the_colours_whatever_the_system_has(page: Any, system: str, button: str) -> None:
     page.emulate_media(color_scheme=system)
     assert theme_of(page) == system
@@ -36,6 +37,7 @@ def test_one_click_changes_the_colours_whatever_the_system_has(page: Any, system
         assert theme_of(page) == chosen
 
 
+@pytest.mark.slow
 def test_esc_closes_the_menu_of_a_phone_and_a_question(page: Any, ci: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.locator("details.menu summary").click()
@@ -50,6 +52,7 @@ def test_esc_closes_the_menu_of_a_phone_and_a_question(page: Any, ci: str) -> No
     assert page.locator("details.revoke[open]").count() == 0
 
 
+@pytest.mark.slow
 def test_how_long_ago_something_was_stays_true(page: Any, version: AdapterVersion) -> None:
     page.clock.install(time=version.created_at.astimezone(UTC) + timedelta(seconds=2))
     page.goto("/adapters/dora/")
@@ -66,6 +69,7 @@ def router(settings: Any) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_the_playground_shows_a_press_and_the_answer_without_a_new_page(
     page: Any, alias: Alias, router: None, alice: User
 ) -> None:
@@ -82,6 +86,7 @@ def test_the_playground_shows_a_press_and_the_answer_without_a_new_page(
     page.get_by_text("No single project of yours has all these models").wait_for()
 
 
+@pytest.mark.slow
 def test_a_pressed_button_says_that_it_works(page: Any, alias: Alias) -> None:
     page.goto("/aliases/compliance/policy/")
     page.route("**/healthz", lambda route: None)
@@ -90,6 +95,7 @@ def test_a_pressed_button_says_that_it_works(page: Any, alias: Alias) -> None:
     page.locator("button[aria-busy=true]").wait_for()
 
 
+@pytest.mark.slow
 def test_a_training_takes_three_clicks_from_the_overview(
     page: Any, adapter: Adapter, dataset: Dataset, alice: User, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def answer(page: Any, version: Any, alice: User) -> str:
     ("script", "text", "title"),
     [(True, "2 Mar 2026, 07:30 GMT+9", "2026-03-01T22:30:00+00:00"), (False, "1 Mar 2026, 22:30 UTC", None)],
 )
+@pytest.mark.slow
 def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, text: str, title: str | None) -> None:
     state = page.context.storage_state()
     context = browser.new_context(

@@ -4,6 +4,8 @@ import os
 import pwd
 from pathlib import Path
 
+import pytest
+
 from tests.tools import interpreter_of_nobody, requires, run_as
 
 PROGRAM = """
@@ -26,6 +28,7 @@ print(oct(home.stat().st_mode)[-3:])
 
 # As an ordinary user every other test of this folder shows it already.
 @requires("root", "user")
+@pytest.mark.slow
 def test_an_ordinary_user_starts_both(home: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     own = home / "own"

@@ -22,6 +22,7 @@ def _run(url: str, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+@pytest.mark.slow
 def test_the_application_may_use_the_owners_tables_and_nothing_more(home: Path) -> None:
     with EmbeddedPostgres(home):
         owner, app = database_owner_url(home), database_url(home)
@@ -36,6 +37,7 @@ def test_the_application_may_use_the_owners_tables_and_nothing_more(home: Path) 
             _run(owner, "CREATE ROLE more")
 
 
+@pytest.mark.slow
 def test_a_database_that_the_owner_makes_has_the_same_privileges(home: Path) -> None:
     with EmbeddedPostgres(home):
         _run(database_owner_url(home), "CREATE DATABASE test_adapterhub")
@@ -43,6 +45,7 @@ def test_a_database_that_the_owner_makes_has_the_same_privileges(home: Path) -> 
         assert _run(database_url(home, "test_adapterhub"), "SELECT count(*) FROM fruit") == [(0,)]
 
 
+@pytest.mark.slow
 def test_only_the_admin_is_a_superuser(home: Path) -> None:
     with EmbeddedPostgres(home):
         roles = _run(database_admin_url(home), "SELECT rolname FROM pg_roles WHERE rolsuper")
@@ -51,6 +54,7 @@ def test_only_the_admin_is_a_superuser(home: Path) -> None:
         assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_committed_rows_outlive_a_killed_postmaster(home: Path) -> None:
     with EmbeddedPostgres(home) as postgres:
         _run(database_owner_url(home), "CREATE TABLE fruit (id int)")
@@ -61,6 +65,7 @@ def test_committed_rows_outlive_a_killed_postmaster(home: Path) -> None:
         assert _run(database_url(home), "SELECT count(*) FROM fruit") == [(300,)]
 
 
+@pytest.mark.slow
 def test_a_start_that_was_cut_off_in_initdb_leaves_no_trace(home: Path) -> None:
     layout = Layout(home)
     layout.create()
@@ -71,12 +76,14 @@ def test_a_start_that_was_cut_off_in_initdb_leaves_no_trace(home: Path) -> None:
     assert not (layout.postgres / "data.new").exists()
 
 
+@pytest.mark.slow
 def test_two_servers_never_share_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LOCK_S", 0.1)
     with EmbeddedPostgres(home), pytest.raises(StartError, match=f"in use by process {os.getpid()}"):
         EmbeddedPostgres(home).start()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     with EmbeddedPostgres(home):
         pass
@@ -86,6 +93,7 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
 
 
 @requires("root")
+@pytest.mark.slow
 def test_binaries_that_the_account_cannot_read_are_copied_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_binaries, "_can_run", lambda folder, account: False)
     with EmbeddedPostgres(home) as postgres:

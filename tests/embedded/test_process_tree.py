@@ -57,6 +57,7 @@ def _descendants(pid: int) -> list[int]:
     return pids + [deeper for child in pids for deeper in _descendants(child)]
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_process_and_the_next_start_works(home: Path) -> None:
     with _hub(home) as hub:
         family = [pid for pid in _descendants(hub.pid) if not _is_grandchild(home, pid)]

@@ -36,6 +36,7 @@ def test_what_dies_is_started_again(home: Path) -> None:
         hub.wait_ready(20)
 
 
+@pytest.mark.slow
 def test_lines_are_shown_with_the_name_and_kept_in_a_file(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with Supervisor(options(home), plan(free_port())) as hub:
         hub.wait_ready(20)
@@ -46,6 +47,7 @@ def test_lines_are_shown_with_the_name_and_kept_in_a_file(home: Path, capfd: pyt
     assert (home / "logs" / "web.log").read_text().startswith("listening\n")
 
 
+@pytest.mark.slow
 def test_a_failed_step_stops_the_start_and_leaves_nothing(home: Path) -> None:
     failing = Plan([step("migrate", "raise SystemExit('column missing')")])
     hub = Supervisor(options(home), failing, Terminal(quiet=True))
@@ -54,6 +56,7 @@ def test_a_failed_step_stops_the_start_and_leaves_nothing(home: Path) -> None:
     assert not any(map(alive, hub.pids.values()))
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_up_is_named_with_its_last_words(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +76,7 @@ def test_one_that_ignores_the_stop_is_killed(home: Path, monkeypatch: pytest.Mon
     assert not alive(pid)
 
 
+@pytest.mark.slow
 def test_a_second_start_on_the_same_folder_is_refused(home: Path) -> None:
     refusal = pytest.raises(StartError, match=rf"already runs .*{home} \(pid {os.getpid()}\).*make stop")
     with Supervisor(options(home), Plan(), Terminal(quiet=True)), refusal:

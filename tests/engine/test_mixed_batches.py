@@ -40,6 +40,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.slow
 async def test_a_mixed_batch_answers_as_peft_does_alone(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 from adapterhub.celery import app
 app.loader.import_default_modules()
@@ -12,6 +14,7 @@ print(*sorted({entry["task"] for entry in app.conf.beat_schedule.values()} - set
 """
 
 
+@pytest.mark.slow
 def test_a_worker_knows_every_task_of_beat() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -103,6 +103,7 @@ def test_what_is_asked_for_without_a_broker_runs_when_it_is_back(
     assert list(done.values()) == [1]
 
 
+@pytest.mark.slow
 def test_a_wiped_broker_loses_nothing(launch: Launch, done: Counter[str]) -> None:
     runs = {str(launch().pk) for _ in range(50)}
     with connect() as client:

@@ -107,6 +107,7 @@ def test_a_collector_that_is_away_changes_nothing(tmp_path: Path) -> None:
     ("collector", "disabled", "is_loaded"),
     [("http://127.0.0.1:9", "", 1), ("", "", 0), ("http://127.0.0.1:9", "true", 0)],
 )
+@pytest.mark.slow
 def test_without_a_collector_the_sdk_is_not_loaded(collector: str, disabled: str, is_loaded: int) -> None:
     """redis-py imports the API, which is small and does nothing alone."""
     script = "import sys, adapterhub.asgi; sys.exit('opentelemetry.sdk.trace' in sys.modules)"

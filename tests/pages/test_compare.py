@@ -72,6 +72,7 @@ def test_one_version_alone_or_five_are_refused(
     assert client.get(page_of(*others)).status_code == 422
 
 
+@pytest.mark.slow
 def test_distances_are_measured_when_asked_for(three: list[AdapterVersion], bob: User, client: Client) -> None:
     client.force_login(bob)
     page = client.get(page_of(2, 3) + "&distances=1").content.decode()

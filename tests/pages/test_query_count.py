@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -27,6 +28,7 @@ def counted(client: Client, world: World, version: AdapterVersion, dataset: Data
     return queries_of
 
 
+@pytest.mark.slow
 def test_no_page_makes_more_than_twelve_queries_whatever_the_number_of_rows(
     project: Project, alice: User, candidate: AdapterVersion, dataset: Dataset, client: Client
 ) -> None:

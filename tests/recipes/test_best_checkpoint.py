@@ -57,6 +57,7 @@ def test_the_version_is_of_the_best_step_and_not_of_the_last(
     assert result["loss_after"] == pytest.approx(losses[best], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_no_measurement_twice(tmp_path: Path, inputs: dict[str, str]) -> None:
     few = {
         **inputs,

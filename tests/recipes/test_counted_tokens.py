@@ -118,6 +118,7 @@ def weights_after(folder: Path, inputs: dict[str, str], **chosen: float) -> dict
     return load_file(folder / "output" / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_dropout_and_decay_change_the_training_and_a_resume_does_not(tmp_path: Path, inputs: dict[str, str]) -> None:
     plain = weights_after(tmp_path / "plain", inputs, checkpoint_steps=1)
     dropped = weights_after(tmp_path / "dropped", inputs, lora_dropout=0.5, checkpoint_steps=1)

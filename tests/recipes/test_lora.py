@@ -219,6 +219,7 @@ def test_a_run_with_start_values_begins_with_them(finished: Path, inputs: dict[s
     assert torch.allclose(trained[name], values[:3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_prompts_are_answered_by_the_base_and_each_checkpoint_and_change_nothing(
     tmp_path: Path, inputs: dict[str, str], finished: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_an_answer_of_weight_0_adds_no_gradient_also_in_a_packed_row(packed: boo
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.slow
 def test_the_loss_of_fractions_is_their_weighted_mean(packed: bool) -> None:
     first, second = read({"text": "a bank shall report"}), read({"text": "each risk may harm clients or markets"})
     light = TokenSequence(first.ids, first.labels, [0.25] * len(first.ids))

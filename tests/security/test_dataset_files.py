@@ -37,6 +37,7 @@ def sent(token: str, content: bytes, call: str = "", name: str = "rows.parquet")
 @pytest.mark.threat("D16")
 @pytest.mark.parametrize("call", ["", pytest.param("check/", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.slow
 def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, call: str) -> None:
     before = peak_kb()
     content = repeated(tmp_path / "bomb.parquet", codec)
@@ -50,6 +51,7 @@ def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, cal
 @pytest.mark.threat("D16")
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
 @pytest.mark.parametrize("unit", [b"x" * 2**20, b'{"text": "' + b"a" * 2**20 + b'"}\n'], ids=["line", "rows"])
+@pytest.mark.slow
 def test_a_packed_text_that_unfolds_is_refused(ci: str, codec: str, unit: bytes) -> None:
     content = packed(codec, unit, 300)
     assert len(content) < 2**20
@@ -72,6 +74,7 @@ def test_a_row_that_takes_all_memory_ends_the_child_alone(ci: str, tmp_path: Pat
 
 
 @pytest.mark.threat("D16")
+@pytest.mark.slow
 def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> None:
     path = tmp_path / "nulls.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.nulls(50_000_000, pyarrow.string())}), path)
@@ -81,6 +84,7 @@ def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> 
 
 
 @pytest.mark.threat("D16")
+@pytest.mark.slow
 def test_a_large_text_is_read_by_a_child_too(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_scan, "SHORT_BYTES", 0)
     content = "".join(json.dumps(row) + "\n" for row in rows(40)).encode()

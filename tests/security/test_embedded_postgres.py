@@ -53,6 +53,7 @@ def attempt(url: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_this_user_gets_every_role(home: Path) -> None:
     assert [attempt(url(home)) for url in URLS] == ["", "", ""]
 
@@ -90,6 +91,7 @@ def test_nothing_of_it_is_open_to_what_else_runs_as_nobody(home: Path) -> None:
 
 @requires("root")
 @pytest.mark.threat("C14")
+@pytest.mark.slow
 def test_a_database_that_trusted_everybody_trusts_nobody_after_its_next_start(home: Path, tmp_path: Path) -> None:
     """As it was made before: its own file of rules trusts, and its folders belong to the account alone."""
     old = Path(tempfile.mkdtemp(prefix="adapterhub-test-", dir="/tmp"))

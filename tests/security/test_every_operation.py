@@ -45,6 +45,7 @@ def test_a_stranger_may_call_no_operation(db: None, paths: dict[str, Any]) -> No
 
 
 @pytest.mark.threat("A5")
+@pytest.mark.slow
 def test_no_filter_shows_a_row_of_another_project(
     project: Any, cluster: Any, alias: Any, charlie: User, paths: dict[str, Any]
 ) -> None:

@@ -78,6 +78,7 @@ Door = Callable[[Client, str, str], int]
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.threat("C12")
+@pytest.mark.slow
 def test_the_right_password_after_many_wrong_ones_is_refused_at_every_door(
     alice: User, waiting: str, door: Door
 ) -> None:
@@ -189,6 +190,7 @@ def test_the_password_again_gives_no_new_codes_to_guess(second_step: Callable[[s
 
 
 @pytest.mark.threat("C12")
+@pytest.mark.slow
 def test_codes_guessed_from_many_addresses_are_braked(second_step: Callable[[str, str], int]) -> None:
     for number in range(FREE_CODES):
         second_step(f"203.0.113.{number}", "000000")

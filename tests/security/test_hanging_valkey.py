@@ -37,6 +37,7 @@ def hung(settings: Any) -> Iterator[Valkey]:
 
 
 @pytest.mark.threat("D32")
+@pytest.mark.slow
 def test_a_move_and_a_revocation_are_committed_and_said_to_be_unpublished(
     fresh_database: str, ci: str, alias: Alias, candidate: AdapterVersion, alice: User, hung: Valkey
 ) -> None:

@@ -75,6 +75,7 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(
 
 
 @pytest.mark.threat("D17")
+@pytest.mark.slow
 async def test_tokenising_a_long_prompt_holds_nobody_up(base: BaseModel) -> None:
     """A context of a million tokens, for which the size alone says nothing."""
     engine = Engine("tiny", replace(base, max_length=10**6), Limits())

@@ -199,6 +199,7 @@ def test_one_engine_under_two_addresses_is_one(
 
 
 @pytest.mark.threat("A2")
+@pytest.mark.slow
 def test_a_second_address_from_before_gets_nothing(
     served: Alias, engines: list[Pair], theirs: Cluster, settings: Any
 ) -> None:

@@ -229,6 +229,7 @@ def test_a_forwarded_address_is_believed_from_named_proxies_alone(told_address: 
 
 
 @pytest.mark.threat("C13")
+@pytest.mark.slow
 def test_the_web_process_believes_nobody_by_default(site_process: str) -> None:
     """From this machine, too: the address is that of the listed session."""
     with httpx.Client(base_url=site_process, headers=FORGED) as client:

@@ -214,6 +214,7 @@ def test_the_applications_role_approves_no_token_and_no_erasure(
 
 
 @pytest.mark.threat("B9")
+@pytest.mark.slow
 def test_the_signer_approves_tokens_and_erasures_of_people_whom_it_verified(
     signer: subprocess.Popen[bytes], waiting: ApiToken, erasure: Erasure, dana: User, alice: User
 ) -> None:
@@ -238,6 +239,7 @@ def test_the_signer_approves_tokens_and_erasures_of_people_whom_it_verified(
 
 
 @pytest.mark.threat("B9")
+@pytest.mark.slow
 def test_a_command_makes_a_token_of_scope_admin_as_the_signer_alone(
     divided: str, project: Project, alice: User, settings: Any
 ) -> None:
@@ -304,6 +306,7 @@ def forged(dana: User) -> str:
 
 
 @pytest.mark.threat("B9")
+@pytest.mark.slow
 def test_the_signer_believes_no_session_that_it_cannot_verify(
     signer: subprocess.Popen[bytes], approval: Approval, dana: User
 ) -> None:

@@ -113,6 +113,7 @@ def second_postgres(postgres: EmbeddedPostgres, fresh_database: str) -> Iterator
 @pytest.mark.parametrize(
     "place", ["file", "s3", "postgres", pytest.param("tsa", marks=requires("openssl"))], indirect=True
 )
+@pytest.mark.slow
 def test_what_the_owner_of_the_database_made_again_is_found(trail: Project, settings: Any, place: str) -> None:
     """History is edited, every hash and every checkpoint made again with the installation's own key."""
     settings.AUDIT_WITNESSES = [place]

@@ -181,6 +181,7 @@ def test_one_endless_line_takes_no_memory(tmp_path: Path, form: str, request: py
     assert (rows_found, broken) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_large_file_takes_little_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     count = 1_000_000 if request.config.getoption("--soak") else 20_000
     path = tmp_path / "a"

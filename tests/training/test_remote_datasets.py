@@ -266,6 +266,7 @@ def test_a_card_that_unfolds_is_given_up() -> None:
 
 
 @pytest.mark.threat("G7")
+@pytest.mark.slow
 def test_rows_of_a_hub_open_no_place(
     client: Client, alice: User, project: Project, far: hub.Hub, inside: tuple[str, list[str]]
 ) -> None:
@@ -282,6 +283,7 @@ def test_rows_of_a_hub_open_no_place(
 
 
 @pytest.mark.threat("G7")
+@pytest.mark.slow
 def test_a_hubs_dataset_that_fills_the_disk_is_given_up(
     client: Client, alice: User, project: Project, far: hub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_version_is_compressed_to_a_new_one(line_of_work: Adapter, long_datase
     assert AdapterVersion.objects.count() == 2
 
 
+@pytest.mark.slow
 def test_a_version_without_a_dataset_is_compressed_without_a_loss(
     line_of_work: Adapter, tiny: BaseModel, alice: User, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_nothing_heavy_is_loaded_before_vllm_calls() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_plugin_alone_and_names_its_entry_point(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

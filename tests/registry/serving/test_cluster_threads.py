@@ -56,6 +56,7 @@ def clusters() -> Iterator[ClusterThreads]:
     threads.close()
 
 
+@pytest.mark.slow
 def test_a_replica_that_hangs_in_one_cluster_holds_up_no_other(
     served: Alias,
     engines: list[tuple[FakeEngine, Server]],

@@ -46,8 +46,9 @@ stop:  ## end a running AdapterHub of this data folder
 test: install  ## a verdict in 8 minutes on two cores: nearly all tests
 	$(BIN)/python -m pytest -q -m 'not slow and not vllm' $(ARGS)
 
+# A file stays with one worker here: what its tests share is a whole product, which takes a minute to start.
 test-slow: install $(MLFLOW_STAMP) $(CLIENTS_STAMP) $(SBOM_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
-	$(BIN)/python -m pytest -q --timeout 600 -m 'slow and not vllm' $(ARGS)
+	$(BIN)/python -m pytest -q --timeout 600 --dist loadfile --no-loadscope-reorder -m 'slow and not vllm' $(ARGS)
 
 # A machine without nginx, Chromium, openssl, npm and Docker: the tests that look for them are left out, and say so.
 test-bare: install  ## the tests that look for tools, with a PATH that has none

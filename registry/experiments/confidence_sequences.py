@@ -13,7 +13,6 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln, lambertw, xlog1py, xlogy
 
 Number = float | NDArray[np.float64]
 Bounds = tuple[float, float]
@@ -123,6 +122,9 @@ def concentration(alpha: float, tuned_for: float = TUNED_FOR) -> float:
 
     Howard et al. 2021, proposition 3. Raises ValueError for an alpha outside 0 and 1.
     """
+    # Every process of the product imports this module, few compute with it: the import costs a tenth of their start.
+    from scipy.special import lambertw
+
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}.")
     return tuned_for / float(-lambertw(-(alpha**2) / e, -1).real - 1)
@@ -160,6 +162,8 @@ def log_evidence(hits: Number, count: Number, chance: float, prior: float) -> Nu
     The alternative is a Beta distribution around that chance with the weight of `prior` samples. The exponential is a
     martingale if the chance is true, so it ever reaches 1/alpha with probability alpha at most (Ville 1939).
     """
+    from scipy.special import betaln, xlog1py, xlogy
+
     yes, no = prior * chance, prior * (1 - chance)
     likely = betaln(yes + hits, no + count - hits) - betaln(yes, no)
     evidence = likely - xlogy(hits, chance) - xlog1py(np.subtract(count, hits), -chance)

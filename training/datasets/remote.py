@@ -18,8 +18,6 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from adapterhub.artifacts import S3Store
 from adapterhub.core.errors import Invalid
@@ -207,6 +205,9 @@ def size_of(folder: Path) -> int:
 
 def commit_of(source: Source) -> str:
     """Return the hub's commit of the source's revision, the newest if it names none. Raises Invalid."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
         return str(HfApi().dataset_info(source.repository, revision=source.revision or None, timeout=ANSWER_S).sha)
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 # Two images, each with the packages of its lock file alone. The last stage is for web, worker, beat and gpu-worker: the
 # command says which.
 #   docker build -t adapterhub .                            torch for CPUs
-#   docker build -t adapterhub:gpu --build-arg TORCH=cuda . torch for CUDA
-#   docker build -t adapterhub:router --target router .     the data plane: no Django, no torch, no Postgres driver
+#   docker build -t adapterhub-gpu --build-arg TORCH=cuda . torch for CUDA, and the C compiler that Triton calls
+#   docker build -t adapterhub-router --target router .     the data plane: no Django, no torch, no Postgres driver
 # Each has the list of its packages, with their licences, in /opt/venv/sbom.cdx.json.
 FROM python:3.11-slim AS python
 
@@ -59,6 +59,11 @@ CMD ["python", "-m", "serving_client.router", "--help"]
 
 FROM runtime
 
+ARG TORCH=cpu
+# Without a compiler the embedded engine on a GPU would run without its Triton kernels.
+RUN if [ "$TORCH" = cuda ]; then apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=app-packages /opt/venv /opt/venv
 COPY manage.py pyproject.toml README.md LICENSE ./
 COPY templates templates

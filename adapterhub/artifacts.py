@@ -25,7 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from adapterhub.core.errors import Unavailable
-from adapterhub.scratch_files import appear, flush, flush_entry, heal, locked, space_in
+from adapterhub.scratch_files import appear, flush, flush_entry, heal, locked, space_in, temporary_folder
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CONNECT_S, ATTEMPTS = 5, 3
@@ -121,11 +121,16 @@ class ArtifactStore(Protocol):
         """Protect an artifact from being overwritten or deleted, where the store can."""
 
 
-def open_store(location: str, *, endpoint_url: str | None = None, addressing: str = "") -> ArtifactStore:
-    """Open the store at `s3://bucket/prefix` or in a folder. `addressing` of an S3 bucket is `path` or `virtual`."""
+def open_store(
+    location: str, *, endpoint_url: str | None = None, addressing: str = "", scratch: Path | None = None
+) -> ArtifactStore:
+    """Open the store at `s3://bucket/prefix` or in a folder. `addressing` of an S3 bucket is `path` or `virtual`.
+
+    Artifacts of a bucket are downloaded to a folder in `scratch`, by default the system's folder for temporary files.
+    """
     if location.startswith("s3://"):
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
-        return S3Store(bucket, prefix, endpoint_url, addressing)
+        return S3Store(bucket, prefix, endpoint_url, addressing, scratch)
     return FolderStore(Path(location))
 
 
@@ -243,8 +248,16 @@ def move_in_one_step(source: Path, target: Path) -> None:
 class S3Store:
     """A store in an S3 bucket; an artifact lies under prefix/<digest>/, and its manifest.json is written last."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, addressing: str = "") -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        endpoint_url: str | None,
+        addressing: str = "",
+        scratch: Path | None = None,
+    ) -> None:
         self.bucket = bucket
+        self.scratch = scratch
         self.prefix = prefix.strip("/")
         config = Config(
             s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
@@ -291,12 +304,12 @@ class S3Store:
 
         Raises ArtifactError if it is missing, and StoreAway.
         """
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder(self.scratch or Path(tempfile.gettempdir())) as folder:
             with self.answering():
                 if not self.has(digest):
                     raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")
-                self.download(digest, Path(scratch))
-            yield Path(scratch)
+                self.download(digest, folder)
+            yield folder
 
     @contextmanager
     def answering(self) -> Iterator[None]:

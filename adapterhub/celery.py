@@ -9,6 +9,7 @@ from celery.signals import (
     beat_embedded_init,
     beat_init,
     before_task_publish,
+    heartbeat_sent,
     task_success,
     worker_init,
     worker_process_init,
@@ -62,6 +63,14 @@ def watch(sender: Any, **_: object) -> None:
     from adapterhub.jobs.watchdog import Watchdog
 
     Watchdog(sender.app.amqp.queues.consume_from).start()
+
+
+@heartbeat_sent.connect
+def show_life(**_: object) -> None:
+    """Touch the file of the health check, from the loop that takes messages: one that hangs touches nothing."""
+    from adapterhub.jobs import liveness
+
+    liveness.touch()
 
 
 @before_task_publish.connect

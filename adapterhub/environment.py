@@ -128,6 +128,11 @@ TABLE = {
         Setting("ADAPTERHUB_LEASE_S", "60", "Seconds after which a job without a heartbeat is taken back."),
         Setting("ADAPTERHUB_HEARTBEAT_S", "10", "Seconds between two heartbeats of a running job."),
         Setting("ADAPTERHUB_JOB_ATTEMPTS", "3", "Attempts of a job before it fails as worker_lost."),
+        Setting(
+            "ADAPTERHUB_ALIVE_PATH",
+            "",
+            "File that a worker or beat touches every few seconds while it is alive, for a health check; empty = none.",
+        ),
         Setting("ADAPTERHUB_CANCEL_GRACE_S", "5", "Seconds a cancelled job may take to save a checkpoint."),
         Setting(
             "ADAPTERHUB_PROJECT_RUNNING", "0", "Jobs of one project that run at once; 0 = as many as there are workers."

@@ -23,7 +23,12 @@ WAIT_S = 10.0
 
 def store() -> ArtifactStore:
     """Return the installation's artifact store."""
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
+    return open_store(
+        settings.ARTIFACT_STORE,
+        endpoint_url=settings.S3_ENDPOINT_URL,
+        addressing=settings.S3_ADDRESSING,
+        scratch=work_folder(),
+    )
 
 
 def work_folder() -> Path:

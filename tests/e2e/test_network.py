@@ -108,6 +108,7 @@ def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     assert again.locator("#id_steps").input_value() == "40"
 
 
+@pytest.mark.slow
 def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:
     page.goto("/second-factor/")
     page.get_by_label("Code").fill("123456")

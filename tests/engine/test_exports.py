@@ -131,6 +131,7 @@ def test_a_merged_checkpoint_answers_as_peft(
 
 
 @pytest.mark.parametrize("budget", ["uniform:4", "uniform:1"])
+@pytest.mark.slow
 def test_a_compressed_adapter_leaves_in_every_form(
     budget: str, make_adapter: Callable[..., Path], base_folder: Path, tmp_path: Path
 ) -> None:

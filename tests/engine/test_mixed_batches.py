@@ -32,7 +32,9 @@ def count_forwards(engine: Engine) -> list[int]:
     return forwards
 
 
-@pytest.fixture(params=["by group", "from all slots", "in fixed shapes"])
+@pytest.fixture(
+    params=["by group", *(pytest.param(way, marks=pytest.mark.slow) for way in ("from all slots", "in fixed shapes"))]
+)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ways of a CPU and those of a GPU, but for the recording."""
     monkeypatch.setattr(lora, "waits_for_launches", lambda _: request.param != "by group")
@@ -40,7 +42,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.slow
 async def test_a_mixed_batch_answers_as_peft_does_alone(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],

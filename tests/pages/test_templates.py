@@ -52,6 +52,7 @@ def test_a_template_without_indentation_is_noticed(text: str) -> None:
     assert badly_indented(text) != []
 
 
+@pytest.mark.slow
 def test_djlint_takes_every_template_and_refuses_a_broken_one(tmp_path: Path) -> None:
     (tmp_path / "broken.html").write_text('<img src="/a.png">\n')
     lint = [str(Path(sys.executable).with_name("djlint")), "--lint", "--quiet"]

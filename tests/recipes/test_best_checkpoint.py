@@ -28,7 +28,7 @@ def curve(folder: Path) -> dict[int, float]:
     return {event["step"]: event["held_out_loss"] for event in events_of(folder, "metrics") if "held_out_loss" in event}
 
 
-@pytest.mark.parametrize("packing", [0, 1])
+@pytest.mark.parametrize("packing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_epochs_are_counted_in_rows(tmp_path: Path, inputs: dict[str, str], packing: int) -> None:
     result = run(tmp_path, inputs, epochs=2, batch_size=8, packing=packing)
     # 60 rows twice in batches of 8.
@@ -40,7 +40,9 @@ RATES = {"lora": 0.2, "adalora": 0.6, "galore": 0.1, "full": 0.05}
 SETTLED = {"adalora": 15}
 
 
-@pytest.mark.parametrize("method", RATES)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=[pytest.mark.slow] if method != "lora" else []) for method in RATES]
+)
 def test_the_version_is_of_the_best_step_and_not_of_the_last(
     method: str, tmp_path: Path, inputs: dict[str, str]
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_resumed_run_counts_no_measurement_twice(tmp_path: Path, inputs: dict[
     assert again["loss_after"] == whole["loss_after"]
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_when_nothing_gets_better(tmp_path: Path, inputs: dict[str, str]) -> None:
     few = {
         **inputs,
@@ -89,6 +92,7 @@ def test_a_run_stops_early_when_nothing_gets_better(tmp_path: Path, inputs: dict
     assert result["steps"] - result["best_step"] == 3
 
 
+@pytest.mark.slow
 def test_without_a_curve_the_last_step_is_the_versions(tmp_path: Path, inputs: dict[str, str]) -> None:
     result = run(tmp_path, inputs, steps=4)
     assert "best_step" not in result

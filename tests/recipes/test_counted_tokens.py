@@ -76,13 +76,14 @@ def check(method: str, loss: str, packing: int, folder: Path, inputs: dict[str, 
     assert first == pytest.approx(expected(model.eval(), load_tokenizer(run.base_model), loss), abs=2e-3)
 
 
-@pytest.mark.parametrize("packing", [0, 1])
+@pytest.mark.parametrize("packing", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("loss", ["answers", "last_answer", "with_prompt"])
 def test_each_choice_counts_its_tokens(loss: str, packing: int, tmp_path: Path, inputs: dict[str, str]) -> None:
     check("lora", loss, packing, tmp_path, inputs)
 
 
 @pytest.mark.parametrize("method", ["qlora", "dora", "adalora", "galore", "full"])
+@pytest.mark.slow
 def test_every_method_counts_them(method: str, tmp_path: Path, inputs: dict[str, str]) -> None:
     check(method, "last_answer", 0, tmp_path, inputs)
 

@@ -61,6 +61,7 @@ def test_this_user_gets_every_role(home: Path) -> None:
 @requires("root")
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.threat("C14")
+@pytest.mark.slow
 def test_nobody_reaches_no_socket(home: Path, url: object) -> None:
     nobody = pwd.getpwnam("nobody")
     answer = refusal(url(home), nobody.pw_uid, nobody.pw_gid)

@@ -93,6 +93,7 @@ def test_the_right_password_after_many_wrong_ones_is_refused_at_every_door(
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.threat("C12")
+@pytest.mark.slow
 def test_a_signature_form_and_the_sign_in_share_their_count(alice: User, waiting: str, door: Door) -> None:
     client = at(HERE, alice)
     for number in range(FREE):

@@ -357,6 +357,7 @@ def alone(bundle: Path, *arguments: str | Path) -> dict[str, Any]:
 
 @pytest.mark.threat("D33")
 @requires("openssl")
+@pytest.mark.slow
 def test_the_stand_alone_verifier_reads_the_time_stamps(
     trail: Project, tmp_path: Path, settings: Any, authority: str
 ) -> None:

@@ -169,6 +169,7 @@ print(grown, found.rows, found.broken)
 
 @pytest.mark.threat("D3")
 @pytest.mark.parametrize("form", ["jsonl", "csv", "text"])
+@pytest.mark.slow
 def test_one_endless_line_takes_no_memory(tmp_path: Path, form: str, request: pytest.FixtureRequest) -> None:
     size = 2**30 if request.config.getoption("--soak") else 2**27
     path = tmp_path / "a"

@@ -122,6 +122,7 @@ def test_what_somebody_else_loaded_is_probed_and_refused_when_it_is_broken(
     assert "not finite" in Replica.objects.get(url=engines[0].url).refused[name]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_an_engine_whose_core_died_is_away_and_the_version_is_not_to_blame(
     served: Alias, engines: list[Engine]
 ) -> None:
@@ -214,6 +215,7 @@ def flap(replica: Replica, times: int) -> None:
         replica.saw(replica.loaded, "0.33.0")
 
 
+@pytest.mark.slow
 def test_a_replica_that_comes_and_goes_rests(served: Alias, engines: list[Engine]) -> None:
     reconcile()
     name, url = served.version.served_name, engines[0].url  # type: ignore[attr-defined]

@@ -162,24 +162,26 @@ def test_any_setting_reaches_the_control_plane(tmp_path: Path) -> None:
     for name in ("docker-compose.yml", "Dockerfile"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "adapterhub.env").write_text("ADAPTERHUB_OIDC_ISSUER=https://id.example.org\nADAPTERHUB_HTTPS=0\n")
-    there = json.loads(config(tmp_path, **SITE).stdout)["services"]
+    resolved = json.loads(config(tmp_path, **SITE).stdout)["services"]
     for name in sorted(OURS - {"migrate", "router"}):
-        assert there[name]["environment"]["ADAPTERHUB_OIDC_ISSUER"] == "https://id.example.org"
-        assert there[name]["environment"].get("ADAPTERHUB_HTTPS") != "0" or name == "signer", "the file decides nothing"
+        assert resolved[name]["environment"]["ADAPTERHUB_OIDC_ISSUER"] == "https://id.example.org"
+        assert resolved[name]["environment"].get("ADAPTERHUB_HTTPS") != "0" or name == "signer", (
+            "the file decides nothing"
+        )
 
 
 def test_traces_leave_by_the_collector_alone() -> None:
     outside = "https://traces.example.org"
     variables = {**SITE, "OTEL_EXPORTER_OTLP_ENDPOINT": outside, "COMPOSE_PROFILES": "traces"}
-    there = json.loads(config(**variables).stdout)["services"]
-    targets = {name: (there[name].get("environment") or {}).get("OTEL_EXPORTER_OTLP_ENDPOINT") for name in there}
+    resolved = json.loads(config(**variables).stdout)["services"]
+    targets = {name: (resolved[name].get("environment") or {}).get("OTEL_EXPORTER_OTLP_ENDPOINT") for name in resolved}
     senders = {name for name, target in targets.items() if target is not None} - {"collector"}
     assert senders == OURS - {"migrate", "signer"}
     for name in senders:
         assert targets[name] == "http://collector:4318"
-        assert set(there[name]["networks"]) & set(there["collector"]["networks"])
-    assert there["collector"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == outside
-    assert "edge" in there["collector"]["networks"]
+        assert set(resolved[name]["networks"]) & set(resolved["collector"]["networks"])
+    assert resolved["collector"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == outside
+    assert "edge" in resolved["collector"]["networks"]
     assert services()["web"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == ""
 
 
@@ -189,5 +191,5 @@ def test_the_servers_are_those_that_the_embedded_default_is_tested_with() -> Non
 
 
 def test_a_replica_keeps_as_many_adapters_as_its_cluster_plans_with() -> None:
-    kept = flag(services()["vllm"]["command"], "--max-cpu-loras")
-    assert f'"max_loras": {kept}' in (ROOT / "docs/external-services.md").read_text()
+    adapters = flag(services()["vllm"]["command"], "--max-cpu-loras")
+    assert f'"max_loras": {adapters}' in (ROOT / "docs/external-services.md").read_text()

@@ -1,0 +1,24 @@
+"""A file that a worker or beat touches while it is alive: what a health check of a container looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from celery.beat import PersistentScheduler
+from django.conf import settings
+
+
+def touch() -> None:
+    """Renew the time of the file that `ADAPTERHUB_ALIVE_FILE` names; without the setting do nothing."""
+    if settings.ALIVE_FILE:
+        Path(settings.ALIVE_FILE).touch()
+
+
+class Scheduler(PersistentScheduler):
+    """Celery's scheduler, which touches the file each time that it looks for tasks which are due."""
+
+    def tick(self, *arguments: Any, **options: Any) -> float:
+        """Send the tasks that are due; return the seconds until the next one."""
+        touch()
+        return float(super().tick(*arguments, **options))

@@ -50,20 +50,23 @@ def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
     ]
     return {
         "points": points(places),
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
+        "low": in_digits(low),
+        "high": in_digits(high),
         "first": first,
         "last": last,
-        "now": f"{drawn[-1][1]:.4g}",
+        "now": in_digits(drawn[-1][1], 4),
         "width": frame.width,
         "height": frame.height,
     }
 
 
-def overlay(frame: Frame, series: Sequence[Sequence[tuple[int, float]]]) -> dict[str, Any]:
+def overlay(
+    frame: Frame, series: Sequence[Sequence[tuple[int, float]]], marked: tuple[int, float] | None = None
+) -> dict[str, Any]:
     """Return SVG lines through several (step, value) series in one frame, with the ends of both axes.
 
     Each line has its place in `series` as `number` and its last value as `now`; a series below two points has no line.
+    `mark` is the place of the `marked` point.
     """
     drawn = [(number, thinned(known)) for number, known in enumerate(series) if len(known) > 1]
     steps = [step for _, known in drawn for step, _ in known]
@@ -73,18 +76,25 @@ def overlay(frame: Frame, series: Sequence[Sequence[tuple[int, float]]]) -> dict
     def place(step: int, value: float) -> Place:
         return frame.x((step - first) / max(last - first, 1)), frame.y((value - low) / max(high - low, 1e-12))
 
+    at = place(*marked) if marked else None
     return {
+        "mark": {"x": round(at[0], 1), "y": round(at[1], 1)} if at else None,
         "lines": [
-            {"number": number, "points": points(place(*each) for each in known), "now": f"{known[-1][1]:.4g}"}
+            {"number": number, "points": points(place(*each) for each in known), "now": in_digits(known[-1][1], 4)}
             for number, known in drawn
         ],
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
+        "low": in_digits(low),
+        "high": in_digits(high),
         "first": first,
         "last": last,
         "width": frame.width,
         "height": frame.height,
     }
+
+
+def in_digits(value: float, digits: int = 3) -> str:
+    """Return the number with so many digits that count, and no power of ten for a large one: 2,260."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
 def thinned(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

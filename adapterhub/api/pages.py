@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from django import forms
 from django.contrib import messages
-from django.db.models import Model, QuerySet
+from django.db.models import BLANK_CHOICE_DASH, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -22,6 +22,8 @@ from adapterhub.core.references import named
 Row = TypeVar("Row", bound=Model)
 Page = Callable[..., HttpResponse]
 LONGEST_REASON = 2000
+# The first entry of a select in which nothing is chosen yet.
+CHOOSE = "choose one"
 NAVIGATION = [
     (
         "Serve",
@@ -106,9 +108,12 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
-    """Set the rows that the fields of these names offer in the form."""
+    """Set the rows that the fields of these names offer in the form, after the invitation to choose one."""
     for name, queryset in rows.items():
-        cast("forms.ModelChoiceField[Any]", form.fields[name]).queryset = queryset
+        field = cast("forms.ModelChoiceField[Any]", form.fields[name])
+        if field.empty_label == BLANK_CHOICE_DASH[0][1]:
+            field.empty_label = CHOOSE
+        field.queryset = queryset
 
 
 def preselect(form: forms.BaseForm, *names: str) -> None:

@@ -192,6 +192,7 @@ def history(record: Model) -> dict[str, Any]:
     return {"events": AuditEvent.objects.about(record).without_reads()[:LATEST]}
 
 
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00|Z)")
 SHAPES = {"minute": "j M Y, H:i e", "second": "j M Y, H:i:s e", "day": "j M Y", "clock": "H:i e"}
 
 
@@ -206,6 +207,18 @@ def moment(at: datetime, shape: str = "minute") -> str:
 def in_utc(at: datetime, shape: str = "second") -> str:
     """Return the time in UTC with its zone, as text that stays so: for evidence, and where no element can stand."""
     return str(date_format(at.astimezone(UTC), SHAPES[shape]))
+
+
+@register.filter
+def plainly(fact: Any) -> str:
+    """Return a fact of a record as text: none for nothing, a time in UTC, yes or no for a truth, else as it is."""
+    if fact is None or fact == "":
+        return "none"
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, str) and INSTANT.fullmatch(fact):
+        return in_utc(datetime.fromisoformat(fact))
+    return str(fact)
 
 
 @register.simple_tag

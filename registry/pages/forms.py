@@ -8,7 +8,7 @@ from typing import Any, cast
 from django import forms
 from django.db.models import QuerySet
 
-from adapterhub.api.pages import offer
+from adapterhub.api.pages import CHOOSE, offer
 from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, Alias, without_bodies
 
@@ -107,7 +107,7 @@ class MoveForm(ReasonForm):
         named = str(self.initial.get("version") or "")
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}
-        return [("", "---------"), *rows.items()]
+        return [("", CHOOSE), *rows.items()]
 
 
 def cleaned(form: Any) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from adapterhub.accounts.models import Project
-from adapterhub.api.pages import offer, preselect
+from adapterhub.api.pages import CHOOSE, offer, preselect
 from registry.models import AdapterVersion, BaseModel, Cluster, Replica, without_bodies
 from registry.models.alias_policy import MAX_CACHE_BYTES, MAX_QUORUM, MAX_TTL_S
 from registry.pages.forms import OFFERED, ReasonForm
 
 HUB_ID = re.compile(r"\A[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 ADDRESS = re.compile(r"\Ahttps?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?\Z")
+SCORE = re.compile(r"(\S{1,100})\s+(\S{1,100})\s*(>=|<=)\s*(-?\d{1,9}(?:\.\d{1,9})?)")
+BOUNDS = {"at_least": ">=", "at_most": "<="}
 HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
 
 
@@ -218,6 +220,34 @@ class ReplicaForm(forms.Form):
     url = forms.RegexField(ADDRESS, max_length=300, label="Address", help_text="Such as http://10.0.0.7:8000.")
 
 
+class ScoresField(forms.CharField):
+    """A form field of least and greatest scores in tasks of lm-eval, one on each line: `TASK METRIC >= NUMBER`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=forms.Textarea(attrs={"rows": 2}), required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return the scores of a stored policy as lines."""
+        if not isinstance(value, list):
+            return value
+        return "\n".join(
+            f"{one['task']} {one['metric']} {sign} {one[bound]:g}"
+            for one in value
+            for bound, sign in BOUNDS.items()
+            if bound in one
+        )
+
+    def to_python(self, value: Any) -> list[dict[str, Any]]:  # type: ignore[override]  # a field gives what it likes
+        """Return the scores as a policy has them. Raises ValidationError."""
+        lines = [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
+        read = [SCORE.fullmatch(line) for line in lines]
+        if bad := [line for line, match in zip(lines, read, strict=True) if match is None]:
+            raise forms.ValidationError(f"{bad[0][:60]!r} is not TASK METRIC >= NUMBER, such as our_law acc >= 0.6.")
+        bounds = {sign: bound for bound, sign in BOUNDS.items()}
+        matches = [match for match in read if match]
+        return [{"task": one[1], "metric": one[2], bounds[one[3]]: float(one[4])} for one in matches]
+
+
 class PolicyFields(forms.Form):
     """The fields of an alias' policy."""
 
@@ -246,13 +276,20 @@ class PolicyFields(forms.Form):
         min_value=1, max_value=MAX_CACHE_BYTES >> 20, required=False, initial=64, label="Room for answers, in MiB"
     )
 
+    evaluations = ScoresField(
+        label="Scores that a promotion needs",
+        help_text="In tasks of lm-eval, one on each line: our_law acc >= 0.6, or <= for a greatest score.",
+    )
+
     def policy(self, present: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the policy that the fields describe; what they do not name stays as it is in the `present` one."""
         fields = self.cleaned_data
-        policy = {name: value for name, value in (present or {}).items() if name not in ("quorum", "canary", "cache")}
+        named = {"quorum", "canary", "cache"} | ({"evaluations"} & self.data.keys())
+        policy = {name: value for name, value in (present or {}).items() if name not in named}
         policy |= {"quorum": fields["quorum"]} if fields["quorum"] else {}
         if fields["canary"] is not None:
             policy["canary"] = fields["canary"]
+        policy |= {"evaluations": fields["evaluations"]} if fields["evaluations"] else {}
         stands = policy_fields(present or {})
         if present and "cache" in present and all(fields[name] == stands[name] for name in ("cache_s", "cache_mb")):
             # Whoever set bytes that are no whole MiB keeps them.
@@ -268,6 +305,7 @@ def policy_fields(policy: dict[str, Any]) -> dict[str, Any]:
     return {
         "quorum": policy.get("quorum", 0),
         "canary": policy.get("canary"),
+        "evaluations": policy.get("evaluations", []),
         "cache_s": cache.get("ttl_s"),
         "cache_mb": max(1, cache.get("max_bytes", 64 << 20) >> 20),
     }
@@ -276,7 +314,7 @@ def policy_fields(policy: dict[str, Any]) -> dict[str, Any]:
 class PolicyForm(PolicyFields, ReasonForm):
     """A form for another policy of an alias."""
 
-    field_order = ("quorum", "canary", "cache_s", "cache_mb", "reason")
+    field_order = ("quorum", "canary", "evaluations", "cache_s", "cache_mb", "reason")
 
 
 class AliasForm(PolicyFields):
@@ -302,4 +340,4 @@ class AliasForm(PolicyFields):
         named = str(self.initial.get("version") or "")
         wanted = newest.filter(pk=named) if named.isdecimal() and len(named) < 19 else newest.none()
         rows = {each.pk: str(each) for each in [*wanted, *newest[:OFFERED]]}
-        cast(forms.Select, self.fields["version"].widget).choices = [("", "---------"), *rows.items()]
+        cast(forms.Select, self.fields["version"].widget).choices = [("", CHOOSE), *rows.items()]

@@ -7,7 +7,7 @@ from typing import Any, cast
 from django import forms
 from django.db.models import Case, When
 
-from adapterhub.api.pages import offer, preselect
+from adapterhub.api.pages import CHOOSE, offer, preselect
 from adapterhub.core.errors import Invalid
 from registry.experiments.guardrails import Kind
 from registry.experiments.metrics import METRICS
@@ -48,7 +48,7 @@ class StepForm(forms.Form):
 def metric_choices() -> list[tuple[str, str]]:
     """Return the metrics with their units; the judge's score needs an instruction, which REST takes."""
     named = [(key, f"{metric.label} ({metric.unit})") for key, metric in METRICS.items() if key != "judge_score"]
-    return [("", "---------"), *named]
+    return [("", CHOOSE), *named]
 
 
 class GuardrailForm(forms.Form):

@@ -111,7 +111,7 @@ def conditions_of(
     """List what the present step waits for: each condition in words, and whether it is met; nothing once it ended."""
     if not rollout.is_active:
         return []
-    signature = {"text": f"{rollout.alias.quorum} signature(s) of the plan", "met": rollout.is_signed}
+    signature = {"text": f"{signatures(rollout)} of the plan", "met": rollout.is_signed}
     signed = [signature] if rollout.alias.quorum else []
     if rollout.status == RolloutStatus.LOADING:
         return [*loading(rollout), *signed]
@@ -129,6 +129,11 @@ def conditions_of(
     if not rollout.guardrails or step.get("approval") or rollout.status == RolloutStatus.AWAITING_APPROVAL:
         return [*waits, {"text": "a person who moves it on", "met": False}]
     return [*waits, *verdict_conditions(verdicts)] if rollout.is_last_step else waits
+
+
+def signatures(rollout: Rollout) -> str:
+    """Return how many signatures the alias' policy asks for, in words."""
+    return f"{rollout.alias.quorum} signature{'' if rollout.alias.quorum == 1 else 's'}"
 
 
 def verdict_conditions(verdicts: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -150,7 +155,7 @@ def what_next(rollout: Rollout, left: Progress, action: Action | None) -> str:
     if action in URGENT and rollout.status in SERVING:
         return URGENT[action]
     if rollout.waits_for_signature:
-        return f"It waits for {rollout.alias.quorum} signature(s) of its plan; the candidate gets no traffic before."
+        return f"It waits for {signatures(rollout)} of its plan; the candidate gets no traffic before."
     if rollout.status != RolloutStatus.RUNNING:
         return NEXT[RolloutStatus(rollout.status)]
     if not action:

@@ -4,6 +4,7 @@ dark, into docs/screenshots. Not collected with the tests: pytest is given this 
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.e2e.recovery_codes import show_recovery_codes
 from tests.lm.chat_tokenizer import TEMPLATES
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
+from tests.tiny_model import sentences
 from training.lm.base_model import load_tokenizer
 from training.models import Dataset
 from training.runs.launch import launch_run
@@ -75,7 +77,7 @@ def upload(page: Any, case: str) -> None:
     page.goto("/datasets/")
     page.locator("#id_file").set_input_files(CASES / case)
     page.get_by_role("button", name="Check and store it").click()
-    page.get_by_role("heading", name="rows", exact=True).wait_for()
+    page.wait_for_url(re.compile(r"/datasets/\d+/$"))
 
 
 def test_take_them(page: Any, urls: dict[str, str], alice: User) -> None:
@@ -101,9 +103,12 @@ def test_take_the_way_of_data(page: Any, chat_model: BaseModel, project: Project
     photograph_all(page, "dataset-loss-spans")
     by = alice.as_actor()
     few = write_jsonl(tmp_path / "few.jsonl", rows(24))
+    other = write_jsonl(tmp_path / "other.jsonl", sentences(40))
     adapter = Adapter.create(project=project, slug="few-rows", base_model=chat_model, by=by)
     data = Dataset.create(project=project, name="few rows", file=few, filename="few.jsonl", by=by)
-    run = launch_run(adapter=adapter, dataset=data, hyperparameters=OVERFITS, anyway=True, by=by)
+    held_out = Dataset.create(project=project, name="other texts", file=other, filename="other.jsonl", by=by)
+    fields = {"hyperparameters": OVERFITS, "validation_dataset": held_out}
+    run = launch_run(adapter=adapter, dataset=data, anyway=True, by=by, **fields)
     work("trainingrun", str(run.pk))
     page.goto(f"/training/{run.pk}/", wait_until="networkidle")
     photograph_all(page, "training-run-best-checkpoint")

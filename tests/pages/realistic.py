@@ -30,7 +30,9 @@ from registry.models import (
     Cluster,
     Response,
     Rollout,
+    RolloutDecision,
     RolloutMinute,
+    Signature,
 )
 from registry.models.blind_test import LETTERS
 from registry.models.evaluation import VersionEvaluation
@@ -427,8 +429,10 @@ class Clock:
 def at_time(start: datetime) -> Iterator[Clock]:
     """The history is written as if it had happened since."""
     clock = Clock(start)
-    places = ("adapterhub.audit.models.now", "registry.models.rollout.now", "registry.models.cluster.now")
+    modules = ("rollout", "cluster", "approval", "decision")
+    places = ("adapterhub.audit.models.now", *(f"registry.models.{module}.now" for module in modules))
     fields = [model._meta.get_field("created_at") for model in (Alias, Approval, BlindTest, Rollout)]
+    fields += [model._meta.get_field("at") for model in (RolloutDecision, Signature)]
     patches = [mock.patch(place, new=clock.read) for place in places]
     patches += [mock.patch.object(field, "_get_default", new=clock.read) for field in fields]
     for patch in patches:

@@ -232,6 +232,22 @@ def test_a_policy_keeps_what_its_form_does_not_name(lead: Client, alias: Alias) 
     assert alias.policy == {"evaluations": wanted, "cache": cache}
 
 
+def test_scores_that_a_promotion_needs_are_set_by_the_form(lead: Client, alias: Alias) -> None:
+    sent = {"quorum": 0, "reason": "exams", "evaluations": "our_law acc >= 0.6\nour_law em,strict <= 1"}
+    lead.post("/aliases/eu.compliance/policy/", sent)
+    alias.refresh_from_db()
+    assert alias.policy["evaluations"] == [
+        {"task": "our_law", "metric": "acc", "at_least": 0.6},
+        {"task": "our_law", "metric": "em,strict", "at_most": 1.0},
+    ]
+    assert "our_law acc &gt;= 0.6" in text_of(lead.get("/aliases/eu.compliance/policy/"))
+    refused = lead.post("/aliases/eu.compliance/policy/", {**sent, "evaluations": "acc above 0.6"})
+    assert (refused.status_code, "is not TASK METRIC" in text_of(refused)) == (422, True)
+    lead.post("/aliases/eu.compliance/policy/", {**sent, "evaluations": ""})
+    alias.refresh_from_db()
+    assert alias.policy == {}
+
+
 FORMS = ["/adapters/new/", "/clusters/new/", "/aliases/new/", "/new-base-model/", "/aliases/eu.compliance/policy/"]
 
 

@@ -15,8 +15,11 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.access_log import observe, seal
 from adapterhub.audit.tags import Tag
+from adapterhub.charts import in_digits
+from adapterhub.core.durations import in_words as duration
 from adapterhub.jobs.models import JobStatus
-from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from adapterhub.templatetags.adapterhub import plainly
+from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Rollout
 from tests.builders import rows, write_jsonl
 from tests.pages.plans import PLAN
 from training.models import Dataset, RankAnalysis, TrainingRun
@@ -201,3 +204,29 @@ def test_the_latest_changes_are_no_reads(client: Client, project: Project, alias
     page = page_of(client, "/")
     assert "audit:read" not in page.partition("Latest changes")[2]
     assert "compliance" in page.partition("Latest changes")[2]
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (duration(80), "80 s"),
+        (duration(14_400), "4 h"),
+        (duration(12_000), "3 h 20 min"),
+        (in_digits(2260.4), "2,260"),
+        (in_digits(0.000395), "0.000395"),
+        (plainly(None), "none"),
+        (plainly(False), "no"),
+        (plainly("2026-11-30T14:49:42.750369+00:00"), "30 Nov 2026, 14:49:42 UTC"),
+        (plainly(0.02), "0.02"),
+    ],
+)
+def test_durations_numbers_and_facts_are_written_for_people(written: str, text: str) -> None:
+    assert written == text
+
+
+def test_a_select_in_which_nothing_is_chosen_says_so(client: Client, base_model: BaseModel, alice: User) -> None:
+    client.force_login(alice)
+    BaseModel.objects.create(slug="other", source="other", status="ready", digest="0" * 64)
+    page = client.get("/adapters/new/").content.decode()
+    assert '<option value="" selected>choose one</option>' in page
+    assert "------" not in page

@@ -20,7 +20,7 @@ from adapterhub.accounts.models import User
 from adapterhub.charts import MOST_POINTS
 from registry.models import Adapter
 from training.models import Dataset, RunMetric, TrainingRun
-from training.pages.curves import curves
+from training.pages.curves import curves, losses
 from training.runs import specification
 from training.runs.launch import launch_run
 
@@ -203,6 +203,21 @@ def test_who_listens_hears_the_rest_and_the_end(
     assert snapshot.startswith("id: 3:0\nevent: look\n")
     assert [row["step"] for row in json.loads(snapshot.partition("data: ")[2])["metrics"]] == [3]
     assert end == "event: end\ndata: {}"
+
+
+def test_both_losses_stand_in_one_frame_and_the_best_checkpoint_is_marked() -> None:
+    held_out = {2: 3.0, 4: 1.0, 6: 1.5, 8: 2.0}
+    rows = [
+        (step, {"loss": 1 / step, **({"held_out_loss": held_out[step]} if step in held_out else {})})
+        for step in range(1, 9)
+    ]
+    running, ended = losses(rows, None), losses(rows, 6)
+    assert running
+    assert ended
+    assert running["best"] == {"step": 4, "value": 1.0, "is_version": False}
+    assert ended["best"] == {"step": 6, "value": 1.5, "is_version": True}
+    assert f"{ended['mark']['x']},{ended['mark']['y']}" in ended["lines"][1]["points"].split()
+    assert losses([(step, {"loss": 1.0}) for step in (1, 2)], None) is None
 
 
 def test_a_long_run_draws_few_points_and_keeps_its_last() -> None:

@@ -34,10 +34,30 @@ def curves(rows: Rows) -> list[dict[str, Any]]:
     return [each for each in drawn_curves if each]
 
 
+def losses(rows: Rows, best_step: int | None) -> dict[str, Any] | None:
+    """Return training and held-out loss in one frame; None unless both were logged at two steps or more.
+
+    The checkpoint that became the version is marked, else the lowest held-out loss so far; `best` is {step, value,
+    is_version}.
+    """
+    series = [points_of(rows, "loss"), points_of(rows, "held_out_loss")]
+    if min(map(len, series)) < 2:
+        return None
+    held_out = dict(series[1])
+    step = best_step if best_step in held_out else min(held_out, key=lambda at: held_out[at])
+    best = {"step": step, "value": held_out[step], "is_version": step == best_step}
+    return {"best": best, **charts.overlay(FRAME, series, (step, held_out[step]))}
+
+
+def points_of(rows: Rows, name: str) -> list[tuple[int, float]]:
+    """Return the (step, value) pairs at which the quantity was logged."""
+    scale = 1e-9 if name == "memory_bytes" else 1
+    return [(step, values[name] * scale) for step, values in rows if values.get(name) is not None]
+
+
 def curve(rows: Rows, name: str) -> dict[str, Any] | None:
     """Return one quantity's curve; None with fewer than two points."""
-    scale = 1e-9 if name == "memory_bytes" else 1
-    known = [(step, values[name] * scale) for step, values in rows if values.get(name) is not None]
+    known = points_of(rows, name)
     if len(known) < 2:
         return None
     return {"name": name, "title": NAMES[name], **charts.curve(FRAME, known)}

@@ -20,7 +20,7 @@ from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, without_bodies
 from training.models import RunLog, TrainingRun
 from training.models.hyperparameters import TABLE
-from training.pages.curves import curves
+from training.pages.curves import curves, losses
 from training.pages.fields import is_switch
 from training.pages.forms import RunForm
 from training.pages.retention import form_for
@@ -147,9 +147,12 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a run as stored in the database; it does not depend on an open page."""
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
+    rows = list(viewed.metrics.values_list("step", "values"))
+    both = losses(rows, viewed.version.metrics.get("best_step") if viewed.version else None)
     context = {
         "job": viewed,
-        "curves": curves(list(viewed.metrics.values_list("step", "values"))),
+        "losses": both,
+        "curves": [each for each in curves(rows) if not (both and each["name"] in ("loss", "held_out_loss"))],
         "log": RunLog.tail(viewed, LOG_TAIL),
         "answers": list(viewed.answers.all()) if viewed.prompts else [],
         "may_train": Scope.TRAIN in scopes,

@@ -185,6 +185,12 @@ TABLE = {
             "Where replicas may be: host, host:port, .domain or network, with commas; empty = the embedded engines.",
         ),
         Setting(
+            "ADAPTERHUB_ROUTER_SECRET_PATH",
+            "",
+            "File of the secret that engines' API keys are sealed with for the routers; empty = router-secret in the "
+            "data folder, generated once.",
+        ),
+        Setting(
             "ADAPTERHUB_TABLE_MAX_AGE_S",
             "86400",
             "Seconds that a router serves from one routing table; after them it answers 503 stale_table.",

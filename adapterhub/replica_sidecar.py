@@ -27,7 +27,13 @@ from serving_client import log_lines
 
 PASSED = {
     "GET": ("/health", "/version", "/v1/models"),
-    "POST": ("/v1/unload_lora_adapter", "/v1/completions", "/v1/chat/completions"),
+    "POST": (
+        "/v1/unload_lora_adapter",
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+    ),
 }
 LOAD = "/v1/load_lora_adapter"
 # Below the 5 s after which engines close an idle connection.

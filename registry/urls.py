@@ -59,4 +59,6 @@ urlpatterns = [
     path("clusters/<reference:slug>/replicas/", creation.add_replica, name="add-replica"),
     path("clusters/<reference:slug>/grant/", clusters.grant_cluster, name="grant-cluster"),
     path("clusters/<reference:slug>/withdraw/", clusters.withdraw_grant, name="withdraw-grant"),
+    path("clusters/<reference:slug>/<slug:verb>/", clusters.steer_cluster, name="steer-cluster"),
+    path("replicas/<int:pk>/<slug:verb>/", clusters.steer_replica, name="steer-replica"),
 ]

@@ -18,6 +18,7 @@ from serving_client.protocol import (
     RolloutRoute,
     RoutingTable,
     Sampling,
+    Share,
     TokenRoute,
     VersionRoute,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "RoutingTable",
     "Sampling",
     "SglangClient",
+    "Share",
     "TensorRtClient",
     "TokenRoute",
     "VersionRoute",

@@ -76,8 +76,9 @@ class EngineClient:
     EngineUnreachable if the replica does not answer, and EngineFailed if the answer cannot be understood.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float = 30.0, key: str = "") -> None:
         self.url = base_url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         # Not httpx, whose calls take four times the CPU: the control loop asks a thousand replicas.
         secure = {"ssl_context": tls()} if self.url.startswith("https:") else {}
         self._pool = urllib3.connection_from_url(self.url, maxsize=POOL_SIZE, timeout=timeout_s, **secure)
@@ -211,7 +212,7 @@ class EngineClient:
                 method,
                 urllib3.util.parse_url(self.url + path).request_uri,
                 body=None if body is None else json.dumps(body).encode(),
-                headers={"Content-Type": "application/json"},
+                headers=self._headers,
                 retries=False,
                 redirect=False,
                 preload_content=False,

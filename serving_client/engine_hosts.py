@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -19,6 +20,20 @@ def target_of(url: str) -> tuple[str, int] | None:
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
         return None
     return host, port
+
+
+def normalised(url: str) -> str:
+    """Return the one spelling of an engine's address: lower case, no default port, no dot or slash at the end.
+
+    Raises ValueError for a port that is none.
+    """
+    parts = urlsplit(url.strip())
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()
+    with contextlib.suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    literal = f"[{host}]" if ":" in host else host
+    port = f":{parts.port}" if parts.port not in (None, {"http": 80, "https": 443}.get(scheme)) else ""
+    return f"{scheme}://{literal}{port}{parts.path.rstrip('/')}"
 
 
 def addresses(host: str, port: int) -> set[str]:

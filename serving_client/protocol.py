@@ -1,15 +1,13 @@
 """The messages between the control plane and the routers, and the Valkey keys under which they are. Pure.
 
-The control plane publishes the routing table. Routers report outcomes, leave samples for the judge, and ask for cold
-versions.
+The control plane publishes the routing table. Routers ask for cold versions; what they report is in `reports`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import orjson
 
@@ -29,17 +27,10 @@ OUTCOMES, REPORTS = "ah:outcomes", "o"
 SAMPLES, JUDGING = "ah:samples", "ah:judging"
 # Prefixes of keys: cached answers, the rate of a project at the routers, the rate of a caller at the REST API.
 CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
+# Of a project on a granted cluster: its requests, and its tokens.
+SHARE_RATE, SHARE_TOKENS = "ah:share-rate", "ah:share-tokens"
 # A hash of the control plane: task name -> epoch seconds of its last success.
 TASK_SUCCESSES = "ah:task-successes"
-
-
-class Fielded(Protocol):
-    """The type of dataclass instances, for type hints."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-Record = TypeVar("Record", bound=Fielded)
 
 
 @dataclass(frozen=True)
@@ -105,6 +96,14 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A project's limits on a cluster that was granted to it: requests a second, tokens a minute; None = no limit."""
+
+    requests_per_s: float | None = None
+    tokens_per_min: float | None = None
+
+
+@dataclass(frozen=True)
 class AliasRoute:
     """The served name of an alias' stable version and, while a rollout runs, its split.
 
@@ -128,7 +127,8 @@ class VersionRoute:
 
     `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
     of more than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica
-    will hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane.
+    will hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane. `share`
+    is the key of the project's limits on the cluster that serves it, if there are any.
     """
 
     project: str
@@ -139,6 +139,7 @@ class VersionRoute:
     most_characters: int | None = None
     refusal: str | None = None
     created: int = 0
+    share: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ class RoutingTable:
 
     Names of aliases and adapters are unique in a project only: `aliases` is keyed by `<project>/<alias>`. `adapters`
     maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the same way
-    the adapters of which callers may name approved versions only to these versions.
+    the adapters of which callers may name approved versions only to these versions. `engine_keys` maps replicas to the
+    API keys of their engines, sealed for the routers. `shares` has the limits that versions' routes name.
     """
 
     generation: int
@@ -168,6 +170,8 @@ class RoutingTable:
     tokens: Mapping[str, TokenRoute] = field(default_factory=dict)
     limits: Mapping[str, RateLimit] = field(default_factory=dict)
     approved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_keys: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
 
     def may_be_named(self, version: str) -> bool:
         """Return True if a caller may ask for this version by its own name.
@@ -245,6 +249,8 @@ def _table(raw: dict[str, Any]) -> RoutingTable:
         tokens={name: _token(route) for name, route in raw["tokens"].items()},
         limits={name: _limit(limit) for name, limit in raw.get("limits", {}).items()},
         approved={adapter: tuple(names) for adapter, names in raw.get("approved", {}).items()},
+        engine_keys={str(url): str(key) for url, key in raw.get("engine_keys", {}).items()},
+        shares={key: _share(share) for key, share in raw.get("shares", {}).items()},
     )
 
 
@@ -259,6 +265,14 @@ def _limit(raw: dict[str, Any]) -> RateLimit:
     if per_s <= 0 or burst < 1:
         raise ValueError("A rate limit needs per_s above 0 and burst from 1 on.")
     return RateLimit(per_s, burst)
+
+
+def _share(raw: dict[str, Any]) -> Share:
+    """Parse a share. Raises ValueError for a limit that would refuse every request."""
+    limits = {name: raw.get(name) for name in ("requests_per_s", "tokens_per_min")}
+    if any(limit is not None and float(limit) <= 0 for limit in limits.values()):
+        raise ValueError("A limit of a share is above 0.")
+    return Share(**{name: None if limit is None else float(limit) for name, limit in limits.items()})
 
 
 def _alias(raw: dict[str, Any]) -> AliasRoute:
@@ -305,98 +319,9 @@ def _version(raw: dict[str, Any]) -> VersionRoute:
         None if most is None else int(most),
         raw.get("refusal"),
         int(raw.get("created", 0)),
+        raw.get("share"),
     )
 
 
 def _token(raw: dict[str, Any]) -> TokenRoute:
     return TokenRoute(raw["hash"], raw["project"], tuple(raw["scopes"]), raw["expires_at"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredAnswer:
-    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule.
-
-    `tokens_estimated` is True where the engine sent no counts of tokens, and the router estimated them.
-    """
-
-    status: int
-    ttft_ms: float | None
-    total_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-    empty: bool | None = None
-    refusal: bool | None = None
-    format_failure: bool | None = None
-    differs: bool | None = None
-    tokens_estimated: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome(MeasuredAnswer):
-    """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
-
-    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
-    `shadow`; `mirrored` describes the stable version's answer to the same request.
-    """
-
-    response_id: str
-    at: float
-    project: str
-    alias: str | None
-    version: str
-    arm: str
-    sticky: bool
-    unit: str | None
-    cache: str = "bypass"
-    counted: bool = True
-    mirrored: MeasuredAnswer | None = None
-
-    @classmethod
-    def all_from_json(cls, text: str | bytes) -> list[Outcome]:
-        """Parse the reports of a stream entry; a router of an earlier release sends one instead of a list.
-
-        Fields added by a newer router are ignored. Raises ValueError.
-        """
-        content = orjson.loads(text)
-        return [_outcome(raw) for raw in (content if isinstance(content, list) else [content])]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sampled answer with its question, for the judge; `unit` as sha256 hex, `at` in epoch seconds."""
-
-    response_id: str
-    rollout: str
-    arm: str
-    unit: str
-    at: float
-    question: Any
-    answer: str
-
-    def to_json(self) -> bytes:
-        """Return the sample as JSON, to be encrypted."""
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Sample:
-        """Parse a sample; fields added by a newer router are ignored. Raises ValueError."""
-        return _record(cls, orjson.loads(text))
-
-
-def hash_of(unit: str) -> str:
-    """Return the sha256 in hexadecimal by which tables, outcomes and samples name a unit, often a person's name."""
-    return hashlib.sha256(unit.encode()).hexdigest()
-
-
-def _outcome(raw: dict[str, Any]) -> Outcome:
-    outcome = _record(Outcome, raw)
-    mirrored = raw.get("mirrored")
-    return replace(outcome, mirrored=_record(MeasuredAnswer, mirrored)) if mirrored else outcome
-
-
-def _record(kind: type[Record], raw: dict[str, Any]) -> Record:
-    """Build a dataclass from the fields that it knows. Raises ValueError if one is missing."""
-    try:
-        return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"The text is not a {kind.__name__}: {error}.") from error

@@ -15,8 +15,21 @@ local level = math.min(burst, (tonumber(held[1]) or burst) + math.max(0, now - (
 local wait = 0
 if level >= 1 then level = level - 1 else wait = math.ceil((1 - level) / rate * 1000) end
 redis.call('HSET', KEYS[1], 'level', tostring(level), 'at', string.format('%.6f', now))
-redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
+redis.call('PEXPIRE', KEYS[1], math.ceil((burst - level) / rate * 1000) + 1000)
 return {wait, math.floor(level)}
+"""
+
+# Takes ARGV[3] more tokens than there may be: the level goes below zero, and TAKE waits until it is above again.
+CHARGE = """
+local rate, burst, spent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+local held = redis.call('HMGET', KEYS[1], 'level', 'at')
+local level = math.min(burst, (tonumber(held[1]) or burst) + math.max(0, now - (tonumber(held[2]) or now)) * rate)
+level = level - spent
+redis.call('HSET', KEYS[1], 'level', tostring(level), 'at', string.format('%.6f', now))
+redis.call('PEXPIRE', KEYS[1], math.ceil((burst - level) / rate * 1000) + 1000)
+return 1
 """
 
 
@@ -34,3 +47,8 @@ class Bucket:
             return (1 - self.level) / limit.per_s
         self.level -= 1
         return 0.0
+
+    def charge(self, limit: RateLimit, now: float, spent: float) -> None:
+        """Take what was spent, below zero if need be."""
+        self.level = min(limit.burst, self.level + (now - self._at) * limit.per_s) - spent
+        self._at = now

@@ -16,8 +16,8 @@ class TensorRtClient(EngineClient):
     A load therefore proves nothing before the first completion, which may refuse the adapter.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
-        super().__init__(base_url, timeout_s=timeout_s)
+    def __init__(self, base_url: str, *, timeout_s: float = 30.0, key: str = "") -> None:
+        super().__init__(base_url, timeout_s=timeout_s, key=key)
         self._paths: dict[str, str] = {}
 
     def models(self) -> list[LoadedModel]:

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 
 from adapterhub.environment import TABLE
-from registry.models.cluster import Cluster
+from registry.models.fleet.cluster import Cluster
 from serving_client.vllm_slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 

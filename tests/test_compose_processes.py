@@ -79,6 +79,7 @@ def exchanged(fresh_database: str, tmp_path: Path, interpreters: dict[str, str])
     folder = tmp_path / "secrets"
     folder.mkdir()
     (folder / "secret_key").write_text(secrets.token_urlsafe(64))
+    (folder / "router_secret").write_text(secrets.token_urlsafe(64))
     (folder / "database_url").write_text(database_url(HOME, fresh_database))
     (folder / "database_owner_url").write_text(database_owner_url(HOME, fresh_database))
     (folder / "database_signer_url").write_text(database_signer_url(HOME, fresh_database))

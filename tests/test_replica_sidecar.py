@@ -12,6 +12,7 @@ from adapterhub.artifacts import S3Store
 from adapterhub.replica_sidecar import Agent
 from serving_client import EngineClient, EngineFailed, EngineRejected
 from tests.byte_llama import save_adapter, save_model
+from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url
 from tests.soak.engine_process import EngineProcess
 
@@ -118,3 +119,14 @@ def test_an_engine_that_is_down_is_no_refusal(store: S3Store, served: Path, dige
     agent = Agent(store, served, closed_url())
     with Server(agent.app()) as front, EngineClient(front.url) as client, pytest.raises(EngineFailed, match="engine"):
         client.load_adapter("one", str(served / digest))
+
+
+def test_embeddings_and_responses_pass_and_the_engine_gets_its_key(store: S3Store, served: Path) -> None:
+    fake = FakeEngine()
+    fake.embeds = fake.responds = True
+    with Server(fake.app()) as engine, Server(Agent(store, served, engine.url).app()) as front:
+        headers = {"Authorization": "Bearer sk-1"}
+        for path, body in (("embeddings", {"input": "a"}), ("responses", {"input": "a"})):
+            answer = httpx.post(f"{front.url}/v1/{path}", json={"model": "tiny", **body}, headers=headers)
+            assert answer.status_code == 200
+    assert [received["authorization"] for _, received in fake.received] == ["Bearer sk-1"] * 2

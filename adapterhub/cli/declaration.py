@@ -128,6 +128,17 @@ class Rollout(Strict):
     reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 
 
+class Cluster(Strict):
+    """The cluster that should exist, and the addresses of all its replicas; those that are not named are deleted."""
+
+    slug: Slug
+    engine: Literal["embedded", "vllm"] = "embedded"
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] = 64
+    max_loras: Annotated[int, Field(ge=1)] = 8
+    replicas: list[str] | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
+
+
 class Declaration(Strict):
     """The whole file of `adapterhub apply`: the adapter, its data, the training, the gates and the rollout."""
 
@@ -141,6 +152,7 @@ class Declaration(Strict):
     budget: Budget | None = None
     hyperparameters: dict[str, int | float | str] = {}
     gates: Gates | None = None
+    cluster: Cluster | None = None
     rollout: Rollout | None = None
 
     @property

@@ -12,7 +12,18 @@ from adapterhub.cli.exit_codes import Ended, Exit, code_of
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import ApiError, Client, calls
 from adapterhub.client.calls import Call
-from adapterhub.client.rest_types import Adapter, Alias, Evaluation, Page, PlanCheck, RankAnalysis, Rollout, TrainingRun
+from adapterhub.client.rest_types import (
+    Adapter,
+    Alias,
+    Cluster,
+    Evaluation,
+    Page,
+    PlanCheck,
+    RankAnalysis,
+    Replica,
+    Rollout,
+    TrainingRun,
+)
 
 T = TypeVar("T")
 
@@ -36,6 +47,8 @@ class State:
     project: str
     file: Path
     timeout_s: float
+    cluster: Cluster | None = None
+    replicas: list[Replica] = field(default_factory=list)
     adapter: Adapter | None = None
     dataset: int | None = None
     checking: int | None = None
@@ -75,7 +88,7 @@ class State:
 
         Raises Ended for a declaration with fields that the server does not accept.
         """
-        declared = self.declared.model_dump(exclude={"project", "data"}, exclude_none=True)
+        declared = self.declared.model_dump(exclude={"project", "data", "cluster"}, exclude_none=True)
         facts = {"dataset": self.checking or self.dataset, "columns": self.columns, "version": self.version}
         try:
             return self.api.send(calls.check_plan(self.project, {**declared, **facts}))

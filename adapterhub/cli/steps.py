@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adapterhub.cli import datasets
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.fleet.cluster_step import TheCluster
 from adapterhub.cli.plan_state import Change, State, Step, known
 from adapterhub.cli.version_commands import require_no_worse, require_scores
 from adapterhub.client import ApiError, calls
@@ -383,6 +384,7 @@ class TheRollout:
 
 
 STEPS: list[Step] = [
+    TheCluster(),
     TheAdapter(),
     TheData(),
     TheRanks(),

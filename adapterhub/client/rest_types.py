@@ -141,6 +141,44 @@ class Alias(TypedDict):
     generation: int
 
 
+class Cluster(TypedDict):
+    """A cluster: replicas of one engine with one base model."""
+
+    slug: str
+    project: str
+    base_model: str
+    engine: str
+    max_lora_rank: int
+    max_loras: int
+    has_engine_key: bool
+
+
+class Replica(TypedDict):
+    """A replica as it was last observed. `draining_since` is null unless it is drained."""
+
+    id: int
+    cluster: str
+    url: str
+    is_healthy: bool
+    draining_since: str | None
+    message: str
+
+
+class ReplicaState(TypedDict):
+    """Desired and observed versions of a replica; `foreign` are those that another hand loaded."""
+
+    id: int
+    url: str
+    is_healthy: bool
+    draining_since: str | None
+    desired: list[str]
+    observed: list[str]
+    missing: list[str]
+    surplus: list[str]
+    foreign: list[str]
+    message: str
+
+
 class Rollout(TypedDict):
     """A rollout. `weight` is the candidate's share of the traffic in percent, `step` counts from 0.
 

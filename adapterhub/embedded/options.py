@@ -37,6 +37,7 @@ class Options:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     engine_hosts: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
+    router_secret_file: str = ""
     table_max_age_s: int = 86_400
     connections: int = 4096
     connections_per_address: int = 512
@@ -66,6 +67,7 @@ class Options:
             hosts=tuple(environment.words("ADAPTERHUB_HOSTS", environ)),
             engine_hosts=tuple(environment.engine_hosts(environ)),
             proxies=tuple(environment.networks("ADAPTERHUB_PROXIES", environ)),
+            router_secret_file=environment.read("ADAPTERHUB_ROUTER_SECRET_PATH", environ),
             table_max_age_s=environment.integer("ADAPTERHUB_TABLE_MAX_AGE_S", environ, least=1),
             connections=environment.integer("ADAPTERHUB_CONNECTIONS", environ, least=1, most=2**20),
             connections_per_address=environment.integer("ADAPTERHUB_CONNECTIONS_PER_ADDRESS", environ),

@@ -137,6 +137,7 @@ def _router(options: Options) -> ProcessSpec:
     argv += ["--engine-hosts", ",".join(options.engine_hosts), "--table-max-age-s", str(options.table_max_age_s)]
     argv += ["--connections", str(options.connections), "--proxies", ",".join(options.proxies)]
     argv += ["--connections-per-address", str(options.connections_per_address)]
+    argv += ["--secret-file", options.router_secret_file or str(options.home / "router-secret")]
     argv += ["--metrics-token-file", str(folder / "metrics-token")]
     return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
 

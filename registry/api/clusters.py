@@ -13,10 +13,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.api.permissions import actor_of, named_project
+from adapterhub.api.unknown_fields import require_known
 from adapterhub.core.tenancy import Scope
-from registry.api.fields import reference, slug_of
+from registry.api.fields import ReasonSerializer, reference, slug_of
 from registry.api.resources import BySlug, Named, Reading, named_record
 from registry.models import BaseModel, Cluster, ClusterGrant, Replica
+from registry.models.fleet.grant import SHARES
 from registry.serving.cluster_state import cluster_state
 
 
@@ -26,9 +28,35 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
     project = slug_of()
     base_model = slug_of()
 
+    has_engine_key = serializers.SerializerMethodField(help_text="True if its engines ask for an API key.")
+
     class Meta:
         model = Cluster
-        fields = ["slug", "project", "base_model", "engine", "max_lora_rank", "max_loras", "created_at"]
+        fields = [
+            "slug",
+            "project",
+            "base_model",
+            "engine",
+            "max_lora_rank",
+            "max_loras",
+            "has_engine_key",
+            "reconciled_at",
+            "created_at",
+        ]
+
+    def get_has_engine_key(self, cluster: Cluster) -> bool:
+        """Return True if an API key is kept for the engines; the key itself is never shown."""
+        return bool(cluster.sealed_key)
+
+
+class EngineKeyField(serializers.RegexField):
+    """The API key of engines: what fits into a header, and never comes back."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        text = "The key that the engines were started with (vllm --api-key); kept encrypted, never shown. Empty = none."
+        super().__init__(
+            r"^[!-~]*$", max_length=500, required=False, allow_blank=True, write_only=True, help_text=text, **kwargs
+        )
 
 
 class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
@@ -36,12 +64,38 @@ class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     project = serializers.SlugField()
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
+    engine_key = EngineKeyField()
 
     class Meta:
         model = Cluster
-        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras"]
+        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras", "engine_key"]
         # The database refuses a second slug of the project.
         validators: list[Any] = []
+
+
+class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
+    """The changeable part of a cluster: how its engines were started, and their API key."""
+
+    engine_key = EngineKeyField()
+    reason = serializers.CharField(max_length=2000)
+    confirm = serializers.BooleanField(default=False, help_text="True: live versions above the new rank are cut off.")
+
+    class Meta:
+        model = Cluster
+        fields = ["engine", "max_lora_rank", "max_loras", "engine_key", "reason", "confirm"]
+        extra_kwargs = {name: {"required": False} for name in ("engine", "max_lora_rank", "max_loras")}
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that something changes. Raises ValidationError."""
+        if not fields.keys() - {"reason", "confirm"}:
+            raise serializers.ValidationError({"engine": "Name what changes."})
+        return fields
+
+
+class CuttingOffSerializer(ReasonSerializer):
+    """Why, and whether versions that nothing else can answer for are cut off."""
+
+    confirm = serializers.BooleanField(default=False, help_text="True: what it alone holds is cut off.")
 
 
 class GrantSerializer(serializers.ModelSerializer[ClusterGrant]):
@@ -52,15 +106,32 @@ class GrantSerializer(serializers.ModelSerializer[ClusterGrant]):
 
     class Meta:
         model = ClusterGrant
-        fields = ["project", "is_accepted", "granted_by", "granted_at", "withdrawn_at"]
+        fields = ["project", "is_accepted", *SHARES, "granted_by", "granted_at", "withdrawn_at"]
 
     def get_is_accepted(self, grant: ClusterGrant) -> bool:
         """Return True if the project has accepted the grant."""
         return grant.project_id is not None
 
 
-class NewGrantSerializer(serializers.Serializer[Any]):
-    """The project to grant a cluster to."""
+class SharesSerializer(serializers.Serializer[Any]):
+    """The shares of a granted cluster; null means an equal part of the slots, and no other limit."""
+
+    slots = serializers.IntegerField(
+        min_value=1, max_value=2**31 - 1, required=False, allow_null=True, help_text="Adapter slots of a replica."
+    )
+    requests_per_s = serializers.FloatField(min_value=0.001, max_value=1e6, required=False, allow_null=True)
+    tokens_per_min = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False, allow_null=True)
+
+
+class ChangedGrantSerializer(SharesSerializer):
+    """The new shares of a project's grant, and why; a share that is not named stays as it is."""
+
+    project = serializers.SlugField(max_length=50)
+    reason = serializers.CharField(max_length=2000)
+
+
+class NewGrantSerializer(SharesSerializer):
+    """The project to grant a cluster to, and its shares."""
 
     project = serializers.SlugField(max_length=50, help_text="Slug of the project that may use the cluster.")
     reason = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="")
@@ -88,16 +159,17 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
             "engine_version",
             "max_length",
             "loaded",
+            "foreign",
             "refused",
+            "draining_since",
             "message",
             "seen_at",
         ]
 
 
-class NewReplicaSerializer(serializers.Serializer[Any]):
-    """The replica to add to a cluster."""
+class AddressSerializer(serializers.Serializer[Any]):
+    """The address of a replica."""
 
-    cluster = reference()
     # A host of a private network is often a bare name, which URLField refuses.
     url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
@@ -116,15 +188,30 @@ class NewReplicaSerializer(serializers.Serializer[Any]):
         return url
 
 
-class ReplicaStateSerializer(serializers.Serializer[Any]):
-    """Desired and observed versions of a replica."""
+class NewReplicaSerializer(AddressSerializer):
+    """The replica to add to a cluster."""
 
+    cluster = reference()
+
+
+class ReplicaChangeSerializer(AddressSerializer):
+    """The replica's new address, and why."""
+
+    reason = serializers.CharField(max_length=2000)
+
+
+class ReplicaStateSerializer(serializers.Serializer[Any]):
+    """Desired and observed versions of a replica; `foreign` are those that another hand loaded."""
+
+    id = serializers.IntegerField()
     url = serializers.CharField()
     is_healthy = serializers.BooleanField()
+    draining_since = serializers.DateTimeField(allow_null=True)
     desired = serializers.ListField(child=serializers.CharField())
     observed = serializers.ListField(child=serializers.CharField())
     missing = serializers.ListField(child=serializers.CharField())
     surplus = serializers.ListField(child=serializers.CharField())
+    foreign = serializers.ListField(child=serializers.CharField())
     message = serializers.CharField()
 
 
@@ -138,9 +225,13 @@ class ClusterViewSet(Named):
     filters = {"project": "project__slug", "base_model": "base_model__slug", "engine": "engine"}
     scopes = {
         "create": Scope.OPERATE,
+        "partial_update": Scope.OPERATE,
+        "destroy": Scope.OPERATE,
+        "drain": Scope.OPERATE,
         "state": Scope.READ,
         "grants": Scope.READ,
         "grant": Scope.OPERATE,
+        "change_grant": Scope.OPERATE,
         "withdraw": Scope.OPERATE,
     }
 
@@ -150,6 +241,27 @@ class ClusterViewSet(Named):
         fields = self.read(NewClusterSerializer)
         project = named_project(request, fields.pop("project"), Scope.OPERATE)
         return self.write(Cluster.create(project=project, by=actor_of(request), **fields), 201)
+
+    @extend_schema(request=ClusterChangeSerializer, responses=ClusterSerializer)
+    def partial_update(self, request: Request, slug: str) -> Response:
+        """Change how the cluster's engines were started, or their API key."""
+        cluster = self.get_object()
+        cluster.change(by=actor_of(request), **self.read(ClusterChangeSerializer))
+        return self.write(cluster)
+
+    @extend_schema(parameters=[ReasonSerializer], responses={204: None})
+    def destroy(self, request: Request, slug: str) -> Response:
+        """Delete a cluster that has neither aliases nor replicas."""
+        self.get_object().remove(by=actor_of(request), **read_query(request, ReasonSerializer))
+        return Response(status=204)
+
+    @extend_schema(request=CuttingOffSerializer, responses=ClusterSerializer)
+    @action(detail=True, methods=["post"])
+    def drain(self, request: Request, slug: str) -> Response:
+        """Drain all replicas of the cluster: they get no more requests, and unload what they hold."""
+        cluster = self.get_object()
+        cluster.drain(by=actor_of(request), **self.read(CuttingOffSerializer))
+        return self.write(cluster)
 
     @extend_schema(responses=GrantSerializer(many=True))
     @action(detail=True, pagination_class=None)
@@ -166,6 +278,13 @@ class ClusterViewSet(Named):
         """
         granted = self.get_object().grant(by=actor_of(request), **self.read(NewGrantSerializer))
         return Response(GrantSerializer(granted).data, 201)
+
+    @extend_schema(request=ChangedGrantSerializer, responses=GrantSerializer)
+    @grants.mapping.patch
+    def change_grant(self, request: Request, slug: str) -> Response:
+        """Change what a project may take of the cluster: slots, requests a second, tokens a minute."""
+        granted = self.get_object().change_grant(by=actor_of(request), **self.read(ChangedGrantSerializer))
+        return Response(GrantSerializer(granted).data)
 
     @extend_schema(request=WithdrawnGrantSerializer, responses=GrantSerializer)
     @action(detail=True, methods=["post"], url_path="grants/withdraw")
@@ -188,7 +307,7 @@ class ReplicaViewSet(Reading):
     serializer_class = ReplicaSerializer
     project_path = "cluster__project"
     filters = {"project": "cluster__project__slug", "cluster": "cluster__slug", "is_healthy": "is_healthy"}
-    scopes = {"create": Scope.OPERATE}
+    scopes = dict.fromkeys(("create", "partial_update", "destroy", "drain", "resume"), Scope.OPERATE)
 
     @extend_schema(request=NewReplicaSerializer, responses={201: ReplicaSerializer})
     def create(self, request: Request) -> Response:
@@ -196,3 +315,43 @@ class ReplicaViewSet(Reading):
         fields = self.read(NewReplicaSerializer)
         cluster = named_record(self, Cluster, "slug", fields["cluster"], Scope.OPERATE, "cluster")
         return self.write(cluster.add_replica(url=fields["url"], by=actor_of(request)), 201)
+
+    @extend_schema(request=ReplicaChangeSerializer, responses=ReplicaSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Correct a replica's address; it gets requests once it was seen there and has loaded its versions."""
+        replica = self.get_object()
+        fields = self.read(ReplicaChangeSerializer)
+        replica.change_address(fields["url"], reason=fields["reason"], by=actor_of(request))
+        return self.write(replica)
+
+    @extend_schema(parameters=[CuttingOffSerializer], responses={204: None})
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Delete a replica, whether it answers or not; its engine is left alone."""
+        self.get_object().remove(by=actor_of(request), **read_query(request, CuttingOffSerializer))
+        return Response(status=204)
+
+    @extend_schema(request=CuttingOffSerializer, responses=ReplicaSerializer)
+    @action(detail=True, methods=["post"])
+    def drain(self, request: Request, pk: str) -> Response:
+        """Drain a replica: it gets no more requests, running answers end, and it unloads what it holds."""
+        replica = self.get_object()
+        replica.drain(by=actor_of(request), **self.read(CuttingOffSerializer))
+        return self.write(replica)
+
+    @extend_schema(request=ReasonSerializer, responses=ReplicaSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Let a drained replica serve again."""
+        replica = self.get_object()
+        replica.resume(by=actor_of(request), **self.read(ReasonSerializer))
+        return self.write(replica)
+
+
+def read_query(request: Request, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+    """Return the query's parameters, validated by the serializer: a DELETE has no body."""
+    given = request.query_params.dict()
+    serializer = serializer_class(data=given)
+    require_known(serializer, given)
+    serializer.is_valid(raise_exception=True)
+    validated: dict[str, Any] = serializer.validated_data
+    return validated

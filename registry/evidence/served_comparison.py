@@ -24,6 +24,7 @@ from adapterhub.workspace import place_for_child
 from registry.exports import zip_export as exports
 from registry.models import AdapterVersion, Replica, ServedComparison
 from registry.serving import replica_calls
+from registry.serving.replica_calls import Engine
 
 COMPARER = system("comparison")
 TOKENS = 48
@@ -81,7 +82,9 @@ def measured(version: AdapterVersion, replica: Replica) -> dict[str, Any]:
     try:
         reference = reference_of(version)
         names = (base.slug, version.served_name)
-        served = replica_calls.prompt_logprobs(replica.url, names, reference["tokens"])
+        served = replica_calls.prompt_logprobs(
+            Engine(replica.url, replica.cluster.engine_key), names, reference["tokens"]
+        )
     except DomainError as error:
         return {"verdict": Verdict.NOT_COMPARED, "reason": str(error)[:500]}
     return judged(reference, served[base.slug], served[version.served_name])

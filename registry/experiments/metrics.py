@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving_client.protocol import MeasuredAnswer
+from serving_client.reports import MeasuredAnswer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from adapterhub.core.errors import Invalid
 from adapterhub.core.regex_check import pattern_fault
 from registry.experiments.guardrails import Guardrail, Kind
 from registry.experiments.metrics import METRICS, UNSEEN_ALONE, is_measured
-from serving_client.protocol import hash_of
+from serving_client.reports import hash_of
 
 Steps = list[dict[str, Any]]
 MINUTE, HOUR = 60, 3600

@@ -5,11 +5,13 @@ from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.blind_test import BlindTest, BlindVote
-from registry.models.cluster import Cluster, ClusterGrant, Replica
 from registry.models.decision import RolloutDecision
 from registry.models.dossier import Dossier
 from registry.models.evaluation import ServedComparison, VersionEvaluation
 from registry.models.feedback import Feedback
+from registry.models.fleet.cluster import Cluster
+from registry.models.fleet.grant import ClusterGrant
+from registry.models.fleet.replica import Replica
 from registry.models.response import Response
 from registry.models.rollout import Rollout
 from registry.models.rollout_measurement import RolloutMinute, RolloutUnit

@@ -21,8 +21,8 @@ from registry.domain_signals import routes_changed
 from registry.models.adapter import Adapter, AdapterVersion
 from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import Cluster
 from registry.models.evaluation import require_no_objection, require_scores
+from registry.models.fleet.cluster import Cluster
 
 
 class AliasQuerySet(models.QuerySet["Alias"]):
@@ -221,7 +221,7 @@ class Alias(models.Model):
         send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Replace the policy (quorum, canary, cache).
+        """Replace the policy (quorum, canary, cache, replicas).
 
         Raises Invalid for a bad policy, NotAllowed if the alias is protected and nobody approved exactly this change,
         and PreconditionFailed if `expected_tag` is given and is not the ETag.

@@ -1,7 +1,7 @@
 """Validation of an alias' policy.
 
 `{"quorum": 0..10, "canary": percent, "cache": {"ttl_s": seconds, "max_bytes": bytes}, "evaluations": [{"task": name,
-"metric": name, "at_least" or "at_most": number}]}`; each key may be left out.
+"metric": name, "at_least" or "at_most": number}], "replicas": "all" | "auto" | n}`; each key may be left out.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ MAX_QUORUM = 10
 MAX_TTL_S = 7 * 86_400
 MAX_CACHE_BYTES = 2**30
 MAX_EVALUATIONS = 20
+ALL, AUTO, MAX_REPLICAS = "all", "auto", 10_000
 
 
 def check_policy(policy: dict[str, Any]) -> None:
     """Check a policy's keys and values. Raises Invalid, which names the key and its permitted values."""
     require(
-        not set(policy) - {"quorum", "canary", "cache", "evaluations"},
-        "A policy may only have the keys quorum, canary, cache and evaluations.",
+        not set(policy) - {"quorum", "canary", "cache", "evaluations", "replicas"},
+        "A policy may only have the keys quorum, canary, cache, evaluations and replicas.",
     )
     require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum must be a number from 0 to {MAX_QUORUM}.")
     if "canary" in policy:
@@ -29,6 +30,24 @@ def check_policy(policy: dict[str, Any]) -> None:
     if "cache" in policy:
         check_cache(policy["cache"])
     check_evaluations(policy.get("evaluations", []))
+    if "replicas" in policy:
+        wanted = policy["replicas"]
+        is_named = isinstance(wanted, str) and wanted in (ALL, AUTO)
+        require(
+            is_named or is_whole(wanted, 1, MAX_REPLICAS),
+            f'replicas must be "all", "auto" or a number from 1 to {MAX_REPLICAS:,}.',
+        )
+
+
+def copies(policy: dict[str, Any]) -> int | None:
+    """Return how many replicas should hold what the alias serves; None for all.
+
+    `auto` is one replica, and two for a protected alias, which must not wait for a load when one is lost.
+    """
+    wanted = policy.get("replicas", ALL)
+    if wanted == AUTO:
+        return 2 if policy.get("quorum") else 1
+    return None if wanted == ALL else int(wanted)
 
 
 def check_canary(policy: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from registry.experiments.metrics import METRICS, of_report
 from registry.experiments.quantiles import EDGES, Histogram
 from registry.experiments.sample_ratio import Exposure
 from registry.models.rollout import Rollout
-from serving_client.protocol import MeasuredAnswer
+from serving_client.reports import MeasuredAnswer
 
 # A None value records only that the metric was reported in that minute.
 Measured = tuple[Rollout, str, datetime, str, float | None]

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.forms import Form
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
@@ -14,9 +15,22 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, reason_in, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
-from registry.models import AdapterVersion, Cluster, without_bodies
-from registry.pages.forms import GrantForm, cleaned
+from registry.models import AdapterVersion, Cluster, Replica, without_bodies
+from registry.pages.forms import AddressForm, ClusterForm, CuttingOffForm, GrantForm, ReasonForm, ShareForm, cleaned
 from registry.serving.cluster_state import cluster_state
+
+CLUSTER_VERBS: dict[str, type[Form]] = {
+    "change": ClusterForm,
+    "change_grant": ShareForm,
+    "drain": CuttingOffForm,
+    "remove": ReasonForm,
+}
+REPLICA_VERBS: dict[str, type[ReasonForm]] = {
+    "change_address": AddressForm,
+    "drain": CuttingOffForm,
+    "resume": ReasonForm,
+    "remove": CuttingOffForm,
+}
 
 
 @login_required
@@ -52,7 +66,7 @@ def in_short(cluster: Cluster) -> dict[str, Any]:
 @login_required
 def cluster(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a cluster: desired and observed versions of each replica, its free slots, and its grants."""
-    rows = Cluster.objects.select_related("project", "base_model").prefetch_related("replicas")
+    rows = Cluster.objects.select_related("project", "base_model").prefetch_related("replicas", "grants")
     viewed = visible_or_404(request, rows, slug=slug)
     state = cluster_state(viewed)
     loaded_names = {name for row in state for name in row["observed"]}
@@ -66,8 +80,9 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
     context = {
         "cluster": viewed,
         "state": state,
-        "grants": viewed.grants.standing(),
-        "may_grant": Scope.OPERATE in scopes_in(request, viewed.project),
+        "grants": [grant for grant in viewed.grants.all() if grant.withdrawn_at is None],
+        "may_operate": Scope.OPERATE in scopes_in(request, viewed.project),
+        "form": ClusterForm(initial={"max_lora_rank": viewed.max_lora_rank, "max_loras": viewed.max_loras}),
     }
     return render(request, "registry/cluster.html", context)
 
@@ -77,8 +92,8 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
 def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
     """Grant the cluster to another project."""
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
-    viewed.grant(form["project"], reason=form["reason"], by=actor_of(request))
-    messages.success(request, f"Granted: an alias of {form['project']} on {viewed.ref} accepts it.")
+    viewed.grant(form.pop("project"), by=actor_of(request), **form)
+    messages.success(request, f"Granted: an alias of the project on {viewed.ref} accepts it.")
     return redirect("cluster", slug=viewed.ref)
 
 
@@ -90,6 +105,31 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
     viewed.withdraw(form["project"], reason=reason_in(request), by=actor_of(request))
     messages.success(request, f"Withdrawn: {viewed.ref} no longer serves {form['project']}.")
     return redirect("cluster", slug=viewed.ref)
+
+
+@login_required
+@require_POST
+def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
+    """Call the cluster's method that `verb` names, one of CLUSTER_VERBS; answer 404 for another."""
+    if verb not in CLUSTER_VERBS:
+        raise Http404
+    steered = operated(request, slug)
+    getattr(steered, verb)(by=actor_of(request), **cleaned(CLUSTER_VERBS[verb](request.POST)))
+    messages.success(request, f"Done: {steered.slug}, {verb}.")
+    return redirect("clusters") if verb == "remove" else redirect("cluster", slug=steered.ref)
+
+
+@login_required
+@require_POST
+def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+    """Call the replica's method that `verb` names, one of REPLICA_VERBS; answer 404 for another."""
+    if verb not in REPLICA_VERBS:
+        raise Http404
+    steered = visible_or_404(request, Replica.objects.select_related("cluster__project"), "cluster__project", pk=pk)
+    require_scope(request, steered.cluster.project, Scope.OPERATE)
+    getattr(steered, verb)(by=actor_of(request), **cleaned(REPLICA_VERBS[verb](request.POST)))
+    messages.success(request, f"Done: {steered.url}, {verb.replace('_', ' ')}.")
+    return redirect("cluster", slug=steered.cluster.ref)
 
 
 def operated(request: HttpRequest, slug: str) -> Cluster:

@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from adapterhub.api.pages import CHOOSE, offer
 from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, Alias, without_bodies
+from serving_client.vllm_slots import VLLM_RANKS
 
 OFFERED = 50
 BETWEEN = re.compile(r"^---[ \t]*$", re.MULTILINE)
@@ -61,7 +62,51 @@ class GrantForm(forms.Form):
     """Form for the project that a cluster is granted to."""
 
     project = forms.SlugField(max_length=50)
+    slots = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+    requests_per_s = forms.FloatField(min_value=0.001, max_value=1e6, required=False)
+    tokens_per_min = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
     reason = forms.CharField(max_length=2000, required=False)
+
+
+class ShareForm(GrantForm):
+    """Form for another share of a cluster that is granted already."""
+
+    reason = forms.CharField(max_length=2000)
+
+
+class CuttingOffForm(ReasonForm):
+    """Form for what may cut off versions that nothing else holds."""
+
+    confirm = forms.BooleanField(required=False, label="Cut off what it alone holds")
+
+
+class ClusterForm(CuttingOffForm):
+    """Form for how a cluster's engines were started; an empty key leaves the present one."""
+
+    max_lora_rank = forms.TypedChoiceField(
+        choices=[(rank, str(rank)) for rank in VLLM_RANKS], coerce=int, label="Highest rank"
+    )
+    max_loras = forms.IntegerField(min_value=1, max_value=100_000, label="Adapters a replica holds at once")
+    engine_key = forms.CharField(
+        max_length=500,
+        required=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        label="API key of the engines",
+        help_text="Empty leaves the present key. Remove one with REST or the command line.",
+    )
+
+    field_order = ("max_lora_rank", "max_loras", "engine_key", "confirm", "reason")
+
+    def clean(self) -> dict[str, Any]:
+        """Return the fields without an empty key."""
+        fields = super().clean() or self.cleaned_data
+        return fields if fields.get("engine_key") else {name: fields[name] for name in fields if name != "engine_key"}
+
+
+class AddressForm(ReasonForm):
+    """Form for a replica's new address."""
+
+    url = forms.CharField(max_length=300, label="Address")
 
 
 class SteeringForm(ReasonForm):

@@ -23,7 +23,8 @@ from adapterhub.encryption import SEALED_FOR_US, private_key
 from registry.models import Rollout, RolloutUnit
 from registry.rollouts.judge_client import NoScore, score
 from registry.serving.valkey import valkey
-from serving_client.protocol import JUDGING, SAMPLES, Sample
+from serving_client.protocol import JUDGING, SAMPLES
+from serving_client.reports import Sample
 
 METRIC = "judge_score"
 AT_ONCE, LONGEST_S, ALONE_S = 8, 20, 60

@@ -15,7 +15,8 @@ from registry.experiments.metrics import of_report
 from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
 from registry.models.rollout_measurement import Measured
 from registry.serving.valkey import valkey
-from serving_client.protocol import OUTCOMES, REPORTS, MeasuredAnswer, Outcome
+from serving_client.protocol import OUTCOMES, REPORTS
+from serving_client.reports import MeasuredAnswer, Outcome
 
 GROUP = "registry"
 # Entries a read; each entry has up to 50 reports.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from typing import Any
 
 import redis
 from django.conf import settings
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils.timezone import now
 
-from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Response, Rollout, without_bodies
+from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Replica, Response, Rollout, without_bodies
+from registry.models.alias_policy import copies as alias_copies
+from registry.serving.placement import place
+from registry.serving.slot_shares import parted, shared_out
 from registry.serving.valkey import still_open, wanted_now
 
 log = logging.getLogger(__name__)
@@ -20,13 +25,38 @@ Wanted = dict[str, AdapterVersion]
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
+@dataclass(frozen=True)
+class Desired:
+    """The content of a cluster: versions by their priority, and how many copies of each; None: on all replicas."""
+
+    versions: Wanted
+    copies: Mapping[str, int | None]
+
+    def placed(self, replicas: Iterable[Replica]) -> dict[int, Wanted]:
+        """Return the versions that each of these replicas should hold, by the replica's key.
+
+        What another hand loaded takes slots, too. A drained replica should hold nothing.
+        """
+        rooms, barred = {}, {}
+        for replica in replicas:
+            taken = set(replica.foreign) - set(self.versions)
+            rooms[replica.pk] = 0 if replica.draining_since else max(0, replica.cluster.max_loras - len(taken))
+            barred[replica.pk] = set(replica.refused)
+        copied = ((name, self.copies[name]) for name in self.versions)
+        return {pk: {name: self.versions[name] for name in names} for pk, names in place(copied, rooms, barred).items()}
+
+
 def wanted_versions(cluster: Cluster) -> Wanted:
-    """Return the versions that the cluster's replicas should hold, by served name.
+    """Return served name -> version of what the cluster should hold somewhere."""
+    return desired_state(cluster).versions
 
-    At most as many as a replica has slots.
 
-    The order of priority is: both sides of active rollouts; versions that requests wait for, in their order; versions
-    requested or used last; versions that a rollback may need. The rest wait until a request asks for them.
+def desired_state(cluster: Cluster) -> Desired:
+    """Return what the cluster should hold, at most as much as it has slots, each project within its share first.
+
+    The order of priority is: what protected aliases serve, which is pinned; both sides of active rollouts; versions
+    that requests wait for, in their order; versions requested or used last; versions that a rollback may need. The rest
+    wait until a request asks for them.
     """
     versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
     aliases = cluster.served_aliases()
@@ -37,13 +67,22 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     replaced = AliasMove.objects.filter(alias__in=aliases).replaced_since(since).values_list("version", flat=True)
     requested, waiting = requested_versions(cluster)
     known = versions.ready().servable_on(cluster).filter(served_name__in=requested)
+    serving, in_rollouts = list(used(versions.filter(aliases__in=aliases))), list(versions.filter(pk__in=sides))
+    policies = list(aliases.values_list("version__served_name", "policy"))
+    pinned = {name for name, policy in policies if policy.get("quorum")}
     in_order = (
-        versions.filter(pk__in=sides),
+        [version for version in serving if version.served_name in pinned],
+        in_rollouts,
         sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
-        by_last_use([*used(versions.filter(aliases__in=aliases)), *known], requested),
+        by_last_use([*serving, *known], requested),
         versions.filter(pk__in=list(replaced)),
     )
-    return within_slots(cluster, {version.served_name: version for group in in_order for version in group})
+    ordered = {version.served_name: version for group in in_order for version in group}
+    candidates = active.values_list("candidate__served_name", "alias__policy") if in_rollouts else ()
+    known_copies = copies_wanted([*policies, *candidates])
+    copies = {name: known_copies.get(name, known_copies.get(line_of_work(name))) for name in ordered}
+    replicas = max(1, sum(replica.is_usable for replica in cluster.replicas.all()))
+    return Desired(within_slots(cluster, ordered, copies, replicas), copies)
 
 
 def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
@@ -61,21 +100,49 @@ def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) 
     return sorted(versions, key=last, reverse=True)
 
 
-def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
-    """Return the first versions, as many as a replica has slots; the log says if some are left out."""
-    if len(wanted) > cluster.max_loras:
-        log.info(
-            "%s needs %d versions, a replica has %d slots: the least recently used wait.",
-            cluster,
-            len(wanted),
-            cluster.max_loras,
-        )
-    return dict(islice(wanted.items(), cluster.max_loras))
+def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | None], replicas: int) -> Wanted:
+    """Return the first versions of each project within its share, and of others where slots are left.
+
+    The cluster's slots are those of all its replicas together, and a version takes one for each copy.
+    """
+    accepted = (grant for grant in cluster.grants.all() if grant.project_id and not grant.withdrawn_at)
+    parts = parted(cluster.max_loras, cluster.project.slug, {grant.offered_to: grant.slots for grant in accepted})
+    candidates = [
+        (name, version.project.slug, min(copies.get(name) or replicas, replicas)) for name, version in wanted.items()
+    ]
+    most = {project: slots * replicas for project, slots in parts.items()}
+    chosen = shared_out(candidates, most, cluster.max_loras * replicas)
+    if len(chosen) < len(wanted):
+        log.info("%s needs %d versions and has slots for %d: the others wait.", cluster, len(wanted), len(chosen))
+    return {name: wanted[name] for name in chosen}
+
+
+def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int | None]:
+    """Return on how many replicas versions are wanted, None for all, given served names with their aliases' policies.
+
+    Of several the most counts. A version that no alias serves is wanted as the aliases of its adapter want theirs.
+    """
+    counts: dict[str, list[int | None]] = {}
+    for name, policy in policies:
+        for key in (name, line_of_work(name)):
+            counts.setdefault(key, []).append(alias_copies(policy))
+    return {key: most_of(each) for key, each in counts.items()}
+
+
+def most_of(counts: list[int | None]) -> int | None:
+    """Return the largest count; None, which stands for all, is above every number."""
+    numbers = [count for count in counts if count is not None]
+    return max(numbers) if len(numbers) == len(counts) else None
+
+
+def line_of_work(served_name: str) -> str:
+    """Return the part of a served name that all versions of its adapter share."""
+    return served_name.rpartition(".v")[0]
 
 
 def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
     """Return the versions that routers requested lately and those that still wait; both empty if Valkey is down."""
-    loaded = {name for replica in cluster.replicas.all() if replica.is_healthy for name in replica.loaded}
+    loaded = {name for replica in cluster.replicas.all() if replica.is_usable for name in replica.loaded}
     try:
         requested = wanted_now()
         return requested, still_open(requested, loaded)

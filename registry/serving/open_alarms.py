@@ -29,19 +29,33 @@ class Alarm:
 
 
 def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
-    """Return the open alarms of these replicas: unreachable ones, and loads that they refused."""
-    return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica))]
+    """Return the open alarms of these replicas: unreachable ones, refused loads, and what others loaded."""
+    return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica), *strangers(replica))]
 
 
 def unreachable(replica: Replica) -> Iterator[Alarm]:
     """Yield the alarm of a replica that does not answer."""
-    if not replica.is_healthy and replica.message:
+    if not replica.is_healthy and replica.message and not replica.draining_since:
         yield Alarm(
             "replica_unreachable",
             replica.cluster.slug,
             replica.url,
             f"{replica.url} is out of the routing table: {replica.message}",
-            "Start the engine again, or correct its address; it gets traffic once it has loaded its versions.",
+            f"Start the engine again, or correct its address (PATCH replicas/{replica.pk}/): it gets traffic once it "
+            "has loaded its versions. Drain or delete it if it will not come back.",
+        )
+
+
+def strangers(replica: Replica) -> Iterator[Alarm]:
+    """Yield the alarm of a replica that holds adapters which another hand loaded."""
+    if names := sorted(set(replica.foreign) - set(replica.loaded)):
+        yield Alarm(
+            "foreign_versions",
+            replica.cluster.slug,
+            replica.url,
+            f"{replica.url} holds {len(names)} adapters that AdapterHub did not load: {', '.join(names[:5])}.",
+            "They stay, and take slots. Unload them at the engine, or find out which other control plane uses it: give "
+            "each engine to one.",
         )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import redis
@@ -20,14 +20,15 @@ from django.utils.timezone import now
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from adapterhub.core.actor import system
-from adapterhub.core.errors import Conflict, DomainError, NotAllowed
-from registry.models import AdapterVersion, Cluster, Replica, Rollout, RolloutStatus
+from registry.models import AdapterVersion, Cluster, Replica
+from registry.models.fleet.replica import MARKER
 from registry.serving import replica_calls
-from registry.serving.desired_versions import Wanted, wanted_versions
+from registry.serving.desired_versions import Wanted, desired_state
+from registry.serving.loaded_rollouts import RECONCILER, start_loaded_rollouts, take_back_refused_moves
+from registry.serving.replica_calls import Engine
 from registry.serving.routing_table import publish
+from registry.serving.same_engine import TWIN, tell_same_engines
 
-RECONCILER = system("reconciler")
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
 ROUND_S = 60.0
 # While replicas still load, what others have loaded is published this often.
@@ -68,21 +69,24 @@ def only_one(cluster: Cluster) -> Iterator[bool]:
 
 @dataclass
 class Observation:
-    """A replica that answered, with all adapters that it holds, probed by us or not: served name -> path."""
+    """A replica that answered: all adapters that it holds, probed by us or not (served name -> path).
+
+    `wanted` is what it should hold.
+    """
 
     replica: Replica
+    engine: Engine
     adapters: dict[str, str]
+    wanted: Wanted = field(default_factory=dict)
 
-    def surplus(self, wanted: Wanted) -> set[str]:
-        """Return the names of loaded adapters that are not wanted."""
-        return set(self.adapters) - set(wanted)
+    def surplus(self) -> set[str]:
+        """Return the names that we loaded and that are not wanted; what another hand loaded is left to it."""
+        markers = {name for name in self.adapters if name.startswith(MARKER)}
+        return markers | (set(self.replica.pushed) & set(self.adapters)) - set(self.wanted)
 
-    def lacks_room(self, wanted: Wanted) -> bool:
-        """Return True if the versions to load do not fit beside the loaded ones.
-
-        Versions that it refused are not counted.
-        """
-        needed = set(wanted) - set(self.adapters) - set(self.replica.refused)
+    def lacks_room(self) -> bool:
+        """Return True if the missing versions do not fit beside the loaded ones."""
+        needed = set(self.wanted) - set(self.adapters) - set(self.replica.refused)
         return bool(needed) and len(self.adapters) + len(needed) > self.replica.cluster.max_loras
 
 
@@ -92,24 +96,25 @@ def reconcile_cluster(cluster: Cluster) -> None:
     A round begins no call to a replica after ROUND_S, so that a replica that hangs cannot hold the cluster for long.
     """
     until = time.monotonic() + ROUND_S
-    wanted = wanted_versions(cluster)
     observations = observe(cluster)
-    if full := [observation for observation in observations if observation.lacks_room(wanted)]:
-        take_out_of_use(full, wanted, until)
-    load_missing(observations, wanted, until)
-    start_loaded_rollouts(cluster)
+    # Read after the replicas: a cluster has the slots of those that answer.
+    placed = desired_state(cluster).placed(observation.replica for observation in observations)
+    for observation in observations:
+        observation.wanted = placed[observation.replica.pk]
+    if full := [observation for observation in observations if observation.lacks_room()]:
+        take_out_of_use(full, until)
+    load_missing(observations, until)
+    start_loaded_rollouts(cluster, placed)
     take_back_refused_moves(cluster)
-    take_out_of_use(observations, wanted, until)
+    take_out_of_use(observations, until)
 
 
 def observe(cluster: Cluster) -> list[Observation]:
-    """Ask every replica what it holds and record it. Return those that answer and serve this cluster's base model.
-
-    A replica whose engine is another replica's, too, counts as not answering.
-    """
+    """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
+    engines = {replica: Engine(replica.url, cluster.engine_key) for replica in cluster.replicas.all()}
     calls = [
-        (replica, partial(replica_calls.inspect, replica.url, cluster.base_model.slug, settings.ENGINE_HOSTS))
-        for replica in cluster.replicas.all()
+        (replica, partial(replica_calls.inspect, engine, cluster.base_model.slug, settings.ENGINE_HOSTS))
+        for replica, engine in engines.items()
     ]
     observations = []
     for batch in replica_calls.each(calls):
@@ -117,10 +122,13 @@ def observe(cluster: Cluster) -> list[Observation]:
         # chain of the audit trail is not locked for long.
         with transaction.atomic():
             for replica, report in batch:
+                replica.cluster = cluster
                 if recorded(replica, report):
-                    observations.append(Observation(replica, dict(report.reported)))
-    Replica.objects.filter(pk__in=[observation.replica.pk for observation in observations]).update(seen_at=now())
-    return observations
+                    observations.append(Observation(replica, engines[replica], dict(report.reported)))
+    twins = tell_same_engines({each.replica: (each.engine, each.adapters) for each in observations})
+    own = [observation for observation in observations if observation.replica not in twins]
+    Replica.objects.filter(pk__in=[observation.replica.pk for observation in own]).update(seen_at=now())
+    return own
 
 
 def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
@@ -128,42 +136,53 @@ def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
     if report.problem:
         missed(replica, report.problem, report.engine_text)
     elif replica.twin(report.endpoints):
-        replica.missed("It is the engine of another replica under another address: give each engine one address.")
+        replica.missed(TWIN)
     else:
         replica.saw(report.reported, report.engine_version, report.endpoints, report.max_length)
         return True
     return False
 
 
-def take_out_of_use(observations: list[Observation], wanted: Wanted, until: float) -> None:
+def take_out_of_use(observations: list[Observation], until: float) -> None:
     """Take surplus versions out of the routing table, publish it, and unload them once the routers have it."""
     for observation in observations:
-        forget(observation.replica, observation.surplus(wanted))
+        forget(observation.replica, observation.surplus())
     if tell_routers():
-        unload(observations, wanted, until)
+        unload(observations, until)
 
 
-def load_missing(observations: list[Observation], wanted: Wanted, until: float) -> None:
+def load_missing(observations: list[Observation], until: float) -> None:
     """Load each desired version that a replica lacks or holds from another path; probe those that others loaded.
 
     What is loaded is published while slower replicas still load.
     """
     folders = Folders()
-    requests = [(observation, list(load_requests(observation, wanted, folders))) for observation in observations]
+    requests = [(observation, list(load_requests(observation, folders))) for observation in observations]
     calls = [
-        (observation, partial(replica_calls.push, observation.replica.url, missing, until))
+        (observation, partial(replica_calls.push, observation.engine, missing, until))
         for observation, missing in requests
         if missing
     ]
+    claim((observation.replica, {request.name for request in missing}) for observation, missing in requests)
     published = time.monotonic()
     for batch in replica_calls.each(calls):
         with transaction.atomic():
             for observation, results in batch:
                 for result in results:
-                    take(observation, wanted[result.name], result)
+                    take(observation, observation.wanted[result.name], result)
         if time.monotonic() - published > PUBLISH_EVERY_S:
             tell_routers()
             published = time.monotonic()
+
+
+def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:
+    """Keep, before they are sent, which names are loaded by us: those alone are ours to unload again."""
+    claiming = []
+    for replica, names in loads:
+        if not names <= set(replica.pushed):
+            replica.pushed = sorted({*replica.pushed, *names})
+            claiming.append(replica)
+    Replica.objects.bulk_update(claiming, ["pushed"], batch_size=500)
 
 
 class Folders:
@@ -193,13 +212,9 @@ class Folders:
             return error
 
 
-def load_requests(observation: Observation, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
-    """Yield the loads that the replica needs; those that it refused before are left out.
-
-    A version whose copy is damaged is recorded as refused instead; one that cannot be copied now waits for the next
-    run.
-    """
-    for name, version in wanted.items():
+def load_requests(observation: Observation, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
+    """Yield the loads that the replica needs; a version whose copy is damaged is recorded as refused instead."""
+    for name, version in observation.wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
         if observation.replica.loaded.get(name) == path or observation.replica.refused.get(name):
             continue
@@ -235,7 +250,7 @@ def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
     """Record on the replica and in the audit trail that it holds the version."""
     with transaction.atomic(savepoint=False):
         replica.loaded = {**replica.loaded, version.served_name: path}
-        replica.save(update_fields=["loaded"])
+        replica.keep("loaded")
         note(Tag.VERSION_LOADED, replica, version)
 
 
@@ -248,7 +263,7 @@ def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_te
     with transaction.atomic():
         forget(replica, {version.served_name})
         replica.refused = {**replica.refused, version.served_name: message}
-        replica.save(update_fields=["refused"])
+        replica.keep("refused")
         note(Tag.LOAD_REFUSED, replica, version, reason=message)
 
 
@@ -258,14 +273,14 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
 
-def unload(observations: list[Observation], wanted: Wanted, until: float) -> None:
+def unload(observations: list[Observation], until: float) -> None:
     """Unload surplus versions. Call it after the new table is published, so that no request is routed to them.
 
     Answers that are running end undisturbed.
     """
-    leaving = [(observation, observation.surplus(wanted)) for observation in observations]
+    leaving = [(observation, observation.surplus()) for observation in observations]
     calls = [
-        (observation, partial(replica_calls.remove, observation.replica.url, names, until))
+        (observation, partial(replica_calls.remove, observation.engine, names, until))
         for observation, names in leaving
         if names
     ]
@@ -278,7 +293,7 @@ def forget(replica: Replica, names: set[str]) -> None:
     """Remove these names from the adapters that routers may use on the replica, from the next routing table on."""
     if names & set(replica.loaded):
         replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
-        replica.save(update_fields=["loaded"])
+        replica.keep("loaded")
 
 
 def tell_routers() -> bool:
@@ -289,59 +304,3 @@ def tell_routers() -> bool:
         log.warning("Valkey does not answer (%s): the routers keep their table.", error)
         return False
     return True
-
-
-def start_loaded_rollouts(cluster: Cluster) -> None:
-    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline.
-
-    A rollout that was changed meanwhile or lacks a signature is skipped with a line in the log.
-    """
-    healthy = list(cluster.replicas.filter(is_healthy=True))
-    for alias in cluster.aliases.all():
-        for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("alias", "candidate"):
-            try:
-                start_or_fail(rollout, healthy)
-            except (Conflict, NotAllowed) as error:
-                log.info("%s does not start: %s", rollout, error)
-
-
-def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
-    """Start the rollout, fail it, or leave it loading, also while its first share waits for a signature.
-
-    Raises Conflict if it was changed since it was read, and NotAllowed for a share that nobody signed.
-    """
-    name = rollout.candidate.served_name
-    lacking = [replica for replica in healthy if name not in replica.loaded]
-    if healthy and not lacking:
-        if not rollout.waits_for_signature:
-            rollout.started(by=RECONCILER)
-    elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
-        counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
-        rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
-    elif now() - (rollout.opened_at or rollout.created_at) > settings.LOAD_DEADLINE:
-        rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
-
-
-def take_back_refused_moves(cluster: Cluster) -> None:
-    """Move an alias back to its former version if every healthy replica refuses the one it was just moved to.
-
-    That holds within the rollback window and for a version that is new to the alias.
-    """
-    refused = [replica.refused for replica in cluster.replicas.filter(is_healthy=True)]
-    by_all = set.intersection(*map(set, refused)) if refused else set()
-    for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):
-        former = alias.served_before_a_new_version(now() - settings.ROLLBACK_WINDOW)
-        if former and former.served_name not in by_all:
-            reason = f"Every replica refused {alias.version}: {refused[0][alias.version.served_name]}"
-            try:
-                alias.move(former, expected=alias.version, reason=reason, by=RECONCILER)
-            except DomainError as error:
-                log.info("%s stays at %s, which no replica takes: %s", alias, alias.version, error)
-
-
-def missing(lacking: list[Replica]) -> str:
-    """Return a phrase on what keeps the rollout from starting.
-
-    The replicas that lack the candidate, or that none answers.
-    """
-    return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from adapterhub.core.errors import Invalid, Unavailable
@@ -28,6 +28,18 @@ PROBE = "The purpose of this text is to be long enough that a broken adapter sho
 
 Key = TypeVar("Key")
 Told = TypeVar("Told")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The address of an engine, and the API key that it asks for, if any."""
+
+    url: str
+    key: str = field(default="", repr=False)
+
+    def client(self, timeout_s: float) -> EngineClient:
+        """Return a client, to be used as a context manager."""
+        return EngineClient(self.url, timeout_s=timeout_s, key=self.key)
 
 
 @dataclass(frozen=True)
@@ -92,15 +104,15 @@ def batch_of(finished: queue.SimpleQueue[Future[Told]], most: int) -> list[Futur
     return batch
 
 
-def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; return the report, which names a problem if it cannot be used.
+def inspect(at: Engine, base: str, allowed: Sequence[str]) -> ReplicaReport:
+    """Ask a replica for its adapters and engine version; not serving the base model is a problem.
 
     Not serving the base model is a problem. An address that operators do not allow is not asked. Nothing of an answer
     that is not an engine's is reported.
     """
     try:
-        endpoints = tuple(require_engine(url, allowed))
-        with EngineClient(url, timeout_s=INSPECT_TIMEOUT_S) as engine:
+        endpoints = tuple(require_engine(at.url, allowed))
+        with at.client(INSPECT_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
     except Forbidden as error:
         return ReplicaReport({}, problem=str(error))
@@ -129,13 +141,13 @@ def base_models(url: str, allowed: Sequence[str]) -> dict[str, str]:
         raise Invalid(error.reason, field="engine", code="engine_failed") from None
 
 
-def push(url: str, requests: list[LoadRequest], until: float) -> list[Loaded]:
+def push(at: Engine, requests: list[LoadRequest], until: float) -> list[Loaded]:
     """Load and probe the versions one by one and return their results; stop after the first `problem`.
 
     A refused version does not stop the others. No load begins after `until` (of time.monotonic()).
     """
     results: list[Loaded] = []
-    with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
+    with at.client(LOAD_TIMEOUT_S) as engine:
         for request in requests:
             if time.monotonic() > until:
                 break
@@ -177,27 +189,52 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
             raise
 
 
+def where_marked(at: Engine, marker: str, path: str, others: Sequence[Engine]) -> int | None:
+    """Load the path as `marker` and return the place of the first other engine that lists it; None if none does.
+
+    The marker is unloaded again. An engine that does not take it, or does not answer, counts as another one.
+    """
+    with at.client(LOAD_TIMEOUT_S) as engine:
+        try:
+            engine.load_adapter(marker, path)
+        except EngineError:
+            return None
+        try:
+            return next((place for place, other in enumerate(others) if lists(other, marker)), None)
+        finally:
+            take_out(engine, marker)
+
+
+def lists(at: Engine, name: str) -> bool:
+    """Return True if the engine lists a model of this name."""
+    try:
+        with at.client(INSPECT_TIMEOUT_S) as engine:
+            return any(model.name == name for model in engine.models())
+    except EngineError:
+        return False
+
+
 def probe(engine: EngineClient, name: str) -> None:
     """Send a prompt through the new adapter. Raises EngineRejected if it gives non-finite numbers, and EngineError."""
     if not engine.is_finite(name, PROBE):
         raise EngineRejected(f"The probe of {name} gave no finite result.")
 
 
-def prompt_logprobs(url: str, names: Iterable[str], tokens: list[int]) -> dict[str, list[float]]:
+def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict[str, list[float]]:
     """Return what the replica computes for the tokens under each name. Raises Unavailable."""
     try:
-        with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
+        with at.client(LOAD_TIMEOUT_S) as engine:
             return {name: engine.prompt_logprobs(name, tokens) for name in names}
     except EngineError as error:
         raise Unavailable(error.reason, code="engine_failed") from error
 
 
-def remove(url: str, names: Iterable[str], until: float) -> set[str]:
+def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:
     """Unload the names and return those that the replica does not hold any more.
 
     No unload begins after `until` (of time.monotonic()).
     """
-    with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
+    with at.client(LOAD_TIMEOUT_S) as engine:
         return {name for name in names if time.monotonic() <= until and take_out(engine, name)}
 
 

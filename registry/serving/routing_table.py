@@ -19,6 +19,7 @@ from registry.models import AdapterVersion, Alias, Cluster, ClusterGrant, Replic
 from registry.models.alias import AliasQuerySet
 from registry.models.approved_versions import approved_names
 from registry.serving.valkey import valkey_for_publication
+from serving_client.engine_keys import kept_secret, sealed
 from serving_client.protocol import (
     NEWEST_TABLE,
     ROUTING_CHANGES,
@@ -31,6 +32,7 @@ from serving_client.protocol import (
     RolloutRoute,
     RoutingTable,
     Sampling,
+    Share,
     TokenRoute,
     VersionRoute,
     adapters_of,
@@ -99,6 +101,8 @@ def routing_table() -> RoutingTable:
         tokens={token.pk: token_route(token) for token in usable_tokens()},
         limits=rate_limits(),
         approved=approved_of(aliases),
+        engine_keys=engine_keys(),
+        shares={each.share_key: Share(each.requests_per_s, each.tokens_per_min) for each in limited_grants()},
     )
 
 
@@ -196,6 +200,7 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
     `only` are filters of the versions.
     """
     replicas, granted, refusals = holders(), granted_clusters(), Refusals.read()
+    limited = {(each.project_id, each.cluster_id): each.share_key for each in limited_grants()}
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "max_rank", "created_at")
     names = ("adapter__project__slug", "adapter__base_model__slug")
@@ -210,10 +215,25 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
             most_characters(longest, positions),
             refusals.of(name, rank, granted[key]),
             int(created.timestamp()),
+            share_among([limited.get((pair[0], cluster)) for cluster in sorted(granted[key])]),
         )
         for name, digest, rank, created, project, base, longest, positions, *pair in rows
         if (key := tuple(pair)) in granted
     }
+
+
+def limited_grants() -> list[ClusterGrant]:
+    """Return the accepted grants that limit what the project sends to the cluster."""
+    accepted = ClusterGrant.objects.standing().exclude(project=None)
+    return list(accepted.exclude(requests_per_s=None, tokens_per_min=None))
+
+
+def share_among(keys: list[str | None]) -> str | None:
+    """Return the share that a version's requests are taken from, given those of its clusters.
+
+    None if one of them is the project's own, or grants it without a limit.
+    """
+    return keys[0] if keys and all(keys) else None
 
 
 @dataclass(frozen=True)
@@ -230,7 +250,7 @@ class Refusals:
     def read(cls) -> Refusals:
         """Read the limits of all clusters, and what all healthy replicas of each refused, from the database."""
         refused: dict[int, set[str]] = {}
-        for cluster, names in Replica.objects.filter(is_healthy=True).values_list("cluster", "refused"):
+        for cluster, names in Replica.objects.usable().values_list("cluster", "refused"):
             refused[cluster] = refused.get(cluster, set(names)) & set(names)
         return cls(dict(Cluster.objects.values_list("pk", "max_lora_rank")), refused)
 
@@ -264,9 +284,9 @@ def granted_clusters() -> dict[tuple[int, ...], set[int]]:
 
 
 def holders() -> dict[str, list[Replica]]:
-    """Map each served name to the healthy replicas that hold it."""
+    """Map each served name to the usable replicas that hold it."""
     replicas_of: dict[str, list[Replica]] = {}
-    for replica in Replica.objects.filter(is_healthy=True).only("cluster", "url", "loaded", "rests_until"):
+    for replica in Replica.objects.usable().only("cluster", "url", "loaded", "rests_until"):
         for name in replica.loaded:
             replicas_of.setdefault(name, []).append(replica)
     return replicas_of
@@ -281,6 +301,12 @@ def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[st
     steady = tuple(replica.url for replica in usable if not replica.is_resting)
     resting = tuple(replica.url for replica in usable if replica.is_resting)
     return (steady, resting) if steady else (resting, ())
+
+
+def engine_keys() -> dict[str, str]:
+    """Map the replicas of clusters whose engines ask for an API key to that key, sealed for the routers."""
+    replicas = Replica.objects.usable().exclude(cluster__sealed_key=b"").select_related("cluster")
+    return {each.url: sealed(each.cluster.engine_key, kept_secret(settings.ROUTER_SECRET_FILE)) for each in replicas}
 
 
 def usable_tokens() -> QuerySet[ApiToken]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import logging
-import os
-import secrets
 from pathlib import Path
 
 import uvicorn
 
 from serving_client import log_lines, telemetry
+from serving_client.engine_keys import kept_secret
 from serving_client.http_protocol import BoundedConnection, Connections, bounded_by_files
 from serving_client.router.app import Settings, make_app
 from serving_client.router.http.host_header import LOOPBACK
@@ -58,6 +56,11 @@ def main() -> None:
         help="file with the bearer token of /metrics, made if it is missing; without it /metrics names no alias",
     )
     parser.add_argument(
+        "--secret-file",
+        type=Path,
+        help="file of the secret that the control plane seals engines' API keys with; made if it is missing",
+    )
+    parser.add_argument(
         "--keep-alive-s",
         type=int,
         default=KEEP_ALIVE_S,
@@ -70,7 +73,11 @@ def main() -> None:
     # Objects made so far live to the end, and a request's objects die young; a full collection would stop all requests.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    token = kept_token(arguments.metrics_token_file) if arguments.metrics_token_file else None
+    try:
+        token = kept_secret(arguments.metrics_token_file) if arguments.metrics_token_file else None
+        secret = kept_secret(arguments.secret_file) if arguments.secret_file else ""
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     settings = Settings(
         arguments.redis_url,
         arguments.snapshot,
@@ -80,6 +87,7 @@ def main() -> None:
         arguments.table_max_age_s,
         token,
         tuple(words(arguments.engine_hosts)),
+        secret,
     )
     uvicorn.run(
         make_app(settings),
@@ -103,24 +111,6 @@ def main() -> None:
 def words(text: str) -> list[str]:
     """Return the words of a list that is separated by commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def kept_token(file: Path) -> str:
-    """Return the token in the file; a missing file is made, with a new token that only its owner can read.
-
-    Raises SystemExit for an empty file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError), open(file, "x", opener=for_owner) as stream:
-        stream.write(secrets.token_urlsafe(32))
-    if token := file.read_text().strip():
-        return token
-    raise SystemExit(f"{file} is empty: write the token of /metrics into it, or remove it.")
-
-
-def for_owner(path: str, flags: int) -> int:
-    """Open a file, new ones with the rights 0600, and return its descriptor."""
-    return os.open(path, flags, 0o600)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from serving_client.router.resolve import authenticate, known_token
 from serving_client.router.response_cache import ResponseCache
 from serving_client.router.table_follower import MAX_AGE_S, TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
+from serving_client.router.upstream.engine_access import EngineKeys
 from serving_client.router.upstream.replicas import Upstream
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Settings:
     table_max_age_s: float = MAX_AGE_S
     metrics_token: str | None = None
     engine_hosts: tuple[str, ...] = LOOPBACK
+    secret: str = ""
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -68,7 +70,7 @@ def make_app(settings: Settings) -> Starlette:
         cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
         parts = (
-            Upstream(settings.engine_hosts),
+            Upstream(settings.engine_hosts, EngineKeys(watcher, settings.secret)),
             reporter,
             Metrics(),
             ResponseCache(valkey),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import orjson
 
 from serving_client.arm_assignment import arm_of, bucket_of
-from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of, key_of
+from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, key_of
+from serving_client.reports import hash_of
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import RESPONSES, Body, require_allowed
 

@@ -49,6 +49,8 @@ POST_ONLY = {
     "move-account",
     "revoke-role",
     "withdraw-grant",
+    "steer-cluster",
+    "steer-replica",
     "move-rollout",
     "ask-approval",
     "decide",

@@ -429,7 +429,7 @@ class Clock:
 def at_time(start: datetime) -> Iterator[Clock]:
     """The history is written as if it had happened since."""
     clock = Clock(start)
-    modules = ("rollout", "cluster", "approval", "decision")
+    modules = ("rollout", "fleet.replica", "approval", "decision")
     places = ("adapterhub.audit.models.now", *(f"registry.models.{module}.now" for module in modules))
     fields = [model._meta.get_field("created_at") for model in (Alias, Approval, BlindTest, Rollout)]
     fields += [model._meta.get_field("at") for model in (RolloutDecision, Signature)]

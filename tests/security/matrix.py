@@ -87,6 +87,8 @@ NAMES = (
         "post /clusters/ slug": NEW_NAME + "cluster",
         "post /clusters/{slug}/grants/ project": NEW_NAME + "project",
         "post /clusters/{slug}/grants/withdraw/ project": "grantee",
+        "patch /clusters/{slug}/grants/ project": "grantee",
+        "patch /replicas/{id}/ url": "address",
         "post /datasets/ name": NEW_NAME + "dataset name",
         "post /datasets/check/ name": NEW_NAME + "dataset name",
         "post /plans/ adapter": "",
@@ -111,11 +113,12 @@ NAMES = (
     loss many_adapters mapping max_length max_lora_rank max_loras max_tokens meaning method mixture mixture.weight
     named_versions object_type outcome page_size password pattern policy preset priority prompts quantum rank_max
     rank_min reason retention revision role rollout.alias rollout.cluster rollout.guardrails rollout.guardrails.kind
+    engine_key requests_per_s
     rollout.guardrails.level rollout.guardrails.margin rollout.guardrails.metric rollout.reason rollout.steps
     rollout.steps.approval rollout.steps.hold_s rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight
-    samples scopes score seen settings sha256 size source source_sha256 split start_values status steps
+    samples scopes score seen settings sha256 size slots source source_sha256 split start_values status steps
     steps.approval steps.hold_s steps.min_samples steps.shadow steps.weight tag tags targeting targeting.allow
-    targeting.deny targeting.holdout task type url weight
+    targeting.deny targeting.holdout task tokens_per_min type url weight confirm
     """.split(),  # noqa: SIM905 (a table)
         "",
     )
@@ -127,7 +130,10 @@ MEANT = {
         (f"post /plans/ {name}" for name in ("dataset", "mixture.dataset", "validation_dataset", "version")),
         "a plan is answered with 200, and names in its refusals what it does not find",
     ),
-    "post /replicas/ url": "one engine serves one cluster, whoever owns it; the refusal names no project (threat A2)",
+    **dict.fromkeys(
+        ("post /replicas/ url", "patch /replicas/{id}/ url"),
+        "one engine serves one cluster, whoever owns it; the refusal names no project (threat A2)",
+    ),
 }
 # Things that only people have: to a token each is as one that exists nowhere.
 OF_PEOPLE = {"post /invitations/{id}/accept/ {id}", "post /invitations/{id}/decline/ {id}"}
@@ -138,6 +144,8 @@ QUERIES: dict[str, dict[str, Any]] = {
     "get /audit/events/": {"project": "@project"},
     "get /audit/export/": {"project": "@project"},
     "get /audit/verify/": {"project": "@project"},
+    "delete /clusters/{slug}/": {"reason": "x"},
+    "delete /replicas/{id}/": {"reason": "x", "confirm": "true"},
     "get /datasets/lookup/": {"project": "@project", "sha256": "0" * 64, "filename": "rows.jsonl"},
 }
 # Where a field inside others stands in a body.
@@ -168,7 +176,9 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "post /blind-tests/": [{"adapter": "@adapter", "versions": [1, "@number"], "prompts": ["the bank"]}],
     "post /blind-tests/{id}/vote/": [{"letter": "A"}],
     "post /clusters/": [{"project": "@project", "slug": "fresh", "base_model": "tiny"}],
+    "patch /clusters/{slug}/": [{"max_loras": 9, "reason": "x"}],
     "post /clusters/{slug}/grants/": [{"project": "far"}],
+    "patch /clusters/{slug}/grants/": [{"project": "@grantee", "slots": 1, "reason": "x"}],
     "post /clusters/{slug}/grants/withdraw/": [{"project": "@grantee", "reason": "x"}],
     "post /datasets/": [{"project": "@project", "name": "fresh", "file": "@file"}],
     "post /datasets/check/": [{"project": "@project", "name": "fresh", "file": "@file"}],
@@ -190,6 +200,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "post /rank-analyses/": [{"project": "@project", "base_model": "tiny", "dataset": "@dataset", "budget": BUDGET}],
     "post /rank-analyses/{id}/reallocate/": [{"budget": BUDGET}],
     "post /replicas/": [{"cluster": "@cluster", "url": "http://127.0.0.1:1998"}],
+    "patch /replicas/{id}/": [{"url": "http://127.0.0.1:1997", "reason": "x"}],
     "post /rollouts/": [{"alias": "@alias", "candidate": "@candidate", "steps": STEPS, "reason": "x"}],
     "patch /rollouts/{id}/": [{"steps": STEPS, "reason": "x"}],
     "post /rollouts/{id}/set-weight/": [{"weight": 1, "reason": "x"}],

@@ -22,6 +22,7 @@ OF_PAGE = {
     "base-models slug": "",
     "blind-tests pk": "blind test",
     "clusters slug": "cluster",
+    "clusters verb": "",
     "compressions pk": "compression",
     "evaluations pk": "evaluation",
     "datasets pk": "dataset",
@@ -32,6 +33,8 @@ OF_PAGE = {
     "rank-analyses pk": "analysis",
     "rollouts pk": "rollout",
     "revoke-invitation pk": "sent invitation",
+    "replicas pk": "replica",
+    "replicas verb": "",
     "rollouts verb": "",
     "people pk": "",
     "people verb": "",
@@ -45,6 +48,8 @@ OF_PAGE = {
     "webhooks pk": "webhook",
 }
 VERBS = {
+    "clusters": "drain",
+    "replicas": "drain",
     "base-models": "tiny",
     "people": 1,
     "invitations": "accept",
@@ -100,6 +105,7 @@ NAMES = (
     rank_min reads reason recompute refusal replicas retention revision role samples scopes seen session sharded
     since slug sort source split start_values state status tag tags temperature theme uniform_rank until url verify
     weight
+    confirm engine_key requests_per_s slots tokens_per_min
     """.split(),  # noqa: SIM905 (a table)
         "",
     )
@@ -153,6 +159,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "vote": {"letter": "A"},
     "webhooks": {"project": "@project", "url": "https://hook.example/", "events": "token:*"},
     "withdraw-grant": {"project": "@grantee", "reason": "x"},
+    "steer-cluster": {"confirm": "on", "reason": "x"},
+    "steer-replica": {"confirm": "on", "reason": "x"},
     "ask-all": {"prompts": "the bank", "max_tokens": 4},
     "compress-version": {"uniform_rank": 2},
     "reduce-version": {"max_rank": 2},

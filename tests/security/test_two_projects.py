@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -81,6 +82,8 @@ class Attack:
     def answer(self, operation: Operation, path: str, query: Names, body: Names) -> Any:
         if operation.method == "get":
             return self.client.get(path, query)
+        if operation.method == "delete":
+            return self.client.delete(f"{path}?{urlencode(query)}")
         if self.files_of(body):
             return self.client.post(path, body | self.files_of(body))
         return self.client.generic(operation.method.upper(), path, json.dumps(body), "application/json")

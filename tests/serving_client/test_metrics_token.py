@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_client.router.__main__ import kept_token
+from serving_client.engine_keys import kept_secret
 from tests.fakes.routing import FOREIGN, FOREIGNER, INFER, STABLE, make_table, token, token_route
 from tests.fakes.stage import Engine, Router
 
@@ -72,8 +72,8 @@ def test_a_projects_token_reads_the_metrics_of_its_project_alone(
 @pytest.mark.threat("A4")
 def test_a_missing_file_gets_a_token_that_stays(tmp_path: Path) -> None:
     file = tmp_path / "router" / "metrics-token"
-    token = kept_token(file)
-    assert (len(token) >= 32, kept_token(file), file.stat().st_mode & 0o777) == (True, token, 0o600)
+    token = kept_secret(file)
+    assert (len(token) >= 32, kept_secret(file), file.stat().st_mode & 0o777) == (True, token, 0o600)
     file.write_text("")
-    with pytest.raises(SystemExit, match="is empty"):
-        kept_token(file)
+    with pytest.raises(ValueError, match="is empty"):
+        kept_secret(file)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from serving_client.protocol import MeasuredAnswer, Outcome, Sample
+from serving_client.reports import MeasuredAnswer, Outcome, Sample
 
 ROOT = Path(__file__).parents[2]
 MEASURED = {"status": 200, "ttft_ms": 3.5, "total_ms": 20.0, "prompt_tokens": 5, "completion_tokens": 16}

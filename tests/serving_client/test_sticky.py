@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving_client.protocol import hash_of
+from serving_client.reports import hash_of
 from tests.fakes.routing import make_table
 from tests.fakes.stage import Engine, Router, running_router
 from tests.fakes.valkey import Valkey

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, Any] = {
     "AccountNameRequest": {"name": "ci-robot"},
     "AdviceRequestRequest": {"base_model": "smollm2-135m-instruct", "rows": 5000, "mean_tokens": 180},
     "CloneRequest": {"hyperparameters": {"seed": 1}},
+    "CuttingOffRequest": {"reason": "maintenance", "confirm": False},
     "DeclarationRequest": {
         "project": "european-law",
         "adapter": {"slug": "eu-compliance", "tags": ["eu"]},
@@ -56,7 +57,7 @@ EXAMPLES: dict[str, Any] = {
     "NewCompressionRequest": {"budget": {"uniform_rank": 4}},
     "NewDatasetRequest": {"project": "european-law", "file": "(the file's bytes)"},
     "NewEvaluationRequest": {"project": "european-law", "version": NEW, "dataset": 17, "against": OLD},
-    "NewGrantRequest": {"project": "us-law", "reason": "they rent the GPUs"},
+    "NewGrantRequest": {"project": "us-law", "slots": 4, "reason": "they rent the GPUs"},
     "NewRankAnalysisRequest": {
         "project": "european-law",
         "base_model": "smollm2-135m-instruct",
@@ -75,6 +76,9 @@ EXAMPLES: dict[str, Any] = {
     "NewTrainingRunRequest": RUN,
     "NewWebhookRequest": {"project": "european-law", "url": "https://hooks.example.org/ah", "events": ["rollout:*"]},
     "PatchedAdapterChangeRequest": {"tags": ["eu", "finance"]},
+    "PatchedChangedGrantRequest": {"project": "us-law", "slots": 6, "reason": "they serve more"},
+    "PatchedClusterChangeRequest": {"max_loras": 16, "reason": "started anew with more slots"},
+    "PatchedReplicaChangeRequest": {"url": "http://127.0.0.1:8101", "reason": "the host was renamed"},
     "PatchedEditRolloutRequest": {**REASON, "steps": [{"weight": 5, "hold_s": 7200}], "expected_generation": 1},
     "PatchedProjectChangeRequest": {"named_versions": "any", **REASON},
     "PatchedPolicyRequest": {"policy": {"quorum": 1}},

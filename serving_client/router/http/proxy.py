@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving_client.protocol import RoutingTable, TokenRoute, VersionRoute
+from serving_client.protocol import RoutingTable, Share, TokenRoute, VersionRoute
 from serving_client.router.errors import Refusal
 from serving_client.router.http.engine_errors import as_openai
 from serving_client.router.http.rate_limits import RateLimits
@@ -96,6 +96,7 @@ class Proxy:
         answer.captured = captured_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
             require_fitting(body, most_characters_of(self.table(), answer.target))
+            await self.limits.admit_share(*self.share_of(answer.target))
             if cached := await self.cached_answer(request.url.path, body, answer):
                 return cached
             return await while_present(request, self.forward(request.url.path, body, answer))
@@ -202,9 +203,18 @@ class Proxy:
         headers = response_headers(reply.response, answer) | {"Content-Type": "application/json"}
         return Response(as_openai(answer.status, content), answer.status, headers)
 
+    def share_of(self, target: Target) -> tuple[str | None, Share | None]:
+        """Return the key and the limits of the share that the version's requests are taken from."""
+        table = self.watcher.table
+        route = table.versions.get(target.version) if table else None
+        key = route.share if route else None
+        return key, table.shares.get(key) if table and key else None
+
     def finished(self, answer: Answer) -> None:
-        """Count the finished answer in the metrics, report it, end its span, and store it if it is to be cached."""
+        """Count, trace, cache, charge and report a finished answer."""
         outcome = answer.outcome()
+        if outcome.cache != "hit":
+            self.limits.spend(*self.share_of(answer.target), outcome.prompt_tokens + outcome.completion_tokens)
         self.metrics.answered(outcome)
         if outcome.tokens_estimated:
             log.warning("The engine of %s sends no counts of tokens: they are estimated.", outcome.version)

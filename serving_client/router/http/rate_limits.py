@@ -1,7 +1,8 @@
-"""Rate limits: requests a second of each project."""
+"""Rate limits: requests a second of each project, and its share of a cluster that was granted to it."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable
@@ -9,8 +10,8 @@ from typing import cast
 
 import redis.asyncio as redis
 
-from serving_client.protocol import PROJECT_RATE, RateLimit
-from serving_client.rate_limiter import TAKE, Bucket
+from serving_client.protocol import PROJECT_RATE, SHARE_RATE, SHARE_TOKENS, RateLimit, Share
+from serving_client.rate_limiter import CHARGE, TAKE, Bucket
 from serving_client.router.errors import Refusal
 from serving_client.router.fail_fast import Patience
 
@@ -19,9 +20,10 @@ class RateLimits:
     """Rate limiter shared by all routers; while Valkey is away each allows the whole rate, rather than nothing."""
 
     def __init__(self, valkey: redis.Redis) -> None:
-        self._take = valkey.register_script(TAKE)
+        self._take, self._charge = valkey.register_script(TAKE), valkey.register_script(CHARGE)
         self._patience = Patience()
         self._here: dict[str, Bucket] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def admit(self, project: str, limit: RateLimit | None) -> None:
         """Take a token of the project's bucket; no effect without a limit.
@@ -30,20 +32,62 @@ class RateLimits:
         """
         if limit is None:
             return
-        wait_ms = await self._shared(project, limit)
-        wait_s = wait_ms / 1000 if wait_ms is not None else self._alone(project, limit)
-        if wait_s:
+        if wait_s := await self._wait_s(f"{PROJECT_RATE}:{project}", limit):
             message = (
                 f"The project {project} may send {limit.per_s:g} requests a second: slow down, or raise its limit."
             )
             raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
 
-    async def _shared(self, project: str, limit: RateLimit) -> int | None:
+    async def admit_share(self, key: str | None, share: Share | None) -> None:
+        """Take a request of the share, if tokens are left in it. Raises Refusal 429 with the seconds to wait."""
+        if key is None or share is None:
+            return
+        for name, limit, unit in limits_of(key, share):
+            if wait_s := await self._wait_s(name, limit):
+                message = f"The project's share of this cluster is {unit}: slow down, or ask its owner for more."
+                raise Refusal(429, "share_exceeded", message, retry_after_s=math.ceil(wait_s))
+
+    def spend(self, key: str | None, share: Share | None, tokens: int) -> None:
+        """Charge the tokens of an answer to the share, in the background; the request took one already."""
+        if key is None or share is None or share.tokens_per_min is None or tokens <= 1:
+            return
+        task = asyncio.create_task(self._spend(f"{SHARE_TOKENS}:{key}", by_minute(share.tokens_per_min), tokens - 1))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _spend(self, name: str, limit: RateLimit, tokens: int) -> None:
+        arguments = [limit.per_s, limit.burst, tokens]
+        if not await self._patience.ask(lambda: cast("Awaitable[int]", self._charge([name], arguments))):
+            now = time.monotonic()
+            self._here.setdefault(name, Bucket(limit, now)).charge(limit, now, tokens)
+
+    async def _wait_s(self, name: str, limit: RateLimit) -> float:
+        """Take one from the bucket and return 0, or return the seconds until it has one."""
+        wait_ms = await self._shared(name, limit)
+        return wait_ms / 1000 if wait_ms is not None else self._alone(name, limit)
+
+    async def _shared(self, name: str, limit: RateLimit) -> int | None:
         arguments = [limit.per_s, limit.burst]
-        key = f"{PROJECT_RATE}:{project}"
-        answer = await self._patience.ask(lambda: cast("Awaitable[list[int]]", self._take([key], arguments)))
+        answer = await self._patience.ask(lambda: cast("Awaitable[list[int]]", self._take([name], arguments)))
         return answer[0] if answer else None
 
-    def _alone(self, project: str, limit: RateLimit) -> float:
+    def _alone(self, name: str, limit: RateLimit) -> float:
         now = time.monotonic()
-        return self._here.setdefault(project, Bucket(limit, now)).take(limit, now)
+        return self._here.setdefault(name, Bucket(limit, now)).take(limit, now)
+
+
+def limits_of(key: str, share: Share) -> list[tuple[str, RateLimit, str]]:
+    """Return the buckets of a share: name, limit, and the limit in words."""
+    limits = []
+    if share.requests_per_s is not None:
+        rate = RateLimit(share.requests_per_s, max(1.0, 2 * share.requests_per_s))
+        limits.append((f"{SHARE_RATE}:{key}", rate, f"{share.requests_per_s:g} requests a second"))
+    if share.tokens_per_min is not None:
+        tokens = by_minute(share.tokens_per_min)
+        limits.append((f"{SHARE_TOKENS}:{key}", tokens, f"{share.tokens_per_min:g} tokens a minute"))
+    return limits
+
+
+def by_minute(tokens: float) -> RateLimit:
+    """Return the limit of so many tokens a minute, of which a minute's may come at once."""
+    return RateLimit(tokens / 60, max(1.0, tokens))

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from serving_client.protocol import Outcome
+from serving_client.reports import Outcome
 from serving_client.router.http.stream_usage import StreamReader
 from serving_client.router.reporting.metrics import CLIENT_CLOSED
 from serving_client.router.reporting.response_checks import text_of

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from redis.exceptions import RedisError
 
-from serving_client.protocol import SAMPLES, Sample
+from serving_client.protocol import SAMPLES
+from serving_client.reports import Sample
 
 KEPT_S = 300
 MOST = 200  # samples that wait; older ones are dropped

@@ -13,7 +13,8 @@ import orjson
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from serving_client.protocol import OUTCOMES, REPORTS, Outcome
+from serving_client.protocol import OUTCOMES, REPORTS
+from serving_client.reports import Outcome
 from serving_client.router.reporting.spool import Spool
 
 # Number of entries, each with up to BATCH reports: at least a quarter of an hour's while nobody reads them.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from serving_client import telemetry
-from serving_client.protocol import Outcome
+from serving_client.reports import Outcome
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

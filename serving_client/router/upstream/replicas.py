@@ -16,6 +16,7 @@ from serving_client.protocol import VersionRoute
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import EMBEDDINGS, RESPONSES
 from serving_client.router.upstream.breaker import Breaker
+from serving_client.router.upstream.engine_access import EngineKeys
 from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class BrokeOff(Exception):
 class Upstream:
     """Connection pool for all replicas, with the number of requests in flight on each."""
 
-    def __init__(self, engine_hosts: Sequence[str], timeout_s: float = 600.0) -> None:
+    def __init__(self, engine_hosts: Sequence[str], keys: EngineKeys, timeout_s: float = 600.0) -> None:
+        self._keys = keys
         self._addresses = EngineAddresses(engine_hosts)
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
@@ -149,7 +151,8 @@ class Upstream:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
             # An engine that redirects would choose where the prompt goes.
-            response = await self._session.post(url + path, data=payload, headers=headers, allow_redirects=False)
+            sent = headers | self._keys.headers(url)
+            response = await self._session.post(url + path, data=payload, headers=sent, allow_redirects=False)
             return await begun(response, is_stream)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.breaker.failed(url)

@@ -10,7 +10,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serving_client.protocol import Checks, MeasuredAnswer, Outcome, RolloutRoute, Sample, VersionRoute
+from serving_client.protocol import Checks, RolloutRoute, VersionRoute
+from serving_client.reports import MeasuredAnswer, Outcome, Sample
 from serving_client.router.errors import Refusal
 from serving_client.router.reporting.judge_samples import Samples, question_of
 from serving_client.router.reporting.outcomes import OutcomeReporter

@@ -26,7 +26,7 @@ def test_what_a_policy_may_say(policy: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("policy", "named"),
     [
-        ({"quorom": 1}, "keys quorum, canary, cache and evaluations"),
+        ({"quorom": 1}, "keys quorum, canary, cache, evaluations and replicas"),
         ({"evaluations": SCORE}, "evaluations is a list"),
         ({"evaluations": [{**SCORE, "at_most": 1}]}, "evaluations has"),
         ({"evaluations": [{"task": "articles", "metric": "acc"}]}, "evaluations has"),

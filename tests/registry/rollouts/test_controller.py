@@ -18,7 +18,7 @@ from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMin
 from registry.rollouts.controller import judge, judge_all, judge_and_act, progress
 from registry.rollouts.outcome_ingest import keep
 from registry.serving.routing_table import routing_table
-from serving_client.protocol import MeasuredAnswer, Outcome
+from serving_client.reports import MeasuredAnswer, Outcome
 from tests.builders.rollouts import LATER, RAILS, SOON, measured, opened
 
 

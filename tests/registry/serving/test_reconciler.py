@@ -190,7 +190,7 @@ def test_the_wanted_versions_take_the_same_queries_for_many_aliases(
             policy={},
             by=alice.as_actor(),
         )
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(8):
         assert set(wanted_versions(served.cluster)) == {served.version.served_name, candidate.served_name}
 
 

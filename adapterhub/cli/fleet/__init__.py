@@ -1,0 +1,1 @@
+"""Commands and the step of a declaration about clusters and replicas."""

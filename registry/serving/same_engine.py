@@ -1,0 +1,58 @@
+"""Engines that are replicas twice, under addresses that do not show it: told by a marker that is read back.
+
+A replica that holds what we loaded, but not there, may be the engine of another replica (behind a second name or an
+address translation), or a replica that was deleted and added again. An adapter loaded under a new name tells: it shows
+at every address of the same engine.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from django.conf import settings
+
+from registry.models import Replica
+from registry.models.fleet.replica import MARKER
+from registry.serving import replica_calls
+from registry.serving.replica_calls import Engine
+
+TWIN = "It is the engine of another replica under another address: give each engine one address."
+
+
+def tell_same_engines(reports: Mapping[Replica, tuple[Engine, dict[str, str]]]) -> set[Replica]:
+    """Return the replicas that are the engine of an older one, after recording that; adopt what the others hold.
+
+    `reports` are the engines and their adapters (served name -> path) of replicas that answered.
+    """
+    twins = set()
+    for replica, (engine, adapters) in reports.items():
+        strangers = {name: adapters[name] for name in replica.foreign if is_ours(adapters[name])}
+        if not strangers:
+            continue
+        older = Replica.objects.filter(pk__lt=replica.pk, is_healthy=True, loaded__has_any_keys=[*strangers])
+        others = list(older.select_related("cluster"))
+        if others:
+            match = marked_elsewhere(engine, others, next(iter(strangers.values())))
+            if match:
+                replica.is_engine_of(match)
+                replica.missed(TWIN)
+                twins.add(replica)
+                continue
+        # They are its own: it was a replica before, or the loop died between a load and its record.
+        replica.pushed = sorted({*replica.pushed, *strangers})
+        replica.foreign = sorted(set(replica.foreign) - set(strangers))
+        replica.keep("pushed", "foreign")
+    return twins
+
+
+def is_ours(path: str) -> bool:
+    """Return True for a path in the folder of served versions, from which the control loop alone loads."""
+    return path.startswith(f"{settings.SERVED_DIR}/")
+
+
+def marked_elsewhere(engine: Engine, others: list[Replica], path: str) -> Replica | None:
+    """Load the path under a new name for a moment, and return the replica at whose address the name shows, if any."""
+    engines = [Engine(other.url, other.cluster.engine_key) for other in others]
+    place = replica_calls.where_marked(engine, f"{MARKER}{secrets.token_hex(8)}", path, engines)
+    return None if place is None else others[place]

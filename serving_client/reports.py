@@ -1,0 +1,111 @@
+"""The routers' reports to the control plane: the outcome of each answer, and samples of answers for the judge. Pure.
+
+The keys under which they wait in Valkey are in `protocol`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import orjson
+
+
+class Fielded(Protocol):
+    """The protocol of dataclasses, for type hints."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Record = TypeVar("Record", bound=Fielded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredAnswer:
+    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule.
+
+    `tokens_estimated` is True where the engine sent no counts of tokens, and the router estimated them.
+    """
+
+    status: int
+    ttft_ms: float | None
+    total_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    empty: bool | None = None
+    refusal: bool | None = None
+    format_failure: bool | None = None
+    differs: bool | None = None
+    tokens_estimated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(MeasuredAnswer):
+    """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
+
+    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
+    `shadow`; `mirrored` describes the stable version's answer to the same request.
+    """
+
+    response_id: str
+    at: float
+    project: str
+    alias: str | None
+    version: str
+    arm: str
+    sticky: bool
+    unit: str | None
+    cache: str = "bypass"
+    counted: bool = True
+    mirrored: MeasuredAnswer | None = None
+
+    @classmethod
+    def all_from_json(cls, text: str | bytes) -> list[Outcome]:
+        """Parse the reports of a stream entry; a router of an earlier release sends one instead of a list.
+
+        Fields added by a newer router are ignored. Raises ValueError.
+        """
+        content = orjson.loads(text)
+        return [_outcome(raw) for raw in (content if isinstance(content, list) else [content])]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled answer with its question, for the judge; `unit` as sha256 hex, `at` in epoch seconds."""
+
+    response_id: str
+    rollout: str
+    arm: str
+    unit: str
+    at: float
+    question: Any
+    answer: str
+
+    def to_json(self) -> bytes:
+        """Return the sample as JSON, to be encrypted."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Sample:
+        """Parse a sample; fields added by a newer router are ignored. Raises ValueError."""
+        return _record(cls, orjson.loads(text))
+
+
+def hash_of(unit: str) -> str:
+    """Return the sha256 in hexadecimal by which tables, outcomes and samples name a unit, often a person's name."""
+    return hashlib.sha256(unit.encode()).hexdigest()
+
+
+def _outcome(raw: dict[str, Any]) -> Outcome:
+    outcome = _record(Outcome, raw)
+    mirrored = raw.get("mirrored")
+    return replace(outcome, mirrored=_record(MeasuredAnswer, mirrored)) if mirrored else outcome
+
+
+def _record(kind: type[Record], raw: dict[str, Any]) -> Record:
+    """Build a dataclass from the fields that it knows. Raises ValueError if one is missing."""
+    try:
+        return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"The text is not a {kind.__name__}: {error}.") from error

@@ -55,7 +55,9 @@ def general(version: AdapterVersion) -> dict[str, Any]:
             "tokenizer": version.tokenizer_digest or NOT_KNOWN,
             "chat template": version.template_digest or NOT_KNOWN,
         },
-        "engines": {verdict.label: f"{verdict.outcome}: {verdict.reason}" for verdict in version.verdicts()},
+        "engines": {
+            verdict.label: f"{verdict.outcome.replace('_', ' ')}: {verdict.reason}" for verdict in version.verdicts()
+        },
     }
 
 

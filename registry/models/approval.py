@@ -112,7 +112,8 @@ class Approval(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} of {self.alias}"
+        noun = "promotion" if self.kind == ApprovalKind.PROMOTION else "change of the policy"
+        return f"{noun} of {self.alias}"
 
     @classmethod
     def request(
@@ -233,7 +234,8 @@ class Approval(models.Model):
         """Return the approval, locked. Raises InvalidTransition unless it has the status."""
         approval = Approval.objects.select_for_update().get(pk=self.pk)
         if approval.status != status:
-            raise InvalidTransition(f"The {approval} is {approval.get_status_display()}, not {status.label}.")
+            present = approval.get_status_display().lower()
+            raise InvalidTransition(f"The {approval} is {present}, not {status.label.lower()}.")
         return approval
 
     def require_may_sign(self, by: Actor) -> None:

@@ -24,7 +24,7 @@ from registry.models.alias import Alias, require_of_project, served
 from registry.models.decision import TAGS, RolloutDecision
 from registry.models.evaluation import require_no_objection, require_scores
 from registry.models.judgement import judgement
-from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
+from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus, in_words
 from registry.models.signed_plan import SignedPlan
 from registry.models.slot_admission import require_slots
 
@@ -200,7 +200,7 @@ class Rollout(SignedPlan):
         with transaction.atomic():
             rollout = self.locked(None)
             if rollout.status != RolloutStatus.LOADING:
-                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: it has already started.")
+                raise InvalidTransition(f"{rollout} is {in_words(rollout.status)}: it has already started.")
             rollout.enter(RolloutStatus.RUNNING, "Every replica holds the candidate.")
             rollout.audit(Tag.ROLLOUT_STARTED, by=by)
         self.refresh_from_db()
@@ -275,7 +275,7 @@ class Rollout(SignedPlan):
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
             if rollout.status != RolloutStatus.PAUSED:
-                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}, not paused.")
+                raise InvalidTransition(f"{rollout} is {in_words(rollout.status)}, not paused.")
             rollout.enter(RolloutStatus.RUNNING, reason)
             rollout.audit(Tag.ROLLOUT_RESUMED, by=by, reason=reason)
         self.refresh_from_db()
@@ -289,7 +289,7 @@ class Rollout(SignedPlan):
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
             if rollout.status not in (*SERVING, RolloutStatus.PAUSED):
-                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
+                raise InvalidTransition(f"{rollout} is {in_words(rollout.status)}: its weight cannot be set.")
             if rollout.guardrails and weight > 50:
                 raise Invalid(
                     "Above 50 % there is no control group of equal size for the guardrails: promote it instead.",
@@ -345,7 +345,7 @@ class Rollout(SignedPlan):
         promotion.
         """
         if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
-            raise InvalidTransition(f"The rollout is {self.get_status_display()}: there is nothing to roll back.")
+            raise InvalidTransition(f"The rollout is {in_words(self.status)}: there is nothing to roll back.")
         if self.status == RolloutStatus.PROMOTED:
             if alias.version_id != self.candidate_id or alias.rollouts.active().exists():
                 raise Conflict(f"{alias} has been moved since: roll back that move first.", code="alias_moved")
@@ -370,7 +370,7 @@ class Rollout(SignedPlan):
         if target and rollout.status not in MOVES[target]:
             waits = " Its plan waits for signatures." if rollout.waits_for_signature else ""
             raise InvalidTransition(
-                f"The rollout is {rollout.get_status_display()}: it cannot become {target.label}.{waits}"
+                f"The rollout is {in_words(rollout.status)}: it cannot become {in_words(target)}.{waits}"
             )
         return rollout
 

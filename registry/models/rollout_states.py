@@ -37,3 +37,8 @@ MOVES = {
     RolloutStatus.ROLLED_BACK: (*ACTIVE, RolloutStatus.PROMOTED),
     RolloutStatus.FAILED: (RolloutStatus.LOADING,),
 }
+
+
+def in_words(status: str) -> str:
+    """Return a rollout's state as it stands in a sentence: rolled back."""
+    return RolloutStatus(status).label.lower()

@@ -138,7 +138,7 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     decided = find(request, pk)
     require_scope(request, decided.project, scope)
     signer.decide(decided, verb.replace("-", "_"), request, **cleaned(form(request.POST)))
-    messages.success(request, f"The {decided} is {decided.get_status_display()}.")
+    messages.success(request, f"The {decided} is {decided.get_status_display().lower()}.")
     return redirect("approval", pk=pk)
 
 

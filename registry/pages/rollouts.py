@@ -20,7 +20,7 @@ from adapterhub.core.errors import Conflict
 from adapterhub.core.tenancy import Scope
 from registry.models import Rollout, RolloutDecision, RolloutStatus, without_bodies
 from registry.models.decision import Outcome, verdicts_of
-from registry.models.rollout_states import MOVES, SERVING
+from registry.models.rollout_states import MOVES, SERVING, in_words
 from registry.pages.forms import PromotionForm, ReasonForm, SteeringForm, WeightForm, cleaned
 from registry.pages.plan_form import PlanForm, plan_of
 from registry.pages.rollout_figures import verdict_table
@@ -147,7 +147,7 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     if verb == "promote" and not fields.pop("overrides"):
         require_met(moved)
     getattr(moved, verb.replace("-", "_"))(by=actor_of(request), **fields)
-    messages.success(request, f"Done: {moved.alias} is {moved.get_status_display()}.")
+    messages.success(request, f"The rollout of {moved.alias} is {in_words(moved.status)}.")
     return redirect("rollout", pk=pk)
 
 

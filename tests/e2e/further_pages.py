@@ -9,7 +9,7 @@ from adapterhub.accounts.models import User
 from adapterhub.accounts.pages.people import default_token_generator
 
 OF_ADMINISTRATORS = {"people": "/people/", "new-project": "/new-project/"}
-OF_STRANGERS = {"login": "/login/", "setup-closed": "/setup/a-link-that-was-used/"}
+OF_STRANGERS = {"login": "/login/"}
 
 
 def further_pages(page: Any, person: User) -> Iterator[tuple[str, Any]]:

@@ -109,6 +109,6 @@ def test_take_the_way_of_data(page: Any, chat_model: BaseModel, project: Project
     held_out = Dataset.create(project=project, name="other texts", file=other, filename="other.jsonl", by=by)
     fields = {"hyperparameters": OVERFITS, "validation_dataset": held_out}
     run = launch_run(adapter=adapter, dataset=data, anyway=True, by=by, **fields)
-    work("trainingrun", str(run.pk))
+    work()
     page.goto(f"/training/{run.pk}/", wait_until="networkidle")
     photograph_all(page, "training-run-best-checkpoint")

@@ -17,10 +17,12 @@ from adapterhub.audit.access_log import observe, seal
 from adapterhub.audit.tags import Tag
 from adapterhub.charts import in_digits
 from adapterhub.core.durations import in_words as duration
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from adapterhub.templatetags.adapterhub import plainly
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, Approval, BaseModel, Rollout
 from tests.builders import rows, write_jsonl
+from tests.builders.rollouts import opened
 from tests.pages.plans import PLAN
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.hyperparameters import TABLE
@@ -230,3 +232,17 @@ def test_a_select_in_which_nothing_is_chosen_says_so(client: Client, base_model:
     page = client.get("/adapters/new/").content.decode()
     assert '<option value="" selected>choose one</option>' in page
     assert "------" not in page
+
+
+def test_a_state_stands_in_a_sentence_as_a_word(
+    client: Client, alias: Alias, candidate: AdapterVersion, alice: User
+) -> None:
+    rollout = opened(alias, candidate, alice)
+    client.force_login(alice)
+    page = f"/rollouts/{rollout.pk}/"
+    client.post(f"{page}pause/", {"reason": "look"}, headers={"referer": f"http://testserver{page}"})
+    assert "The rollout of compliance is paused." in client.get(page).content.decode()
+    rollout.rollback(reason="x", by=alice.as_actor())
+    with pytest.raises(InvalidTransition, match="The rollout is rolled back: "):
+        rollout.promote(reason="x", by=alice.as_actor())
+    assert str(Approval(alias=alias, kind="alias_policy")) == "change of the policy of compliance"

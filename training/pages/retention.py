@@ -91,5 +91,5 @@ def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     if verb not in ("approve", "reject"):
         raise Http404
     signer.decide(erasure, verb, request, **cleaned(SigningForm(request.POST)))
-    messages.success(request, f"The {erasure} is {erasure.get_status_display()}.")
+    messages.success(request, f"The {erasure} is {erasure.get_status_display().lower()}.")
     return redirect("dataset", pk=pk)

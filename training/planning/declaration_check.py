@@ -16,6 +16,7 @@ from registry.experiments.rollout_plan import require_end
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout
 from registry.models.adapter import VersionStatus
 from registry.models.alias_policy import check_policy
+from registry.models.rollout_states import in_words
 from registry.models.slot_admission import require_slots
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import DatasetStatus
@@ -279,7 +280,7 @@ class DeclarationCheck:
         active = alias.rollouts.active().select_related("candidate").first()
         if active and (version is None or active.candidate_id != version.pk):
             raise Conflict(
-                f"{alias} has a rollout of {active.candidate} that has not ended ({active.get_status_display()}): "
+                f"{alias} has a rollout of {active.candidate} that has not ended ({in_words(active.status)}): "
                 f"promote it, or end it with `adapterhub cancel {alias}`.",
                 code="rollout_active",
             )

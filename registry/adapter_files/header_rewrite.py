@@ -1,15 +1,19 @@
-"""Writing a safetensors file anew with other names, or without some tensors; its numbers stay as they are. Pure."""
+"""Writing safetensors files anew: other names, fewer tensors, several files in one; the numbers stay. Pure."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from registry.adapter_files.safetensors_header import read_header
+from registry.adapter_files.safetensors_header import Tensor, Unreadable, doubled_tensors, read_header
 
 BLOCK_BYTES = 4 * 2**20
+# A tensor with its file and the name under which it is written.
+Row = tuple[Path, Tensor, str]
 
 
 def rewrite(path: Path, names: dict[str, str]) -> None:
@@ -18,24 +22,42 @@ def rewrite(path: Path, names: dict[str, str]) -> None:
     The file is replaced in one step; the tensors' bytes stay as they are. Raises Unreadable for another file.
     """
     tensors = read_header(path)
-    chosen = [(tensors[old], new) for old, new in names.items()]
-    chosen.sort(key=lambda row: row[0].start)
+    chosen = [(path, tensors[old], new) for old, new in names.items()]
+    partial = path.with_name(f".{path.name}.part")
+    write(sorted(chosen, key=lambda row: row[1].start), partial)
+    shutil.move(partial, path)
+
+
+def join(shards: Iterable[Path], target: Path) -> None:
+    """Write the tensors of several files into one. Raises Unreadable if a name stands in two of them."""
+    rows = [(shard, tensor, name) for shard in shards for name, tensor in ordered(read_header(shard))]
+    counts = Counter(name for _, _, name in rows)
+    if doubled := sorted(name for name, count in counts.items() if count > 1):
+        raise Unreadable(doubled_tensors(doubled))
+    write(rows, target)
+
+
+def ordered(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Return the tensors in the order in which they lie in their file."""
+    return sorted(tensors.items(), key=lambda item: item[1].start)
+
+
+def write(rows: list[Row], target: Path) -> None:
+    """Write a file of these tensors, in their order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for tensor, new in chosen:
+    for _, tensor, name in rows:
         length = tensor.stop - tensor.start
-        header[new] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + length]}
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + length]}
         end += length
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    partial = path.with_name(f".{path.name}.part")
-    with path.open("rb") as source, partial.open("wb") as sink:
-        body = 8 + int.from_bytes(source.read(8), "little")
+    with target.open("wb") as sink:
         sink.write(len(raw).to_bytes(8, "little") + raw)
-        for tensor, _ in chosen:
-            source.seek(body + tensor.start)
-            copy_bytes(source, sink, tensor.stop - tensor.start)
-    shutil.move(partial, path)
+        for path, tensor, _ in rows:
+            with path.open("rb") as source:
+                source.seek(8 + int.from_bytes(source.read(8), "little") + tensor.start)
+                copy_bytes(source, sink, tensor.stop - tensor.start)
 
 
 def copy_bytes(source: BinaryIO, sink: BinaryIO, count: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.adapter_files.findings import Finding, fault
+from registry.adapter_files.findings import Finding, fault, listed
 from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
 
 MAX_HEADER_BYTES = 2 * 2**20
@@ -57,6 +58,24 @@ def read_header(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         return header_of(stream.read(min(size, MAX_HEADER_BYTES + 8)), size)
+
+
+def tensors_of(heads: Iterable[tuple[bytes, int]]) -> dict[str, Tensor]:
+    """Return the tensors of all files, each given by its first bytes and its size. Raises Unreadable."""
+    tensors: dict[str, Tensor] = {}
+    for first, size in heads:
+        header = header_of(first, size)
+        if doubled := sorted(tensors.keys() & header.keys()):
+            raise Unreadable(doubled_tensors(doubled))
+        tensors |= header
+    return tensors
+
+
+def doubled_tensors(names: Sequence[str]) -> Finding:
+    """Return the fault of tensors that stand in two shards."""
+    return fault(
+        "doubled_tensors", WEIGHTS, f"{listed(names, 1)} stands in several shards.", "Send one adapter's shards."
+    )
 
 
 def header_of(first: bytes, size: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 from adapterhub.workspace import scratch
 from registry.adapter_files.reducible import is_reducible
+from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 from registry.api.adapters import AdapterViewSet
 from registry.api.evidence import SCOPES as EVIDENCE
 from registry.api.evidence import VersionEvidence
@@ -35,7 +38,7 @@ from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion
 from registry.uploads.inbox import NAME, take_folder
 from registry.uploads.received_files import write_upload
-from registry.uploads.receiving import publish
+from registry.uploads.receiving import Received, publish, receive
 
 
 class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
@@ -74,6 +77,9 @@ class UploadSerializer(serializers.Serializer[Any]):
 
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
+    archive = serializers.FileField(
+        required=False, help_text="Instead of the files: a zip that holds them, in a folder or with others."
+    )
     upload = serializers.CharField(
         default="", max_length=500, help_text="Instead of the files: the upload from uploads/."
     )
@@ -106,8 +112,10 @@ class UploadSerializer(serializers.Serializer[Any]):
         Raises ValidationError unless both files, an upload by links, or a folder of the inbox is given.
         """
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
-        if missing and not (fields["upload"] or fields["folder"]):
-            raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, an upload, or a folder."))
+        if missing and not (fields["upload"] or fields["folder"] or "archive" in fields):
+            raise serializers.ValidationError(
+                dict.fromkeys(missing, "Send the file, an archive, an upload, or a folder.")
+            )
         return fields
 
 
@@ -163,13 +171,14 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         files = self.read(UploadSerializer)
         adapter = self.adapter()
         with scratch() as place:
+            received = receive_sent(adapter, files, place / "given")
             version = publish(
                 adapter,
-                receive(adapter, files, place / "given"),
+                received.folder,
                 fold=files["fold"],
                 keep=files["keep"],
                 confirmation=files["confirm_base"],
-                lineage=converted_from(files),
+                lineage=converted_from(files, received.notes),
                 by=actor_of(request),
             )
         return self.write(version, 201)
@@ -181,8 +190,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         files = self.read(HeaderSerializer)
         inspection = self.adapter().inspect(
             files["adapter_config"].read(),
-            files["header"].read(),
-            files["size"],
+            [(files["header"].read(), files["size"])],
             any_scale=files["fold"],
             confirmation=files["confirm_base"],
         )
@@ -227,14 +235,13 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
 
 
-def converted_from(files: dict[str, Any]) -> dict[str, Any]:
-    """Return the lineage that the fields of an upload name: the source's sha256, and each line of `conversions`.
+def converted_from(files: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the lineage of an upload: the source's sha256, each line of `conversions`, and the server's notes.
 
-    It is empty for an adapter that its sender did not convert. `files` are the validated fields, not files.
+    It is empty for an adapter that nobody converted. `files` are the validated fields, not files.
     """
-    if not files["conversions"] and not files["source_sha256"]:
-        return {}
-    return {"source_sha256": files["source_sha256"], "conversions": files["conversions"].splitlines()}
+    lines = [*files["conversions"].splitlines(), *notes]
+    return {"source_sha256": files["source_sha256"], "conversions": lines} if lines or files["source_sha256"] else {}
 
 
 def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
@@ -250,18 +257,19 @@ def as_zip(archive: IO[bytes], name: str) -> FileResponse:
     return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
 
 
-def receive(adapter: Adapter, files: dict[str, Any], folder: Path) -> Path:
-    """Put the adapter's files into a new folder, from the request, an upload by links, or the inbox; return the folder.
+def receive_sent(adapter: Adapter, files: dict[str, Any], folder: Path) -> Received:
+    """Put the adapter's files into a new folder: from the request, a zip, an upload by link, or the inbox.
 
     The files get fixed names: a client's file name never becomes a path. Raises Invalid.
     """
+    if "archive" in files:
+        return receive([files["archive"]], folder)
     folder.mkdir()
     if files["upload"]:
         take(files["upload"], adapter, folder)
-        return folder
-    if files["folder"]:
+    elif files["folder"]:
         take_folder(files["folder"], adapter.project, folder)
-        return folder
-    write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
-    write_upload(files["adapter_config"], folder / "adapter_config.json")
-    return folder
+    else:
+        write_upload(files["adapter_model"], folder / WEIGHTS)
+        write_upload(files["adapter_config"], folder / CONFIG)
+    return Received(folder)

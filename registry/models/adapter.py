@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from registry.adapter_files.findings import refusal
 from registry.adapter_files.finite_check import fault_in
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.manifest import Manifest, config_of, inspect_files, inspect_folder, parsed, refused
-from registry.adapter_files.safetensors_header import header_of
+from registry.adapter_files.safetensors_header import tensors_of
 from registry.adapter_files.tensor_names import WEIGHTS
 from registry.domain_signals import version_uploaded
 from registry.models.base_model import BaseModel
@@ -98,9 +98,12 @@ class Adapter(models.Model):
         manifest.write(folder)
         return manifest
 
-    def inspect(self, config: bytes, header: bytes, size: int, **options: Any) -> Inspection:
-        """Return all findings on a configuration and the first bytes of a weights file of `size` bytes."""
-        read = (parsed(lambda: config_of(config)), parsed(lambda: header_of(header, size)))
+    def inspect(self, config: bytes, heads: Sequence[tuple[bytes, int]], **options: Any) -> Inspection:
+        """Return all findings on a configuration and the first bytes of its weights.
+
+        `heads` holds each file's first bytes and its whole size: one file, or the shards.
+        """
+        read = (parsed(lambda: config_of(config)), parsed(lambda: tensors_of(heads)))
         return inspect_files(*read, self.base_model.facts(self.project, named=True), **options)
 
     def inspect_folder(self, folder: Path, **options: Any) -> Inspection:

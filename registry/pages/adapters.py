@@ -14,9 +14,10 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import PAGE_ROWS, Listing
-from adapterhub.api.pages import allowed, visible_or_404, visible_rows
+from adapterhub.api.pages import allowed, followed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
 from adapterhub.charts import heat_map
 from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, without_bodies
@@ -90,6 +91,8 @@ def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show a version: ranks, evaluations, engines that can serve it, and what can be done with it."""
     viewed = find_version(request, slug, number)
+    if request.headers.get("HX-Request"):
+        return followed(request, "", "registry/_version_state.html", {"version": viewed}, viewed.status)
     return render_version(request, viewed, PromoteForm(version=viewed))
 
 
@@ -97,21 +100,22 @@ def render_version(
     request: HttpRequest, viewed: AdapterVersion, form: PromoteForm, previewed: dict[str, Any] | None = None
 ) -> HttpResponse:
     """Render the version's page with the form of a rollout, its errors, and the preview of its plan."""
-    scopes = scopes_in(request, viewed.project)
+    scopes, serving = scopes_in(request, viewed.project), list(serving_aliases(viewed))
+    events = list(AuditEvent.objects.about(viewed).without_reads())
     context = {
         "version": viewed,
-        "aliases": viewed.aliases.select_related("project"),
+        "aliases": [alias for alias in serving if alias.version_id == viewed.pk],
         "form": form if Scope.OPERATE in scopes else None,
         "previewed": previewed,
-        "may_archive": Scope.PUBLISH in scopes and viewed.status != VersionStatus.ARCHIVED and not is_live(viewed),
+        "may_archive": Scope.PUBLISH in scopes and viewed.status != VersionStatus.ARCHIVED and not serving,
         "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
         "reduces": reduction_reason(viewed) if Scope.TRAIN in scopes else "",
         "less": max(1, viewed.max_rank // 2),
-        "events": AuditEvent.objects.about(viewed).without_reads(),
+        "events": events,
         "heat": heat_map(viewed.ranks),
         "evaluations": viewed.evaluations.select_related("against__adapter__project")[:5],
         "verdicts": viewed.verdicts(),
-        "comparisons": viewed.served_comparisons.defer("details"),
+        "comparisons": comparisons(events),
         **intake_report(viewed),
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }
@@ -128,9 +132,20 @@ def reduction_reason(version: AdapterVersion) -> str:
     return ""
 
 
-def is_live(version: AdapterVersion) -> bool:
-    """Return True if an alias or an active rollout serves the version."""
-    return version.aliases.exists() or version.candidate_of.active().exists()
+def comparisons(events: list[AuditEvent]) -> list[dict[str, Any]]:
+    """Return the newest comparison with PEFT on each release of an engine, from a version's events, newest first."""
+    newest: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.tag == Tag.VERSION_COMPARED:
+            facts = {**(event.after or {}), **(event.evidence or {}), "reason": event.reason, "at": event.at}
+            newest.setdefault(facts["engine_version"], facts)
+    return list(newest.values())
+
+
+def serving_aliases(version: AdapterVersion) -> QuerySet[Alias]:
+    """Return the aliases that serve the version, or try it in an active rollout, with their projects."""
+    trying = version.candidate_of.active().values("alias")
+    return Alias.objects.select_related("project").filter(Q(version=version) | Q(pk__in=trying))
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:

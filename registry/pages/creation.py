@@ -1,4 +1,4 @@
-"""Pages that create adapters, versions, clusters, replicas and aliases, and change a description or a policy."""
+"""Pages that create adapters, clusters, replicas and aliases, and change a description, a policy or a state."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.pages import accepts_files, allowed_somewhere, errors_on, form_page, reason_in, visible_or_404
+from adapterhub.api.pages import allowed_somewhere, errors_on, form_page, reason_in, visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope
-from adapterhub.core.actor import Actor
 from adapterhub.core.errors import NotAllowed
 from adapterhub.core.tenancy import Scope
-from adapterhub.workspace import scratch
-from registry.adapter_files.served_config import CONFIG
-from registry.adapter_files.tensor_names import WEIGHTS
-from registry.models import Adapter, AdapterVersion, Alias, ApprovalKind, ApprovalStatus, Cluster
+from registry.models import Adapter, Alias, ApprovalKind, ApprovalStatus, Cluster
 from registry.pages.adapters import find_version
 from registry.pages.aliases import find_alias
 from registry.pages.clusters import operated
@@ -32,11 +28,8 @@ from registry.pages.new_forms import (
     DescriptionForm,
     PolicyForm,
     ReplicaForm,
-    WeightsForm,
     policy_fields,
 )
-from registry.uploads.received_files import write_upload
-from registry.uploads.receiving import publish
 
 
 @login_required
@@ -86,40 +79,6 @@ def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
         back=reverse("adapter", args=[adapter.ref]),
         place=str(adapter),
     )
-
-
-@login_required
-@accepts_files
-def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
-    """Publish a version of an adapter from the files of a training elsewhere."""
-    adapter = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    require_scope(request, adapter.project, Scope.PUBLISH)
-    form = WeightsForm(request.POST or None, request.FILES or None)
-    if form.is_valid():
-        with errors_on(form):
-            version = published(adapter, form.cleaned_data, actor_of(request))
-            messages.success(request, f"{version} is stored; its numbers are being checked.")
-            return redirect("version", slug=adapter.ref, number=version.number)
-    return form_page(
-        request,
-        form,
-        title=f"Upload a version of {adapter}",
-        lead=f"It was trained elsewhere on {adapter.base_model}: the files must fit that model.",
-        action="Check and store it",
-        back=reverse("adapter", args=[adapter.ref]),
-        place=str(adapter),
-    )
-
-
-def published(adapter: Adapter, fields: dict[str, Any], by: Actor) -> AdapterVersion:
-    """Store the uploaded files and return their version. Raises as `registry.uploads.receiving.publish` does."""
-    with scratch() as place:
-        folder = place / "given"
-        folder.mkdir()
-        write_upload(fields["adapter_model"], folder / WEIGHTS)
-        write_upload(fields["adapter_config"], folder / CONFIG)
-        chosen = {name: fields[name] for name in ("fold", "keep")}
-        return publish(adapter, folder, confirmation=fields["confirm_base"], lineage={}, by=by, **chosen)
 
 
 @login_required

@@ -145,29 +145,6 @@ class DescriptionForm(forms.Form):
     tags = LinesField(rows=2, longest=50, help_text="One on each line.")
 
 
-class WeightsForm(forms.Form):
-    """A form for a version that was trained elsewhere: the two files that PEFT writes."""
-
-    adapter_model = forms.FileField(label="Weights", help_text="adapter_model.safetensors")
-    adapter_config = forms.FileField(label="Configuration", help_text="adapter_config.json")
-    fold = forms.BooleanField(
-        required=False,
-        label="Fold different scales into B",
-        help_text="For an adapter whose modules have different ranks or alphas, which some engines read as one.",
-    )
-    keep = forms.BooleanField(
-        required=False,
-        label="Keep it though engines cannot serve it",
-        help_text="It is stored as it was sent, and can be reduced to a LoRA that they serve.",
-    )
-    confirm_base = forms.CharField(
-        max_length=2000,
-        required=False,
-        label="Why it fits this base model",
-        help_text="Only if its configuration names another. Kept with the version and in the audit trail.",
-    )
-
-
 class ReplicasField(LinesField):
     """A form field of addresses of engines, one on each line."""
 

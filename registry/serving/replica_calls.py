@@ -226,7 +226,7 @@ def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict
         with at.client(LOAD_TIMEOUT_S) as engine:
             return {name: engine.prompt_logprobs(name, tokens) for name in names}
     except EngineError as error:
-        raise Unavailable(error.reason, code="engine_failed") from error
+        raise Unavailable(error.reason) from error
 
 
 def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:

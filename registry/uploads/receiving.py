@@ -1,15 +1,81 @@
-"""The version that is made of an adapter's files as somebody sent them: served, or kept without being served."""
+"""The files of an adapter as somebody sent them, put into a folder as PEFT's two files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
+from registry.adapter_files.findings import fault, printable, refusal
+from registry.adapter_files.header_rewrite import join
+from registry.adapter_files.safetensors_header import Unreadable
+from registry.adapter_files.selection import FILES, Selection, base_name, select
+from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion
+from registry.uploads.archive import is_zip, unpack
+from registry.uploads.received_files import write_upload
 from registry.uploads.unservable import keep as keep_unservable
+
+
+@dataclass(frozen=True)
+class Received:
+    """A folder with PEFT's two files, and what was chosen, renamed and left out of what was sent."""
+
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+
+def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[str] = ()) -> Received:
+    """Put the adapter among the files into a new folder. Raises Invalid if there is none.
+
+    One file may be a zip. `paths` names all files of the sender's folder, of which `files` are those of the adapter; a
+    name of theirs never becomes a path.
+    """
+    folder.mkdir()
+    try:
+        if len(files) == 1 and files[0].file and is_zip(files[0].file):
+            chosen, parts = unpack(files[0].file, folder, settings.UPLOAD_BYTES)
+            notes: tuple[str, ...] = ("The zip was unpacked.", *chosen.notes)
+        else:
+            chosen = select(paths or [file.name or "" for file in files])
+            parts, notes = written(files, chosen, folder), chosen.notes
+        put_together(parts, folder)
+    except Unreadable as error:
+        raise refusal([error.finding]) from None
+    return Received(folder, notes)
+
+
+def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Path) -> list[Path]:
+    """Write the chosen files as `0`, `1`, ... into the folder. Raises Invalid for one that was named and not sent."""
+    by_name = {file.name: file for file in files}
+    parts = []
+    for place, path in enumerate(chosen.files):
+        if base_name(path) not in by_name:
+            cause = f"{printable(base_name(path))} was named and not sent."
+            raise refusal([fault("not_sent", FILES, cause, "Send the folder again.")])
+        parts.append(folder / str(place))
+        write_upload(by_name[base_name(path)], parts[-1])
+    return parts
+
+
+def put_together(parts: list[Path], folder: Path) -> None:
+    """Give the configuration and the weights their names; shards are joined. Raises Unreadable."""
+    config, *weights = parts
+    if len(weights) == 1:
+        weights[0].rename(folder / WEIGHTS)
+    else:
+        join(weights, folder / WEIGHTS)
+        for shard in weights:
+            shard.unlink()
+    config.rename(folder / CONFIG)
 
 
 def publish(

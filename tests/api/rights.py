@@ -186,6 +186,7 @@ NEEDS = {
     "evaluate-version GET": TRAIN,
     "evaluate-version POST": TRAIN,
     "cancel-evaluation POST": TRAIN,
+    "check-upload POST": PUBLISH,
     "compress-version POST": TRAIN,
     "reduce-version GET": TRAIN,
     "reduce-version POST": TRAIN,

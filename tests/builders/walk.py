@@ -39,6 +39,7 @@ PUBLIC = {
 # Pages that take only POST answer 405 to GET.
 POST_ONLY = {
     "promote",
+    "check-upload",
     "freeze-dossier",
     "move-alias",
     "default-alias",

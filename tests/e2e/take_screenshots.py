@@ -16,6 +16,7 @@ from tests.builders import rows, write_jsonl
 from tests.byte_llama import save_model
 from tests.e2e.further_pages import further_pages
 from tests.e2e.recovery_codes import show_recovery_codes
+from tests.e2e.uploads import show_refused_upload, show_report
 from tests.lm.chat_tokenizer import TEMPLATES
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
@@ -80,11 +81,15 @@ def upload(page: Any, case: str) -> None:
     page.wait_for_url(re.compile(r"/datasets/\d+/$"))
 
 
-def test_take_them(page: Any, urls: dict[str, str], alice: User) -> None:
+def test_take_them(page: Any, urls: dict[str, str], alice: User, tmp_path: Path) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, url in urls.items():
         page.goto(url, wait_until="networkidle")
         photograph_all(page, name)
+    show_refused_upload(page, tmp_path / "refused")
+    photograph_all(page, "upload-check")
+    show_report(page, tmp_path / "accepted")
+    photograph_all(page, "upload-report")
     show_recovery_codes(page)
     photograph_all(page, "recovery-codes")
     for name, opened in further_pages(page, alice):

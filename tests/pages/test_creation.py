@@ -148,7 +148,7 @@ def test_a_version_of_another_training_is_uploaded_and_archived(
     names = ("adapter_model.safetensors", "adapter_config.json")
 
     def files() -> dict[str, Any]:
-        return {name.partition(".")[0]: SimpleUploadedFile(name, (folder / name).read_bytes()) for name in names}
+        return {"files": [SimpleUploadedFile(name, (folder / name).read_bytes()) for name in names]}
 
     assert lead.post("/adapters/eu.dora/upload/", {"fold": ""}).status_code == 422
     assert lead.post("/adapters/eu.dora/upload/", files())["Location"] == "/adapters/eu.dora/v1/"

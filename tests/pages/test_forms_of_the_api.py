@@ -28,6 +28,7 @@ PAGES = {
     "adapter-list": "new-adapter",
     "adapter-detail": "edit-adapter",
     "version-list": "upload-version",
+    "version-check": "check-upload",
     "version-archive": "archive-version",
     "version-dossier": "freeze-dossier",
     "cluster-list": "new-cluster",
@@ -81,7 +82,6 @@ PAGES = {
     "version-compression-compress": "compress-version",
 }
 OF_PROGRAMS = {
-    "version-check": "asks before an upload of gigabytes; the page's upload is checked as it comes",
     "version-uploads": "links for uploads of many gigabytes, which a program follows",
     "dataset-check": "asks before an upload; the page shows the same lines when it refuses",
     "feedback-list": "an application's users judge its answers",

@@ -103,22 +103,22 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    adapter.description adapter.slug adapter.tags adapter_config adapter_model after also_named anyway as as_chat at
-    base base_model before budget budget.bytes budget.max_rank budget.parameters budget.uniform_rank checks
-    checks.format checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema columns
-    config confirm_base conversions created_after created_before cursor default description device_gb draft dtype
-    encoding engine escape events expected_generation expires_at file filename fold format gates gates.loss_below
-    gates.no_worse gates.quorum guardrails guardrails.kind guardrails.level guardrails.margin guardrails.metric
-    header hold hyperparameters is_healthy keep keeps_general_skill keeps_merged kind least_latency letter log_from
-    loss many_adapters mapping max_length max_lora_rank max_loras max_tokens meaning method mixture mixture.weight
-    named_versions object_type outcome page_size password pattern policy preset priority prompts quantum rank_max
-    rank_min reason retention revision role rollout.alias rollout.cluster rollout.guardrails rollout.guardrails.kind
-    engine_key requests_per_s
-    rollout.guardrails.level rollout.guardrails.margin rollout.guardrails.metric rollout.reason rollout.steps
-    rollout.steps.approval rollout.steps.hold_s rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight
-    samples scopes score seen settings sha256 size slots source source_sha256 split start_values status steps
-    steps.approval steps.hold_s steps.min_samples steps.shadow steps.weight tag tags targeting targeting.allow
-    targeting.deny targeting.holdout task tokens_per_min type url weight confirm
+    adapter.description adapter.slug adapter.tags adapter_config adapter_model after also_named anyway archive as
+    as_chat at base base_model before budget budget.bytes budget.max_rank budget.parameters budget.uniform_rank
+    checks checks.format checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema
+    columns config confirm confirm_base conversions created_after created_before cursor default description
+    device_gb draft dtype encoding engine engine_key escape events expected_generation expires_at file filename fold
+    format gates gates.loss_below gates.no_worse gates.quorum guardrails guardrails.kind guardrails.level
+    guardrails.margin guardrails.metric header hold hyperparameters is_healthy keep keeps_general_skill keeps_merged
+    kind least_latency letter log_from loss many_adapters mapping max_length max_lora_rank max_loras max_tokens
+    meaning method mixture mixture.weight named_versions object_type outcome page_size password pattern policy
+    preset priority prompts quantum rank_max rank_min reason requests_per_s retention revision role rollout.alias
+    rollout.cluster rollout.guardrails rollout.guardrails.kind rollout.guardrails.level rollout.guardrails.margin
+    rollout.guardrails.metric rollout.reason rollout.steps rollout.steps.approval rollout.steps.hold_s
+    rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight samples scopes score seen settings sha256
+    size slots source source_sha256 split start_values status steps steps.approval steps.hold_s steps.min_samples
+    steps.shadow steps.weight tag tags targeting targeting.allow targeting.deny targeting.holdout task
+    tokens_per_min type url weight
     """.split(),  # noqa: SIM905 (a table)
         "",
     )

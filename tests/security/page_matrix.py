@@ -96,7 +96,7 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    adapter_config adapter_model confirm_base evaluations fold keep pattern task
+    confirm_base evaluations fold keep listing pattern task
     address also_named anyway at base_model cache_mb cache_s canary check code config days default description
     device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
     format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters

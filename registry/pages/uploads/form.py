@@ -1,0 +1,61 @@
+"""The form of an upload in the browser; its files are read from the request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+# A run's folder holds a few hundred files; what lies deeper is not looked for.
+MOST_FILES, LONGEST_PATH = 5000, 1000
+
+
+class ListingField(forms.JSONField):
+    """A list of [path, bytes] pairs: the files of a folder that somebody chose."""
+
+    default_error_messages = {"listing": "Expected at most %(most)s pairs of a path and its bytes."}
+
+    def to_python(self, value: Any) -> Any:
+        """Return the pairs. Raises ValidationError."""
+        pairs = super().to_python(value) or []
+        if not isinstance(pairs, list) or len(pairs) > MOST_FILES or not all(map(is_file, pairs)):
+            raise forms.ValidationError(self.error_messages["listing"], "listing", {"most": MOST_FILES})
+        return [(path, size) for path, size in pairs]
+
+
+def is_file(pair: Any) -> bool:
+    """Return True for a path and a size."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    path, size = pair
+    return isinstance(path, str) and len(path) <= LONGEST_PATH and type(size) is int and 0 <= size < 2**48
+
+
+class UploadForm(forms.Form):
+    """The choices of an upload; the files are read from the request."""
+
+    listing = ListingField(required=False, widget=forms.HiddenInput)
+    fold = forms.BooleanField(
+        required=False,
+        label="Fold different scales into B (fold)",
+        help_text="For an adapter whose modules have different ranks or alphas, which some engines read as one.",
+    )
+    keep = forms.BooleanField(
+        required=False,
+        label="Keep it though engines cannot serve it (keep)",
+        help_text="It is stored as it was sent, and can be reduced to a LoRA that they serve.",
+    )
+    confirm_base = forms.CharField(
+        required=False,
+        max_length=2000,
+        label="Why it fits this base model (confirm_base)",
+        widget=forms.TextInput,
+        help_text="Only if its configuration names another. Kept with the version and in the audit trail.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        """Return the choices. Raises ValidationError for two that exclude each other."""
+        fields: dict[str, Any] = super().clean() or self.cleaned_data
+        if fields.get("keep") and fields.get("fold"):
+            raise forms.ValidationError({"fold": "What is kept stays as it was sent: choose fold or keep."})
+        return fields

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.utils.timezone import now
 
 from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Replica, Response, Rollout, without_bodies
@@ -67,8 +67,9 @@ def desired_state(cluster: Cluster) -> Desired:
     replaced = AliasMove.objects.filter(alias__in=aliases).replaced_since(since).values_list("version", flat=True)
     requested, waiting = requested_versions(cluster)
     known = versions.ready().servable_on(cluster).filter(served_name__in=requested)
-    serving, in_rollouts = list(used(versions.filter(aliases__in=aliases))), list(versions.filter(pk__in=sides))
-    policies = list(aliases.values_list("version__served_name", "policy"))
+    of_aliases = versions.filter(aliases__in=aliases).annotate(policy=F("aliases__policy"))
+    serving, in_rollouts = list(used(of_aliases)), list(versions.filter(pk__in=sides))
+    policies = [(version.served_name, getattr(version, "policy", {})) for version in serving]
     pinned = {name for name, policy in policies if policy.get("quorum")}
     in_order = (
         [version for version in serving if version.served_name in pinned],

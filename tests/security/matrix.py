@@ -108,7 +108,8 @@ NAMES = (
     checks checks.format checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema
     columns config confirm confirm_base conversions created_after created_before cursor default description
     device_gb draft dtype encoding engine engine_key escape events expected_generation expires_at file filename fold
-    format gates gates.loss_below gates.no_worse gates.quorum guardrails guardrails.kind guardrails.level
+    format gates gates.loss_below gates.no_worse gates.quorum gates.tasks
+    gates.tasks.at_least gates.tasks.task guardrails guardrails.kind guardrails.level
     guardrails.margin guardrails.metric header hold hyperparameters is_healthy keep keeps_general_skill keeps_merged
     kind least_latency letter log_from loss many_adapters mapping max_length max_lora_rank max_loras max_tokens
     meaning method mixture mixture.weight named_versions object_type outcome page_size password pattern policy

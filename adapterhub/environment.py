@@ -13,6 +13,8 @@ from pathlib import Path
 
 # Libraries of Hugging Face report their use to its servers unless told otherwise. Our children inherit this.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# What usage has prices for.
+PRICED = ("prompt", "completion", "gpu_hour", "cold_load")
 
 
 class BadSetting(ValueError):
@@ -178,6 +180,12 @@ TABLE = {
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two checks of the replicas."),
         Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
+        Setting(
+            "ADAPTERHUB_PRICES",
+            "",
+            "Prices for the cost of usage: prompt and completion for a million tokens, gpu_hour, cold_load; "
+            "prompt=0.5,gpu_hour=2.",
+        ),
         Setting("ADAPTERHUB_MLFLOW_URL", "", "MLflow tracking server that ended runs are mirrored to; empty = none."),
         Setting(
             "ADAPTERHUB_ENGINE_HOSTS",
@@ -274,6 +282,22 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
 def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the variable's words, separated by commas. Raises BadSetting if a secret's file cannot be read."""
     return [word.strip() for word in read(name, environ).split(",") if word.strip()]
+
+
+def prices(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
+    """Parse `prompt=0.5,gpu_hour=2` into prices by kind; empty without any. Raises BadSetting."""
+    priced: dict[str, float] = {}
+    for entry in words(name, environ):
+        kind, _, price = entry.partition("=")
+        try:
+            priced[kind] = float(price)
+        except ValueError:
+            priced[kind] = -1.0
+        if kind not in PRICED or not 0 <= priced[kind] < float("inf"):
+            raise BadSetting(
+                f"{name}: {entry!r} is no price: write {'=..., '.join(PRICED)}=... with numbers from 0 on."
+            )
+    return priced
 
 
 def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:

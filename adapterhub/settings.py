@@ -345,6 +345,7 @@ CELERY_BEAT_SCHEDULE = {
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
+PRICES = env.prices("ADAPTERHUB_PRICES")
 MLFLOW_URL = env.read("ADAPTERHUB_MLFLOW_URL")
 ENGINE_HOSTS = env.engine_hosts()
 ROUTER_SECRET_FILE = Path(env.read("ADAPTERHUB_ROUTER_SECRET_PATH") or HOME / "router-secret")

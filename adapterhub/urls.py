@@ -41,6 +41,7 @@ from registry.api import (
 from training.api import compressions, estimates, evaluations, plans
 from training.api import views as training
 from training.api.prometheus_metrics import MetricsViewSet
+from training.api.usage import UsageViewSet
 
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
@@ -82,6 +83,8 @@ api: list[URLPattern | URLResolver] = [
     path("", include(router.urls)),
     path("audit/verify/", AuditViewSet.as_view({"get": "verify"}), name="audit-verify"),
     path("metrics/", MetricsViewSet.as_view({"get": "metrics"}), name="metrics"),
+    path("usage/", UsageViewSet.as_view({"get": "list"}), name="usage-list"),
+    path("usage/csv/", UsageViewSet.as_view({"get": "export"}), name="usage-csv"),
     path("audit/export/", AuditViewSet.as_view({"get": "export"}), name="audit-export"),
 ]
 

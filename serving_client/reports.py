@@ -45,7 +45,7 @@ class Outcome(MeasuredAnswer):
     """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
 
     `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
-    `shadow`; `mirrored` describes the stable version's answer to the same request.
+    `shadow`; `mirrored` describes the stable version's answer to the same request. `cold`: it waited for a load.
     """
 
     response_id: str
@@ -58,6 +58,7 @@ class Outcome(MeasuredAnswer):
     unit: str | None
     cache: str = "bypass"
     counted: bool = True
+    cold: bool = False
     mirrored: MeasuredAnswer | None = None
 
     @classmethod

@@ -13,6 +13,7 @@ from training.pages import (
     retention,
     run_comparison,
     runs,
+    usage,
 )
 
 urlpatterns = [
@@ -29,6 +30,7 @@ urlpatterns = [
     path("training/<uuid:pk>/compare/", run_comparison.compare_runs, name="compare-training-runs"),
     path("training/<uuid:pk>/keep/", retention.keep_run, name="keep-training-run"),
     path("training/<uuid:pk>/<slug:verb>/", runs.move_run, name="move-training-run"),
+    path("usage/", usage.usage_page, name="usage"),
     path("estimates/", estimates.estimates, name="estimates"),
     path("rank-analyses/", datasets_and_analyses.analyses, name="rank-analyses"),
     path("rank-analyses/new/", datasets_and_analyses.new_analysis, name="new-rank-analysis"),

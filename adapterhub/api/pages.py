@@ -49,6 +49,7 @@ NAVIGATION = [
         "Govern",
         [
             ("audit", "Audit"),
+            ("usage", "Usage"),
             ("tokens", "Tokens"),
             ("webhooks", "Webhooks"),
             ("invitations", "Invitations"),

@@ -12,7 +12,7 @@ from registry.models.feedback import Feedback
 from registry.models.fleet.cluster import Cluster
 from registry.models.fleet.grant import ClusterGrant
 from registry.models.fleet.replica import Replica
-from registry.models.response import Response
+from registry.models.response import Response, UsageDay
 from registry.models.rollout import Rollout
 from registry.models.rollout_measurement import RolloutMinute, RolloutUnit
 from registry.models.rollout_states import RolloutStatus
@@ -42,6 +42,7 @@ __all__ = [
     "RolloutUnit",
     "ServedComparison",
     "Signature",
+    "UsageDay",
     "VersionEvaluation",
     "VersionStatus",
     "without_bodies",

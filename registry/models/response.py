@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from django.db import models
+from collections.abc import Iterable
+from datetime import date
+
+from django.db import connection, models
 
 from adapterhub.accounts.models import Project
 from registry.models.adapter import AdapterVersion
@@ -46,3 +49,55 @@ class Response(models.Model):
     def alias_ref(self) -> str:
         """The reference that names the alias among all projects: `project.name`."""
         return f"{self.project.slug}.{self.alias_name}"
+
+
+# Adds to the day's row, or makes it.
+ADD = """
+INSERT INTO registry_usageday
+    (project_id, alias_name, version_id, day, requests, failures, cold_loads, prompt_tokens, completion_tokens)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT ON CONSTRAINT one_row_of_usage_a_day DO UPDATE SET
+    requests = registry_usageday.requests + EXCLUDED.requests,
+    failures = registry_usageday.failures + EXCLUDED.failures,
+    cold_loads = registry_usageday.cold_loads + EXCLUDED.cold_loads,
+    prompt_tokens = registry_usageday.prompt_tokens + EXCLUDED.prompt_tokens,
+    completion_tokens = registry_usageday.completion_tokens + EXCLUDED.completion_tokens
+"""
+
+
+class UsageDay(models.Model):
+    """The requests and tokens of a project for a version behind an alias on one day (UTC), kept for ever."""
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="+")
+    alias_name = models.CharField(max_length=50, blank=True)
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="+")
+    day = models.DateField()
+    requests = models.PositiveBigIntegerField(default=0)
+    failures = models.PositiveBigIntegerField(default=0, help_text="Of the requests, those that ended with an error.")
+    cold_loads = models.PositiveBigIntegerField(default=0, help_text="Requests that waited for a load.")
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-day", "alias_name", "version"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "alias_name", "version", "day"], name="one_row_of_usage_a_day")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.project} on {self.day}"
+
+    @classmethod
+    def add(cls, answers: Iterable[Response], cold: set[str]) -> None:
+        """Add new answers to their days; `cold` are the ids of those that waited for a load.
+
+        An answer of a shadow, which no caller saw, counts too: the engine computed it.
+        """
+        sums: dict[tuple[int, str, int, date], list[int]] = {}
+        for answer in answers:
+            key = (answer.project_id, answer.alias_name, answer.version_id, answer.at.date())
+            counts = (1, answer.status >= 400, answer.pk in cold, answer.prompt_tokens, answer.completion_tokens)
+            sums[key] = [total + count for total, count in zip(sums.get(key, [0] * 5), counts, strict=True)]
+        with connection.cursor() as cursor:
+            # In one order everywhere, so that two writers never wait for each other.
+            cursor.executemany(ADD, [(*key, *counts) for key, counts in sorted(sums.items())])

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 
 from adapterhub.accounts.models import Project
 from registry.experiments.metrics import of_report
-from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
+from registry.models import AdapterVersion, Response, Rollout, RolloutUnit, UsageDay
 from registry.models.rollout_measurement import Measured
 from registry.serving.valkey import valkey
 from serving_client.protocol import OUTCOMES, REPORTS
@@ -83,6 +83,7 @@ def keep(reports: list[Outcome]) -> None:
         for row in rows:
             row.unit = users.get(row.pk)
         Response.objects.bulk_create(rows)
+        UsageDay.add(rows, {report.response_id for report in known if report.cold})
         measure(rows, by_id)
 
 

@@ -30,6 +30,7 @@ from registry.models import (
     Dossier,
     Response,
     Rollout,
+    UsageDay,
 )
 from tests.builders.adapters import write_adapter
 from tests.builders.people import member
@@ -191,6 +192,7 @@ def reported_things(project: Project, names: dict[str, Any]) -> dict[str, Any]:
         is_sticky=True,
         total_ms=1,
     )
+    UsageDay.add([response], set())
     answers = [{"number": 1, "text": f"{word} shall"}, {"number": 2, "text": f"{word} may"}]
     blind = BlindTest.keep(adapter, f"the bank of {word}", answers, by=person.as_actor())
     webhook = Webhook.objects.create(project=project, url=f"https://{word}.example/", events=["token:*"])

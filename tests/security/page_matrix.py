@@ -105,7 +105,7 @@ NAMES = (
     rank_min reads reason recompute refusal replicas retention revision role samples scopes seen session sharded
     since slug sort source split start_values state status tag tags temperature theme uniform_rank until url verify
     weight
-    confirm engine_key requests_per_s slots tokens_per_min
+    confirm engine_key requests_per_s slots tokens_per_min by
     """.split(),  # noqa: SIM905 (a table)
         "",
     )

@@ -129,18 +129,19 @@ class Proxy:
         content = visible(content) if is_counted(path, body) else content
         return Response(content, 200, answer.headers(), media_type)
 
-    async def route(self, target: Target) -> VersionRoute:
-        """Return the route to replicas that hold the version, waiting for a cold one.
+    async def route(self, answer: Answer) -> VersionRoute:
+        """Return the route to replicas that hold the version, waiting for a cold one, which is noted in the answer.
 
         Raises Refusal: 404 or 503 at once for a version that no replica will hold, 503 or 504 after the wait.
         """
-        version = target.version
+        target, version = answer.target, answer.target.version
         route = self.table().versions.get(version)
         if route is None:
             raise Refusal(503, "not_servable", f"No cluster serves the base model of {version}.", retry_after_s=30)
         if route.replicas:
             return route
         self.require_servable(target)
+        answer.is_cold = True
         with self.metrics.load_wait.time():
             table = await self.cold.wait(version, lambda: self.is_wanted(target))
         if table is None and not is_current(self.table(), target):
@@ -170,7 +171,7 @@ class Proxy:
 
         An engine that refuses to count a stream's tokens is asked again without.
         """
-        route = await self.route(answer.target)
+        route = await self.route(answer)
         asks_for_counts = is_counted(path, body)
         payload = rewritten(counted(body) if asks_for_counts else body, answer.target)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace

@@ -33,6 +33,7 @@ class Answer:
     is_whole: bool = False
     has_text: bool = True
     cache: str = "bypass"
+    is_cold: bool = False
     entry: Entry | None = None
     captured: CapturedResponse | None = None
     trace: dict[str, str] = field(default_factory=dict)
@@ -97,6 +98,7 @@ class Answer:
             total_ms=(time.perf_counter() - self.began) * 1000,
             cache=self.cache,
             counted=target.is_counted,
+            cold=self.is_cold,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             tokens_estimated=usage.is_estimated,

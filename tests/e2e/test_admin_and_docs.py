@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib import admin
+from django.urls import reverse
 
 from adapterhub.accounts.models import User
 from registry.models import Alias
@@ -28,14 +31,25 @@ PATHS = (
 )
 
 
-def faults_at_both_widths(page: Any, script: str) -> list[str]:
+WAYS = [(theme, width) for theme in ("light", "dark") for width in (1440, 390)]
+# Lists of rows share one template: each is seen wide in light colours, and on a phone in dark ones.
+WAYS_OF_LISTS = (("light", 1440), ("dark", 390))
+
+
+def faults_at_both_widths(page: Any, script: str, ways: Sequence[tuple[str, int]] = WAYS) -> list[str]:
     faults = []
-    for theme in ("light", "dark"):
+    for theme, width in ways:
         page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-        for width in (1440, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            faults += [f"{theme} {width}: {fault}" for fault in violations(page, script)]
+        page.set_viewport_size({"width": width, "height": 900})
+        faults += [f"{theme} {width}: {fault}" for fault in violations(page, script)]
     return faults
+
+
+def lists() -> list[str]:
+    """Every list of rows that the admin has, but those of PATHS."""
+    kinds = [model._meta for model in admin.site._registry]
+    addresses = [reverse(f"admin:{kind.app_label}_{kind.model_name}_changelist") for kind in kinds]
+    return [address for address in addresses if address not in PATHS]
 
 
 @pytest.mark.slow
@@ -46,6 +60,9 @@ def test_the_admin_is_accessible(page: Any, axe: str, alias: Alias, alice: User,
     for path in (path.format(**ids) for path in PATHS):
         assert page.goto(path).status == 200, path
         faults += [f"{path} {fault}" for fault in faults_at_both_widths(page, axe)]
+    for path in lists():
+        assert page.goto(path).status == 200, path
+        faults += [f"{path} {fault}" for fault in faults_at_both_widths(page, axe, WAYS_OF_LISTS)]
     assert "\n".join(faults) == ""
 
 

@@ -112,3 +112,12 @@ def test_a_training_takes_three_clicks_from_the_overview(
     page.get_by_text("queued").first.wait_for()
     run = TrainingRun.objects.get()
     assert (run.adapter, run.dataset) == (adapter, dataset)
+
+
+@pytest.mark.slow
+def test_the_printed_answer_has_neither_menu_nor_form(page: Any, alias: Alias) -> None:
+    page.goto(f"/aliases/{alias.ref}/responsibility/")
+    parts = [page.locator(name) for name in ("nav", "form.find", "#answer", "svg.served")]
+    assert [part.first.is_visible() for part in parts] == [True] * 4
+    page.emulate_media(media="print")
+    assert [part.first.is_visible() for part in parts] == [False, False, True, True]

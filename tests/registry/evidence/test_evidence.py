@@ -177,6 +177,8 @@ def test_an_answer_names_its_version_and_approvals(ci: str, served: Rollout, cli
         is_sticky=True,
         total_ms=1,
     )
+    candidates_page = client_of_alice.get("/responses/", {"id": "resp-2"}).content.decode()
+    assert "as the candidate of a rollout" in candidates_page
     assert client_json(ci, "/api/v1/responses/resp-2/")["approvals"] == [str(Approval.objects.get().pk)]
     assert "is known" in client_of_alice.get("/responses/", {"id": "nothing"}).content.decode()
 

@@ -87,6 +87,7 @@ TABLE = {
         Setting("ADAPTERHUB_FORMER_KEYS", "", "Public keys, PEM, whose signatures of versions remain valid."),
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that web and router answer to."),
+        Setting("ADAPTERHUB_LOG_FORMAT", "text", "text, or json: log lines as JSON objects, one a line."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
         Setting(
             "ADAPTERHUB_PROXIES",

@@ -1,11 +1,11 @@
-"""A log formatter that removes secrets from every line, tracebacks included."""
+"""Log formatters that remove secrets from every line, tracebacks included."""
 
 from __future__ import annotations
 
 import logging
 import re
 
-from serving_client.log_lines import OneLine
+from serving_client.log_lines import JsonLine, OneLine
 
 PATTERNS = (
     # A token's id is no secret and says which one to revoke.
@@ -39,3 +39,11 @@ class Redacting(OneLine):
     def format(self, record: logging.LogRecord) -> str:
         """Return the formatted record without secrets."""
         return redacted(super().format(record))
+
+
+class RedactingJson(JsonLine):
+    """A formatter that hides secrets in each field, before JSON escapes what they are recognised by."""
+
+    def shown(self, text: str) -> str:
+        """Return the text without secrets."""
+        return redacted(text)

@@ -127,12 +127,15 @@ def main() -> None:
     parser.add_argument("--engine", required=True, help="the engine's address on this machine")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
+    log_lines.add_option(parser)
     options = parser.parse_args()
-    log_lines.start("%(levelname)s %(name)s %(message)s")
+    log_lines.start("%(levelname)s %(name)s %(message)s", options.log_format)
     agent = Agent(
         open_store(options.store, endpoint_url=options.endpoint_url), options.folder.absolute(), options.engine
     )
-    uvicorn.run(agent.app(), host=options.host, port=options.port, access_log=False, server_header=False)
+    uvicorn.run(
+        agent.app(), host=options.host, port=options.port, access_log=False, log_config=None, server_header=False
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Django settings. Every environment variable is read through the table in `adapterhub.environment`."""
 
 import gc
+import logging
 import secrets
 from datetime import timedelta
 from pathlib import Path
@@ -399,9 +400,17 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "plain": {"()": "adapterhub.redaction.Redacting", "format": "%(levelname)s %(name)s %(message)s"},
+        "text": {"()": "adapterhub.redaction.Redacting", "format": "%(levelname)s %(name)s %(message)s"},
+        "json": {"()": "adapterhub.redaction.RedactingJson"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.choice("ADAPTERHUB_LOG_FORMAT", ("text", "json")),
+        }
+    },
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {"httpx": {"level": "WARNING"}, "celery.app.trace": {"level": "WARNING"}},
 }
+# Warnings of Python are lines of the same format.
+logging.captureWarnings(env.read("ADAPTERHUB_LOG_FORMAT") == "json")

@@ -24,6 +24,8 @@ def main() -> None:
         http=BoundedConnection.within(connections()),
         ws="none",
         access_log=False,
+        # Its lines go where the application's go, in the same format.
+        log_config=None,
         # The application believes the proxies of ADAPTERHUB_PROXIES; uvicorn would believe whatever comes from here.
         proxy_headers=False,
         timeout_graceful_shutdown=arguments.grace_s,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import re
+from datetime import UTC, datetime
 
 # Input from others must not start a line of its own, nor move a terminal's cursor.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+FORMATS = ("text", "json")
 
 
 class OneLine(logging.Formatter):
@@ -17,8 +21,34 @@ class OneLine(logging.Formatter):
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
 
-def start(form: str) -> None:
-    """Log to the standard error, in this form of logging's, from level INFO on."""
+class JsonLine(logging.Formatter):
+    """A formatter that writes each record as a JSON object in ASCII: time (UTC, milliseconds), level, logger, message.
+
+    `exception` and `stack` are there where the record has them.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        fields = {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": time, **{name: self.shown(text) for name, text in fields.items()}})
+
+    def shown(self, text: str) -> str:
+        """Return a field's text as it is written."""
+        return text
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--log-format` to a program's options."""
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="how log lines are written")
+
+
+def start(form: str, log_format: str = "text") -> None:
+    """Log to the standard error from level INFO on: as JSON, or as text in this form of logging's."""
     logging.basicConfig(level=logging.INFO)
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(OneLine(form))
+        handler.setFormatter(JsonLine() if log_format == "json" else OneLine(form))

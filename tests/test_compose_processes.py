@@ -7,6 +7,7 @@ Only what the composition brings is exchanged: host names, ports, and the folder
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import runpy
@@ -52,6 +53,12 @@ class Started:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own
             return answer.status == 200
         return False
+
+    def lines_of_json(self) -> int:
+        """Count its lines; each has to be an object of JSON, as whoever collects them expects."""
+        lines = self.log.read_text().splitlines()
+        assert [line for line in lines if not line.startswith("{")] == []
+        return len([json.loads(line)["message"] for line in lines])
 
     def end(self, stop_signal: str) -> None:
         """Ends within 20 s by the signal that Compose sends."""
@@ -120,6 +127,7 @@ def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
     port = free_port()
     with started(name, exchanged, port) as process:
         wait_until(lambda: process.answers(f"http://127.0.0.1:{port}/healthz"), START_S, f"{name} answers")
+        assert process.lines_of_json() > 0
 
 
 @pytest.mark.slow
@@ -131,6 +139,7 @@ def test_a_celery_process_is_ready(name: str, exchanged: dict[str, str]) -> None
         code = exchange(check[-1], exchanged)
         healthy = [exchanged["adapterhub:latest"], *check[2:-1], code]
         wait_until(lambda: subprocess.run(healthy, check=False).returncode == 0, START_S, f"{name} is healthy")
+        assert process.lines_of_json() > 0
 
 
 @pytest.mark.slow

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 
-from adapterhub.redaction import Redacting, redacted
+from adapterhub.redaction import Redacting, RedactingJson, redacted
 from serving_client import log_lines
 
 ROOT = Path(__file__).parent.parent
@@ -82,5 +84,35 @@ def test_the_other_processes_write_one_line_too(program: str) -> None:
 
 def test_the_console_of_the_product_redacts() -> None:
     formatters = settings.LOGGING["formatters"]
-    console = settings.LOGGING["handlers"]["console"]["formatter"]
-    assert formatters[console]["()"] == "adapterhub.redaction.Redacting"
+    assert settings.LOGGING["handlers"]["console"]["formatter"] == "text"
+    assert formatters["text"]["()"] == "adapterhub.redaction.Redacting"
+    assert formatters["json"]["()"] == "adapterhub.redaction.RedactingJson"
+
+
+@pytest.mark.threat("H4")
+@pytest.mark.parametrize("typed", ["bob\nINFO forged", "bob\x1b[2K", "bob\u2028x", "bob\x00", "bob\ud800", 'bob"}'])
+def test_a_line_of_json_is_one_object_in_ascii(typed: str) -> None:
+    record = logging.LogRecord("web", logging.WARNING, "", 0, "refused %s", (typed,), None)
+    record.created = 1_790_000_000.5
+    line = RedactingJson().format(record)
+    assert line.isascii()
+    assert line.isprintable()
+    fields = {
+        "time": "2026-09-21T14:13:20.500+00:00",
+        "level": "WARNING",
+        "logger": "web",
+        "message": f"refused {typed}",
+    }
+    assert json.loads(line) == fields
+
+
+def test_json_hides_secrets_in_every_field() -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQ\n-----END PRIVATE KEY-----"
+    try:
+        raise ValueError("postgres://app:hunter22@db/x")
+    except ValueError:
+        record = logging.LogRecord("web", logging.ERROR, "", 0, "key %s after", (key,), sys.exc_info())
+    fields = json.loads(RedactingJson().format(record))
+    assert fields["message"] == "key [hidden private key] after"
+    assert "hunter22" not in fields["exception"]
+    assert "Traceback" in fields["exception"]

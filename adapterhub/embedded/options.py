@@ -41,6 +41,7 @@ class Options:
     table_max_age_s: int = 86_400
     connections: int = 4096
     connections_per_address: int = 512
+    log_format: str = "text"
 
     @property
     def has_signer(self) -> bool:
@@ -71,6 +72,7 @@ class Options:
             table_max_age_s=environment.integer("ADAPTERHUB_TABLE_MAX_AGE_S", environ, least=1),
             connections=environment.integer("ADAPTERHUB_CONNECTIONS", environ, least=1, most=2**20),
             connections_per_address=environment.integer("ADAPTERHUB_CONNECTIONS_PER_ADDRESS", environ),
+            log_format=environment.choice("ADAPTERHUB_LOG_FORMAT", ("text", "json"), environ),
         )
 
 

@@ -138,7 +138,7 @@ def _router(options: Options) -> ProcessSpec:
     argv += ["--connections", str(options.connections), "--proxies", ",".join(options.proxies)]
     argv += ["--connections-per-address", str(options.connections_per_address)]
     argv += ["--secret-file", options.router_secret_file or str(options.home / "router-secret")]
-    argv += ["--metrics-token-file", str(folder / "metrics-token")]
+    argv += ["--metrics-token-file", str(folder / "metrics-token"), "--log-format", options.log_format]
     return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
 
 
@@ -150,6 +150,7 @@ def _engine(options: Options, number: int) -> ProcessSpec:
     model, port = model_folder(options.home, options.base_model), options.engine_port + number
     argv = _python("-m", "serving_client.engine", "--model", model, "--served-model-name", model.name)
     argv += ["--host", options.host, "--port", str(port), "--device", options.engine_device]
+    argv += ["--log-format", options.log_format]
     argv += ["--threads", str(options.threads)] if options.threads else []
     return _spec(options, f"engine-{number}", argv, _http(options, port, "/health"))
 

@@ -43,6 +43,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of weights; default: float32, on a GPU bfloat16")
     parser.add_argument("--threads", type=_positive, help="threads of the model; default: PyTorch's choice")
+    log_lines.add_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -88,7 +89,7 @@ def load(engine: Engine, name: str, folder: str) -> None:
 def main(arguments: list[str]) -> int:
     """Serve until a signal ends the process and return 0; if the model cannot be served, print why and return 2."""
     options = parse_arguments(arguments)
-    log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s", options.log_format)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -99,7 +100,9 @@ def main(arguments: list[str]) -> int:
         return 2
     app = create_app(engine)
     # Health checks every second would drown the log, so no access log.
-    uvicorn.run(app, host=options.host, port=options.port, access_log=False, timeout_graceful_shutdown=GRACE_S)
+    uvicorn.run(
+        app, host=options.host, port=options.port, access_log=False, log_config=None, timeout_graceful_shutdown=GRACE_S
+    )
     return 0
 
 

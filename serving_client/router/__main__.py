@@ -66,8 +66,9 @@ def main() -> None:
         default=KEEP_ALIVE_S,
         help="seconds for which an idle connection is kept; a front must close its own ones earlier",
     )
+    log_lines.add_option(parser)
     arguments = parser.parse_args()
-    log_lines.start("%(levelname)s %(name)s %(message)s")
+    log_lines.start("%(levelname)s %(name)s %(message)s", arguments.log_format)
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
     telemetry.start("router")
     # Objects made so far live to the end, and a request's objects die young; a full collection would stop all requests.
@@ -104,7 +105,7 @@ def main() -> None:
         server_header=False,
         timeout_keep_alive=arguments.keep_alive_s,
         timeout_graceful_shutdown=30,
-        log_level="info",
+        log_config=None,
     )
 
 

@@ -35,4 +35,4 @@ class Command(BaseCommand):
         if socket:
             socket.unlink(missing_ok=True)
             where = {"uds": str(socket)}
-        uvicorn.run(application, lifespan="off", access_log=False, **where)
+        uvicorn.run(application, lifespan="off", access_log=False, log_config=None, **where)

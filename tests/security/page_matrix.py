@@ -84,7 +84,7 @@ NAMES = (
         "who": "user",
         "new-alias cluster": "cluster pk",
         "project user": "user",
-        "evaluate-version against": "candidate pk",
+        "evaluate-version against": "version pk",
         "compare digest": "",
         "compare to": "number",
         "compare-plans to": "analysis",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from registry.serving import replica_calls
 from registry.serving.replica_calls import PROBE, LoadRequest, push
 from serving_client import EngineClient
 from serving_client.engine.api.app import create_app
@@ -44,7 +45,7 @@ def test_an_adapter_that_says_nothing_is_sound(silent: Path, adapters: dict[str,
     with replica(silent) as url:
         with EngineClient(url) as engine:
             assert engine.complete("tiny", "a").text == ""
-        [result] = push(url, [load_request], time.monotonic() + 60)
+        [result] = push(replica_calls.Engine(url), [load_request], time.monotonic() + 60)
     assert (result.refusal, result.problem) == ("", "")
 
 
@@ -54,7 +55,7 @@ def test_numbers_that_overflow_are_the_adapters_fault_and_the_next_is_loaded(
     huge = make_adapter(tmp_path / "huge", r=4, lora_alpha=2e38)
     load_requests = [LoadRequest("huge", str(huge), None), LoadRequest("dora", str(adapters["rank-4"]), None)]
     with replica(base_folder) as url, EngineClient(url) as engine:
-        results = push(url, load_requests, time.monotonic() + 60)
+        results = push(replica_calls.Engine(url), load_requests, time.monotonic() + 60)
         assert [model.name for model in engine.models()] == ["tiny", "dora"]
     assert [(one.refusal, one.problem) for one in results] == [(BROKEN_WEIGHTS, ""), ("", "")]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adapterhub.cli.exit_codes import Ended, Exit
+from serving_client.engine_hosts import normalised
 
 Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
 # Methods whose data hold preferences, which no rank analysis and no evaluation reads.
@@ -135,7 +136,7 @@ class Cluster(Strict):
     engine: Literal["embedded", "vllm"] = "embedded"
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] = 64
     max_loras: Annotated[int, Field(ge=1)] = 8
-    replicas: list[str] | None = None
+    replicas: list[Annotated[str, AfterValidator(normalised)]] | None = None
     reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 
 

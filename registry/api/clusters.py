@@ -171,7 +171,7 @@ class AddressSerializer(serializers.Serializer[Any]):
     """The address of a replica."""
 
     # A host of a private network is often a bare name, which URLField refuses.
-    url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
+    url = serializers.RegexField(r"^[Hh][Tt]{2}[Pp][Ss]?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
     def validate_url(self, url: str) -> str:
         """Return the address.

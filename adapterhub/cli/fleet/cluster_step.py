@@ -35,14 +35,14 @@ class TheCluster:
     def missing(self, state: State) -> list[str]:
         """Return the addresses in the file that are no replica yet."""
         present = {row["url"] for row in state.replicas}
-        return [url for url in known(state.declared.cluster).replicas or [] if url.rstrip("/") not in present]
+        return [url for url in known(state.declared.cluster).replicas or [] if url not in present]
 
     def surplus(self, state: State) -> list[Replica]:
         """Return the replicas that the file does not name; none if it names no replicas at all."""
         named = known(state.declared.cluster).replicas
         if named is None:
             return []
-        wanted = {url.rstrip("/") for url in named}
+        wanted = set(named)
         return [row for row in state.replicas if row["url"] not in wanted]
 
     def do(self, state: State) -> None:

@@ -10,6 +10,7 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, Project, Reason, hub, project_of, say
 from adapterhub.client import Client, fleet
 from adapterhub.client.rest_types import Replica, ReplicaState
+from serving_client.engine_hosts import normalised
 
 cluster = typer.Typer(no_args_is_help=True, help="Clusters: replicas of one engine with one base model.")
 replica = typer.Typer(no_args_is_help=True, help="Replicas: the engine processes of clusters.")
@@ -41,11 +42,19 @@ def given(**options: Any) -> dict[str, Any]:
 def replica_named(api: Client, which: str) -> Replica:
     """Return the replica of this number or address. Raises Ended."""
     rows = list(api.rows(fleet.replicas()))
-    wanted = which.rstrip("/")
+    wanted = which if which.isdecimal() else address_in(which)
     match = next((row for row in rows if wanted in (str(row["id"]), row["url"])), None)
     if match is None:
         raise Ended(f"There is no replica {which!r} that you can see.", Exit.USAGE)
     return match
+
+
+def address_in(text: str) -> str:
+    """Return the address in the spelling that the server keeps. Raises Ended."""
+    try:
+        return normalised(text)
+    except ValueError as error:
+        raise Ended(f"{text!r} is neither the number nor the address of a replica: {error}.", Exit.USAGE) from None
 
 
 @cluster.command("state")

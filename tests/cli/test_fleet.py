@@ -1,0 +1,79 @@
+"""`adapterhub cluster` and `adapterhub replica`, and the cluster in a declared file, against a live web process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adapterhub.audit.models import AuditEvent
+from registry.models import BaseModel, Cluster, Replica
+from tests.builders import rows, write_jsonl
+from tests.cli.command import Command
+
+pytestmark = pytest.mark.slow
+
+
+def done(command: Command, *words: str) -> str:
+    ended = command(*words)
+    assert ended.returncode == 0, ended.stderr
+    return str(ended.stdout)
+
+
+def changes(command: Command, folder: Path, **cluster: Any) -> list[str]:
+    """What `adapterhub plan` would do to the cluster of the file."""
+    declared = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "rows.jsonl", "cluster": cluster}
+    (folder / "adapterhub.yaml").write_text(yaml.safe_dump(declared))
+    write_jsonl(folder / "rows.jsonl", rows())
+    planned = json.loads(done(command, "plan", "--json"))["changes"]
+    return [f"{one['action']} {one['why']}" for one in planned if one["kind"] == "cluster"]
+
+
+def test_a_cluster_and_its_replicas_come_and_go(command: Command, base_model: BaseModel, tmp_path: Path) -> None:
+    key = tmp_path / "key.txt"
+    key.write_text("sk-1\n")
+    done(command, "cluster", "create", "gpu", "tiny", "--max-loras", "4", "--engine-key-file", str(key))
+    done(command, "replica", "add", "gpu", "HTTP://127.0.0.1:1/")
+    cluster, replica = Cluster.objects.get(), Replica.objects.get()
+    assert (cluster.max_loras, cluster.engine_key, replica.url) == (4, "sk-1", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1 away" in done(command, "cluster", "state", "gpu")
+    done(command, "replica", "move", "HTTP://127.0.0.1:1", "http://127.0.0.1:2", "--reason", "renamed")
+    done(command, "replica", "drain", "http://127.0.0.1:2", "--reason", "maintenance")
+    assert "drained" in done(command, "cluster", "state", "gpu")
+    done(command, "replica", "resume", str(replica.pk), "--reason", "over")
+    done(command, "cluster", "change", "gpu", "--max-loras", "6", "--reason", "started anew")
+    refused = command("cluster", "delete", "gpu", "--reason", "unused")
+    assert (refused.returncode != 0, "Delete them first" in refused.stderr) == (True, True)
+    done(command, "replica", "delete", "http://127.0.0.1:2", "--reason", "gone")
+    unknown = command("replica", "delete", "http://127.0.0.1:2", "--reason", "gone")
+    assert (unknown.returncode, "There is no replica" in unknown.stderr) == (2, True)
+    done(command, "cluster", "delete", "gpu", "--reason", "unused")
+    assert not Cluster.objects.exists()
+    tags = AuditEvent.objects.filter(tag__regex="^(cluster|replica):").order_by("pk").values_list("tag", flat=True)
+    assert list(tags) == [
+        "cluster:created",
+        "replica:added",
+        "replica:changed",
+        "replica:drained",
+        "replica:resumed",
+        "cluster:changed",
+        "replica:deleted",
+        "cluster:deleted",
+    ]
+
+
+def test_a_declared_cluster_says_what_differs_whatever_the_spelling(
+    command: Command, cluster: Cluster, alice: Any, tmp_path: Path
+) -> None:
+    limits = {"max_lora_rank": cluster.max_lora_rank, "max_loras": cluster.max_loras}
+    for port in (1, 80):
+        cluster.add_replica(url=f"http://127.0.0.1:{port}", by=alice.as_actor())
+    named = ["HTTP://127.0.0.1:1/", "http://127.0.0.1:80"]
+    assert changes(command, tmp_path, slug="new", **limits) == ["create a cluster of tiny"]
+    assert changes(command, tmp_path, slug="cpu", replicas=named, **limits) == []
+    other = {**limits, "max_loras": 5, "replicas": ["http://127.0.0.1:1", "http://127.0.0.1:3"]}
+    (difference,) = changes(command, tmp_path, slug="cpu", **other)
+    assert difference == "change max_loras, + http://127.0.0.1:3, - http://127.0.0.1"

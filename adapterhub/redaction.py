@@ -44,6 +44,6 @@ class Redacting(OneLine):
 class RedactingJson(JsonLine):
     """A formatter that hides secrets in each field, before JSON escapes what they are recognised by."""
 
-    def shown(self, text: str) -> str:
+    def presented(self, text: str) -> str:
         """Return the text without secrets."""
         return redacted(text)

@@ -35,9 +35,9 @@ class JsonLine(logging.Formatter):
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": time, **{name: self.shown(text) for name, text in fields.items()}})
+        return json.dumps({"time": time, **{name: self.presented(text) for name, text in fields.items()}})
 
-    def shown(self, text: str) -> str:
+    def presented(self, text: str) -> str:
         """Return a field's text as it is written."""
         return text
 

@@ -149,7 +149,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     scopes = scopes_in(request, viewed.project)
     rows = list(viewed.metrics.values_list("step", "values"))
     both = losses(rows, viewed.version.metrics.get("best_step") if viewed.version else None)
-    context = {
+    context: dict[str, Any] = {
         "job": viewed,
         "losses": both,
         "curves": [each for each in curves(rows) if not (both and each["name"] in ("loss", "held_out_loss"))],

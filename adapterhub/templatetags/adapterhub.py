@@ -11,8 +11,8 @@ from django import template
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.db.models import Model
 from django.utils.dateformat import format as date_format
-from django.utils.html import format_html
-from django.utils.safestring import mark_safe
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core import durations
@@ -100,6 +100,17 @@ def badge(word: object) -> dict[str, str]:
 def short(digest: str) -> str:
     """Return the first 12 characters of a digest."""
     return digest[:12]
+
+
+@register.filter
+def with_code(text: str) -> SafeString:
+    """Return the text as HTML: what stands between backticks is code, and everything is escaped."""
+    parts = str(text).split("`")
+    # An odd last backtick has no partner: it is a character like others.
+    if len(parts) % 2 == 0:
+        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
+    pieces = (format_html("<code>{}</code>", part) if place % 2 else part for place, part in enumerate(parts))
+    return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
 @register.filter

@@ -105,3 +105,17 @@ def test_times_have_one_format_with_their_zone() -> None:
         if not {"c", "j M Y"} & set(shape)
     ]
     assert formats == []
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("set `r` to 8", "set <code>r</code> to 8"),
+        ("`<b>` & `x`", "<code>&lt;b&gt;</code> &amp; <code>x</code>"),
+        ("a ` alone <i>", "a ` alone &lt;i&gt;"),
+        ("`a` and ` alone", "<code>a</code> and ` alone"),
+        ("plain", "plain"),
+    ],
+)
+def test_what_stands_between_backticks_is_code(text: str, html: str) -> None:
+    assert Template("{% load adapterhub %}{{ text|with_code }}").render(Context({"text": text})) == html

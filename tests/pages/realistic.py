@@ -33,6 +33,7 @@ from registry.models import (
     RolloutDecision,
     RolloutMinute,
     Signature,
+    UsageDay,
 )
 from registry.models.blind_test import LETTERS
 from registry.models.evaluation import VersionEvaluation
@@ -283,7 +284,9 @@ class World:
             for place, alias in enumerate(self.aliases)
             for number in range(max(3, 60 - place))
         ]
-        return Response.objects.bulk_create(rows)
+        answers = Response.objects.bulk_create(rows)
+        UsageDay.add(answers, set())
+        return answers
 
     def response(self, alias: Alias, number: int) -> Response:
         at = self.now - timedelta(minutes=self.random.randrange(1, 1400))

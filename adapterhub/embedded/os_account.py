@@ -25,7 +25,8 @@ class Account:
 def unprivileged_account(folder: Path) -> Account | None:
     """Return the account that runs Postgres with this folder; None if this process is not root.
 
-    An existing database keeps its owner, so that a user added later does not lock it out of its own files.
+    An existing database keeps its owner, so that a user added later does not lock it out of its own files. One that
+    belongs to root was copied by root; it gets the account of a new one.
     """
     if os.geteuid() != 0:
         return None
@@ -33,7 +34,7 @@ def unprivileged_account(folder: Path) -> Account | None:
     entry = next(known[name] for name in CANDIDATES if name in known)
     data = folder / "data"
     owner = data.stat() if data.exists() else None
-    uid, gid = (owner.st_uid, owner.st_gid) if owner else (entry.pw_uid, entry.pw_gid)
+    uid, gid = (owner.st_uid, owner.st_gid) if owner and owner.st_uid != 0 else (entry.pw_uid, entry.pw_gid)
     return Account(uid, own_group() if SHARED in known and uid == known[SHARED].pw_uid else gid)
 
 

@@ -65,6 +65,7 @@ class EmbeddedPostgres(Service):
         folder = binaries(self.layout.postgres, self.layout.account)
         if not self.layout.postgres_data.exists():
             self._create_cluster(folder / "initdb")
+        self._take_over_copy()
         self._write_access_rules()
         self._launch(folder / "postgres")
         _create_roles(self.layout.home)
@@ -88,6 +89,18 @@ class EmbeddedPostgres(Service):
         if done.returncode:
             raise StartError(f"The database folder {unfinished} could not be created: {done.stderr.strip()[-400:]}")
         unfinished.rename(self.layout.postgres_data)
+
+    def _take_over_copy(self) -> None:
+        """Give the account a data folder that root has copied, with the rights that Postgres asks for."""
+        data, account = self.layout.postgres_data, self.layout.account
+        if not account or data.stat().st_uid != 0:
+            return
+        data.chmod(0o700)
+        for folder, folders, files in os.walk(data):
+            for name in (*folders, *files):
+                os.chown(os.path.join(folder, name), account.uid, account.gid, follow_symlinks=False)
+        # Last: a start that is cut off before begins again.
+        os.chown(data, account.uid, account.gid)
 
     def _write_access_rules(self) -> None:
         """Write who may connect as which role, beside the data: a database that was made before trusted everybody."""

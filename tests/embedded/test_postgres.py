@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import psycopg
@@ -103,3 +105,20 @@ def test_binaries_that_the_account_cannot_read_are_copied_once(home: Path, monke
     made_at = copy.stat().st_mtime_ns
     with EmbeddedPostgres(home):
         assert copy.stat().st_mtime_ns == made_at
+
+
+@pytest.mark.slow
+@requires("root")
+def test_a_folder_that_root_has_copied_serves_what_it_held(home: Path) -> None:
+    with EmbeddedPostgres(home):
+        _run(database_owner_url(home), "CREATE TABLE fruit (id int)")
+        _run(database_owner_url(home), "INSERT INTO fruit VALUES (7)")
+    copy = home.with_name(f"{home.name}-copy")
+    subprocess.run(["/bin/cp", "-r", str(home), str(copy)], check=True)
+    try:
+        assert Layout(copy).postgres_data.stat().st_uid == 0
+        with EmbeddedPostgres(copy):
+            assert _run(database_url(copy), "SELECT id FROM fruit") == [(7,)]
+            assert Layout(copy).postgres_data.stat().st_uid != 0
+    finally:
+        shutil.rmtree(copy)

@@ -67,7 +67,7 @@ class FaultSerializer(serializers.Serializer[Any]):
 
 
 class ProofSerializer(serializers.Serializer[Any]):
-    """The proof that a witness outside this installation gives."""
+    """What a witness outside this installation proves of a chain: up to which event, since when, or why nothing."""
 
     witness = serializers.CharField()
     sequence = serializers.IntegerField(help_text="The last event that it has proof of; 0 if none.")

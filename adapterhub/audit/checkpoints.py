@@ -30,7 +30,7 @@ def write_due() -> list[Checkpoint]:
 
 
 def is_due(project: Tenant | None) -> bool:
-    """Return True for a chain with events but no checkpoint, an old checkpoint, or enough events since it."""
+    """Return True if the chain has events and no checkpoint, or its last checkpoint is old or many events behind."""
     last = Checkpoint.objects.filter(project=row_of(project)).order_by("-pk").only("sequence", "at").first()
     if last is None:
         return head_of(project)[0] > 0

@@ -80,7 +80,7 @@ def rollout_of(state: State) -> dict[str, Any] | None:
 
 
 def answer(state: State, changes: list[Change]) -> dict[str, Any]:
-    """Return the changes, the ids of what exists, and the exit code, for --json."""
+    """Return what `--json` prints: the changes, the ids of the declared things that exist, and the exit code."""
     code = exit_of(rollout_of(state))
     return {"changes": [asdict(change) for change in changes], **summary(state), "exit_code": code}
 

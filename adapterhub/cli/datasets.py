@@ -13,10 +13,10 @@ from adapterhub.client.rest_types import Dataset, SameFile
 
 
 def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
-    """Return the id of a dataset that is ready: the one of this number, source or file, which is uploaded if it is new.
+    """Return the id of the dataset that `source` names: its number, a remote source (`s3://`, `hf://`) or a file.
 
-    Waits for its check. Raises Ended if `source` is none of these, Failed if the check rejects it, TimedOut after
-    `timeout_s`.
+    A file that is not stored yet is uploaded. Waits for the check. Raises Ended if `source` is none of these, Failed if
+    the check rejects it, TimedOut after `timeout_s`.
     """
     if source.isdecimal():
         return checked(api, api.send(calls.dataset(int(source))), f"dataset {source}", timeout_s)

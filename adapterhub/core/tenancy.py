@@ -57,7 +57,10 @@ class Tenant(Protocol):
 
 
 def row_of(project: Tenant | None) -> Any:
-    """Return the project unchanged, typed as a row for a foreign key: code below its model cannot name its class."""
+    """Return the project unchanged, typed as Any.
+
+    Code in a layer below the model cannot import its class, but may assign the project to a foreign key.
+    """
     return project
 
 

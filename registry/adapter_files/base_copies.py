@@ -35,7 +35,7 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
 
 
 def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
-    """Return True if the tensor holds the base model's embedding, also if it was rounded to fewer bits.
+    """Return True if the tensor is a copy of the base model's embedding, exact or rounded to a type of fewer bits.
 
     False if it differs, or if the base model's files hold no such embedding. Raises Unreadable.
     """

@@ -38,7 +38,10 @@ def is_reducible(inspection: Inspection) -> bool:
 
 
 def is_of_peft(finding: Finding, config: Config) -> bool:
-    """Return True if PEFT computes what the fault is about."""
+    """Return True if the finding is about something that PEFT computes and engines do not.
+
+    That is another method of PEFT (LoHa, LoKr, IA3, VeRA), or what CODES and FIELDS list, such as DoRA or a bias.
+    """
     if finding.code == "other_method":
         return str(config.get("peft_type")) in METHODS
     return finding.code in CODES or (finding.code == "bad_field" and finding.field in FIELDS)

@@ -33,7 +33,7 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's entry in the header: data type, shape, and its bytes' place [start, stop) behind the header."""
+    """A tensor's entry in the header: data type, shape, and the range [start, stop) of its bytes after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -117,7 +117,7 @@ def other_file(first: bytes) -> Finding:
 
 
 def refuse_crowd(raw: bytes) -> None:
-    """Reject a header of too many tensors, by counting brackets before it is parsed. Raises Unreadable."""
+    """Reject a header with too many tensors, by counting brackets before it is parsed. Raises Unreadable."""
     if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS:
         cause = f"The safetensors header names more than {MAX_TENSORS:,} tensors."
         raise Unreadable(fault("too_many_tensors", WEIGHTS, cause))

@@ -420,5 +420,8 @@ class AdapterVersion(models.Model):
             yield folder
 
     def stored(self, target: Path) -> Path:
-        """Copy the stored files to `target`, verify their digest alone, return `target`. Raises ArtifactError."""
+        """Copy the stored files to the folder `target`, compare them with the version's digest, and return the folder.
+
+        No signature is checked. Raises ArtifactError for missing or changed files.
+        """
         return store().fetch_dir(self.digest, target)

@@ -309,7 +309,10 @@ class Approval(models.Model):
 
 
 class Signature(models.Model):
-    """One person's signature on an approval: name, time, meaning, the evidence's digest, and the verdicts then."""
+    """One person's signature on an approval: name, time, meaning, and the evidence's digest.
+
+    It keeps the verdicts of the approval's rollout as they were at that time.
+    """
 
     approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
     # Copied from the approval so that a constraint can compare author and user; a trigger refuses any other value.

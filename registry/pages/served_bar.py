@@ -31,7 +31,11 @@ class Span:
 
 
 def served_bar(alias: Alias, at: datetime, now: datetime) -> dict[str, Any]:
-    """Return the bar of the newest moves: pieces, rollouts, the chosen time and the ends of the bar."""
+    """Return what the picture draws of an alias' newest moves.
+
+    `pieces` are the versions served one after another, `rollouts` lie above them, `chosen` is the place of `at` (None
+    if it is before the first), `first` and `last` are the times of both ends.
+    """
     newest = without_bodies(alias.moves.select_related("version__adapter__project"), "version")[:MOST_PIECES]
     moves = list(reversed(newest))
     span = Span(moves[0].at, max(now, moves[-1].at + timedelta(minutes=1)))

@@ -276,7 +276,7 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
 def unload(observations: list[Observation], until: float) -> None:
     """Unload surplus versions. Call it after the new table is published, so that no request is routed to them.
 
-    Answers that are running end undisturbed.
+    An answer in progress is finished with its version. No unload begins after `until` (of time.monotonic()).
     """
     leaving = [(observation, observation.surplus()) for observation in observations]
     calls = [

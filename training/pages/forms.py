@@ -266,7 +266,11 @@ class RunForm(forms.Form):
         ]
 
     def planned(self) -> dict[str, Any]:
-        """Return the run's rank analysis, its budget (None for none), and False if start values are declined."""
+        """Return how a run's ranks are planned, as fields of the run.
+
+        `rank_analysis`; `budget`, None unless a uniform rank is given; `start_values`, False if they are declined, else
+        None, which leaves the choice to the analysis.
+        """
         rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
         return {
             "rank_analysis": self.cleaned_data["rank_analysis"],

@@ -164,7 +164,10 @@ class TimestampWitness(Witness):
             raise Away(f"{self.name}: {error}") from None
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the checkpoints whose token is valid: the database may lose tokens, but cannot make one."""
+        """Yield those of the `newest` last checkpoints that have a valid time-stamp, the oldest first.
+
+        The time-stamps lie in the database, which can lose one but cannot forge one.
+        """
         receipts = Receipt.objects.filter(witness=self.name, checkpoint__project=row_of(project)).select_related(
             "checkpoint"
         )

@@ -219,8 +219,9 @@ class Cluster(models.Model):
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
         """Change the limits that its engines were started with, their kind, or their API key (`engine_key`).
 
-        The trail says that the key changed, and nothing of the key. Raises Conflict for a `max_lora_rank` below that of
-        a version that serves requests, which `confirm` cuts off.
+        The audit trail tells that the key changed, never the key. Raises Conflict if a version that serves requests has
+        a rank above the new `max_lora_rank`, unless `confirm` is given; the version is then served no more. Raises
+        Invalid for fewer slots than are granted to projects.
         """
         with transaction.atomic():
             cluster = Cluster.objects.select_for_update().get(pk=self.pk)

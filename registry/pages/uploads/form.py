@@ -24,7 +24,7 @@ class ListingField(forms.JSONField):
 
 
 def is_file(pair: Any) -> bool:
-    """Return True for a path and a size."""
+    """Return True if the pair is a list of a path, as text of bounded length, and a size in bytes."""
     if not isinstance(pair, list) or len(pair) != 2:
         return False
     path, size = pair

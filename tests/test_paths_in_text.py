@@ -23,7 +23,7 @@ FILE = re.compile(
 RUN = re.compile(rf"""-m["']?,?\s+["']?((?:{PACKAGE})(?:\.\w+)*)""")
 WRITTEN_BY_US = (".py", ".md", ".toml", ".yml", ".yaml", ".sh")
 # Files that are named like modules.
-SUFFIXES = ("css", "html", "js", "json", "jsonl", "lock", "md", "py", "svg", "toml", "txt", "yaml", "yml")
+SUFFIXES = ("css", "env", "html", "js", "json", "jsonl", "lock", "md", "py", "svg", "toml", "txt", "yaml", "yml")
 # Names with dots that are no paths: tags of a run in MLflow, attributes of a span, locks, the domains of hashes.
 NAMES = re.compile(
     r"adapterhub\.(?:adapter|digest|outcomes|reason|reconcile|request_id|response|run|version"

@@ -85,6 +85,9 @@ def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:
     for name, (path, pattern) in ROUTES.items():
         if not name.startswith("api:") or getattr(pattern.callback, "actions", {}).get("get") != "list":
             continue
+        # A report has no rows to be narrowed; what it is asked with has its own tests.
+        if name == "api:usage-list":
+            continue
         view = pattern.callback.cls
         assert view.filters, f"{name} has no filters"
         base = "/" + path.replace("^", "").replace("$", "").replace(f"(?P<slug>{REFERENCE})", "dora")

@@ -45,7 +45,7 @@ def test_launch_a_training(page: Any, version: AdapterVersion, dataset: Dataset)
 def test_promote_and_roll_back(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     page.goto("/adapters/dora/v2/")
     page.get_by_label("Alias").select_option(label="compliance")
-    page.get_by_label("Reason").fill("lower loss")
+    page.get_by_role("textbox", name="Reason:").fill("lower loss")
     page.get_by_role("button", name="Start the rollout").click()
     page.get_by_text("until every healthy replica").wait_for()
     Rollout.objects.get().started(by=alice.as_actor())

@@ -98,6 +98,7 @@ def test_the_report_says_what_answered(router: Router, engine: Engine) -> None:
         "prompt_tokens": 3,
         "completion_tokens": 2,
         "cache": "bypass",
+        "cold": False,
         "counted": True,
         "tokens_estimated": False,
         **dict.fromkeys(("empty", "refusal", "format_failure", "differs", "mirrored")),

@@ -12,7 +12,7 @@ from adapterhub.accounts.invitations import verbs
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
-from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Response, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Response, Rollout, UsageDay
 from tests.builders import member
 from training.models import Compression, Dataset, Erasure, Evaluation, RankAnalysis
 from training.runs.launch import launch_run
@@ -59,6 +59,7 @@ def world(
         is_sticky=True,
         total_ms=1,
     )
+    UsageDay.add([response], set())
     blind = BlindTest.keep(adapter, "the bank", [{"number": 1, "text": "shall"}, {"number": 2, "text": "may"}], by=by)
     return {
         "slug": {

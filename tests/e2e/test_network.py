@@ -20,7 +20,7 @@ def form(page: Any, alias: Alias, candidate: AdapterVersion) -> Any:
     """The page of a version with a rollout's reason typed."""
     page.goto("/adapters/dora/v2/")
     page.get_by_label("Alias").select_option(label="compliance")
-    page.get_by_label("Reason").fill(REASON)
+    page.get_by_role("textbox", name="Reason:").fill(REASON)
     return page
 
 
@@ -33,7 +33,7 @@ def test_offline_nothing_is_sent_and_what_was_typed_stays(form: Any) -> None:
     form.context.set_offline(True)
     start(form)
     form.get_by_role("alert").get_by_text("Nothing was sent, and what you typed is still here").wait_for()
-    assert form.get_by_label("Reason").input_value() == REASON
+    assert form.get_by_role("textbox", name="Reason:").input_value() == REASON
     assert not Rollout.objects.exists()
     form.context.set_offline(False)
     start(form)
@@ -63,11 +63,11 @@ def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -
         start(form)
     form.unroute("**/promote/")
     form.goto("/adapters/dora/v2/")
-    assert form.get_by_label("Reason").input_value() == REASON
+    assert form.get_by_role("textbox", name="Reason:").input_value() == REASON
     start(form)
     form.get_by_text("until every healthy replica").wait_for()
     form.goto("/adapters/dora/v2/")
-    assert form.get_by_label("Reason").input_value() == ""
+    assert form.get_by_role("textbox", name="Reason:").input_value() == ""
 
 
 @pytest.mark.slow

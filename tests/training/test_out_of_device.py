@@ -24,7 +24,7 @@ from training.recipes.peak_memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
 from training.runs.launch import launch_run
 from training.worker import checkpoint_retention
-from training.worker.runner import work
+from training.worker.runner import report_devices, work
 
 FAST = {"rank": 4, "steps": 4, "batch_size": 2, "max_length": 32, "checkpoint_steps": 3, "eval_tokens": 64}
 pytestmark = pytest.mark.slow
@@ -60,6 +60,8 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     full = tmp_path / "full"
     full.mkdir()
     (full / "sitecustomize.py").write_text(FULL_DEVICE)
+    # A worker's own thread does so; there is none here.
+    report_devices()
     run = launch_run(**arguments, hyperparameters=FAST)
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(full), os.environ.get("PYTHONPATH", "")]))

@@ -160,7 +160,7 @@ def test_an_adapter_that_vllm_refuses_fails_its_rollout_alone(
     assert rollout.status == RolloutStatus.FAILED
     refused = AuditEvent.objects.filter(tag="replica:load_refused")
     assert refused.count() == 2
-    assert "rank 128 is greater than max_lora_rank 64" in refused.first().reason
+    assert "rank is above the engine's --max-lora-rank" in refused.first().reason
     hub.learn(hub.alias.version)
     with hub.crowd() as crowd:
         crowd.until(lambda answers: len(answers) > 20, "the stable version goes on")
@@ -188,7 +188,7 @@ def test_a_version_that_one_of_two_replicas_refuses_gets_no_traffic(
     assert rollout.status == RolloutStatus.FAILED
     reason = AuditEvent.objects.get(tag="rollout:failed").reason
     assert reason.startswith(f"1 of 2 replicas refused it. {narrow.url}: ")
-    assert "rank 32 is greater than max_lora_rank 8" in reason
+    assert "rank is above the engine's --max-lora-rank" in reason
     assert AuditEvent.objects.filter(
         tag="replica:version_loaded", after__version=rollout.candidate.served_name
     ).exists()

@@ -154,7 +154,7 @@ def test_every_service_that_ends_is_bounded(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_memory_is_no_disk(name: str) -> None:
-    """What is unpacked lies in a volume: a checkpoint of 16 GB must not go through memory."""
+    """Unpacked files lie in a volume: a checkpoint of 16 GB must not go through memory."""
     assert our_services()[name]["tmpfs"] == ["/tmp:size=256m"]  # noqa: S108 - the name in the container
 
 

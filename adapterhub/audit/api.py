@@ -67,7 +67,7 @@ class FaultSerializer(serializers.Serializer[Any]):
 
 
 class ProofSerializer(serializers.Serializer[Any]):
-    """What a witness outside this installation proves of a chain: up to which event, since when, or why nothing."""
+    """Proof of a chain by a witness outside this installation: up to which event, since when, or why there is none."""
 
     witness = serializers.CharField()
     sequence = serializers.IntegerField(help_text="The last event that it has proof of; 0 if none.")

@@ -93,7 +93,7 @@ class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
 
 
 class CuttingOffSerializer(ReasonSerializer):
-    """Why, and whether versions that nothing else can answer for are cut off."""
+    """Reason of a removal, and the consent to cut off versions that nothing else can answer for."""
 
     confirm = serializers.BooleanField(default=False, help_text="True: what it alone holds is cut off.")
 

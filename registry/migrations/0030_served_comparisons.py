@@ -1,4 +1,4 @@
-"""What engines compute with a version, compared with PEFT."""
+"""Comparisons of what engines compute with a version with PEFT."""
 
 import django.db.models.deletion
 import django.utils.timezone

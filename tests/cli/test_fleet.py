@@ -24,7 +24,7 @@ def done(command: Command, *words: str) -> str:
 
 
 def changes(command: Command, folder: Path, **cluster: Any) -> list[str]:
-    """What `adapterhub plan` would do to the cluster of the file."""
+    """Return the changes that `adapterhub plan` names for the cluster of the file."""
     declared = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "rows.jsonl", "cluster": cluster}
     (folder / "adapterhub.yaml").write_text(yaml.safe_dump(declared))
     write_jsonl(folder / "rows.jsonl", rows())

@@ -1,4 +1,4 @@
-"""What a real engine computes with a version after its load, compared with PEFT, and recorded."""
+"""A real engine's log-probabilities after a load, compared with PEFT's and recorded."""
 
 from __future__ import annotations
 

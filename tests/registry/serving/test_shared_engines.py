@@ -1,4 +1,4 @@
-"""What another hand loaded is reported and left alone, and one engine under two names is told by a marker."""
+"""Versions that another hand loaded are reported and left alone; a marker tells one engine under two names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody sends through a form or as a zip: read as the folder that it was, refused with field and way out."""
+"""Adapters sent through a form or as a zip: read as the folder that they were, refused with field and way out."""
 
 from __future__ import annotations
 

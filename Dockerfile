@@ -65,7 +65,7 @@ RUN if [ "$TORCH" = cuda ]; then apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=app-packages /opt/venv /opt/venv
-COPY manage.py pyproject.toml README.md LICENSE ./
+COPY manage.py pyproject.toml setup.py README.md LICENSE ./
 COPY templates templates
 COPY serving_client serving_client
 COPY adapterhub adapterhub

@@ -1,11 +1,7 @@
 #!/usr/bin/env python
-"""Django's command line for AdapterHub."""
+"""Django's command line for AdapterHub, from a clone; `python -m adapterhub.manage` is the same."""
 
-import os
-import sys
+from adapterhub.manage import main
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
-    from django.core.management import execute_from_command_line
-
-    execute_from_command_line(sys.argv)
+    main()

@@ -18,6 +18,8 @@ from adapterhub.embedded import layout
 gc.set_threshold(50_000, 50, 100)
 
 ROOT = Path(__file__).resolve().parent.parent
+# The wheel has the templates in this package, a clone beside it.
+TEMPLATE_FOLDERS = [ROOT / "adapterhub" / "templates", ROOT / "templates"]
 HOME = env.home()
 
 
@@ -95,7 +97,7 @@ ASGI_APPLICATION = "adapterhub.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [ROOT / "templates"],
+        "DIRS": [next(folder for folder in TEMPLATE_FOLDERS if folder.is_dir())],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -106,7 +106,7 @@ def ensure(home: Path, name: str, *options: str) -> None:
 def manage(*arguments: str) -> str:
     """Run a management command and return its output. Raises StartError with the last line of stderr if it fails."""
     done = subprocess.run(  # noqa: S603 - our own arguments
-        [sys.executable, "manage.py", *arguments],
+        [sys.executable, "-m", "adapterhub.manage", *arguments],
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,

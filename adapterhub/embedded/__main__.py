@@ -96,7 +96,7 @@ def first_run_lines(supervisor: Supervisor) -> str:
 
     The link is read from the command and printed here, because what a step prints is kept in a log file.
     """
-    argv = [sys.executable, "manage.py", "setup_link", "--if-empty", "--url", supervisor.url]
+    argv = [sys.executable, "-m", "adapterhub.manage", "setup_link", "--if-empty", "--url", supervisor.url]
     environment = child_environment(supervisor.options)
     done = subprocess.run(  # noqa: S603 - our own command, no shell
         argv, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False

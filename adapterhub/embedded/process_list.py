@@ -78,8 +78,12 @@ def _python(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
+def _manage(*arguments: str | Path) -> list[str]:
+    return _python("-m", "adapterhub.manage", *arguments)
+
+
 def _migrate() -> Step:
-    return Step("migrate", _python("manage.py", "migrate", "--noinput"), "The database could not be migrated")
+    return Step("migrate", _manage("migrate", "--noinput"), "The database could not be migrated")
 
 
 def _model_steps(options: Options) -> list[Step]:
@@ -99,7 +103,7 @@ def _signers(options: Options) -> list[ProcessSpec]:
     """Return the process that alone may sign, by its own database role."""
     if not options.has_signer:
         return []
-    argv = _python("manage.py", "run_signer", "--socket", Layout(options.home).signer_socket)
+    argv = _manage("run_signer", "--socket", Layout(options.home).signer_socket)
     env = child_environment(options)
     env.pop("DATABASE_URL_FILE", None)
     env["DATABASE_URL"] = options.database_signer_url or database_signer_url(options.home)

@@ -19,11 +19,15 @@ ROOT = Path(__file__).parents[2]
 class Product:
     """`python -m adapterhub.embedded run` in a data folder of its own.
 
-    Its database is migrated, unless it is to be `empty`: then the first start creates it.
+    Its database is migrated, unless it is to be `empty`: then the first start creates it. `python` may be that of
+    another environment that has the product; `folder` is where the command is given.
     """
 
-    def __init__(self, home: Path, *, empty: bool = False) -> None:
+    def __init__(
+        self, home: Path, *, empty: bool = False, python: Path = Path(sys.executable), folder: Path = ROOT
+    ) -> None:
         self.home = home
+        self.python, self.folder = str(python), folder
         if not empty:
             place_cluster(home)
         web, router, engine = free_ports(3)
@@ -44,8 +48,10 @@ class Product:
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.output.open("wb") as output:
-            command = [sys.executable, "-m", "adapterhub.embedded", "run"]
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=output, stderr=subprocess.STDOUT)
+            command = [self.python, "-m", "adapterhub.embedded", "run"]
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=self.environ, stdout=output, stderr=subprocess.STDOUT
+            )
         wait_until(lambda: self.ready() or process.poll() is not None, 300, "the product is ready")
         assert process.poll() is None, self.output.read_text()
         return process
@@ -54,8 +60,8 @@ class Product:
         return f"ready {self.web}" in self.output.read_text().splitlines()
 
     def manage(self, *arguments: str) -> str:
-        command = [sys.executable, "manage.py", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=True)
+        command = [self.python, "-m", "adapterhub.manage", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environ, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     def processes(self) -> list[psutil.Process]:

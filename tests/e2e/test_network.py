@@ -3,12 +3,14 @@ says what happened."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
+from tests.waiting import wait_until
 from training.models import Dataset, TrainingRun
 from training.runs.launch import launch_run
 
@@ -26,6 +28,11 @@ def form(page: Any, alias: Alias, candidate: AdapterVersion) -> Any:
 
 def start(form: Any) -> None:
     form.get_by_role("button", name="Start the rollout").click()
+
+
+def wait_for(page: Any, condition: Callable[[], object]) -> None:
+    """Return when the condition holds; the handlers of the page's requests run meanwhile."""
+    wait_until(lambda: page.wait_for_timeout(10) or condition())
 
 
 @pytest.mark.slow
@@ -85,6 +92,28 @@ def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
     page.context.set_offline(False)
     page.get_by_text("Step 3 of 7").wait_for()
     page.get_by_text("This page shows what it knew then").wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_a_page_that_renews_itself_does_not_hold_who_is_leaving_it(
+    page: Any, version: AdapterVersion, dataset: Dataset, alice: User
+) -> None:
+    run = launch_run(adapter=version.adapter, dataset=dataset, by=alice.as_actor())
+    page.goto(f"/training/{run.pk}/")
+    polls: list[Any] = []
+    page.route("**/training/*/?seen=*", lambda route: polls.append(route))
+    wait_for(page, lambda: polls)
+    ways: list[Any] = []
+    page.route("**/datasets/", lambda route: ways.append(route))
+    page.evaluate("setTimeout(() => document.querySelector('a[href=\"/datasets/\"]').click())")
+    wait_for(page, lambda: ways)
+    run.cancel(by=alice.as_actor())
+    with page.expect_response("**/training/*/?seen=*") as answered:
+        polls[0].continue_()
+    assert answered.value.headers["hx-refresh"] == "true"
+    ways[0].continue_()
+    page.get_by_role("heading", name="Datasets").wait_for()
+    page.wait_for_load_state("networkidle")
 
 
 @pytest.mark.slow

@@ -243,7 +243,7 @@ def test_from_nothing_to_promoted_and_rolled_back(browser: Any, product: Product
     train_second_version(ada)
     rollout = open_rollout(ada)
     approve(bob)
-    ada.page.goto(rollout)
+    # Her page renews itself.
     ada.sees(re.compile("get the candidate"))
     promote_and_roll_back(ada, rollout)
     who_allowed_it(ada)

@@ -1,7 +1,9 @@
-// A form leaves its page only when the server answers, and once; a part that cannot be renewed says so and goes on.
+// A form leaves its page only when the server answers, and once; a part that cannot be renewed says so and goes on. A
+// page that renews itself never does so while its reader is on the way to another one: that would hold them here.
 "use strict";
 (() => {
   const WAIT_MS = 8000, SILENT_MS = 400;
+  let leftAt = -Infinity;
 
   function say(text, kind) {
     let note = document.getElementById("connection");
@@ -59,6 +61,10 @@
     quiet("sending", "unsent");
     for (const form of document.forms) rest(form);
   });
+
+  // A download also begins this way and leaves the page where it is, so the answers count again a little later.
+  window.addEventListener("beforeunload", () => { leftAt = performance.now(); });
+  document.addEventListener("htmx:beforeOnLoad", (event) => { if (performance.now() - leftAt < WAIT_MS) event.preventDefault(); });
 
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
     document.addEventListener(name, () => {

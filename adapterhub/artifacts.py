@@ -420,9 +420,11 @@ class S3Store:
 def code_of(error: Exception) -> str:
     """Return the S3 error code, which is safe to show, or the exception's class name.
 
-    A failed upload carries the S3 error as its context.
+    A failed upload carries the S3 error as its context, beside others of the same folder as the context of another one.
     """
-    client_error = error if isinstance(error, ClientError) else error.__context__
-    return (
-        str(client_error.response["Error"]["Code"]) if isinstance(client_error, ClientError) else type(error).__name__
-    )
+    reason: BaseException | None = error
+    while reason:
+        if isinstance(reason, ClientError):
+            return str(reason.response["Error"]["Code"])
+        reason = reason.__cause__ or reason.__context__
+    return type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from django.core.management import call_command
@@ -19,7 +20,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from adapterhub.artifact_gc import collect
-from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, StoreAway, open_store
+from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, StoreAway, code_of, open_store
 from adapterhub.audit.checkpoint_store import lock_of
 from registry.models import Adapter, AdapterVersion
 from registry.tasks import check_version
@@ -73,6 +74,14 @@ def test_a_bucket_may_be_the_host_name(
     by_path: Any = open_store("s3://by-host/hub", endpoint_url=virtual_endpoint)
     with pytest.raises(StoreAway, match="NoSuchBucket"):
         by_path.put_dir(folder(tmp_path / "b", x="two"))
+
+
+def test_the_reason_of_an_upload_that_failed_beside_another_is_named() -> None:
+    refused = ClientError({"Error": {"Code": "NoSuchBucket"}}, "PutObject")
+    one, other = S3UploadFailedError("a"), S3UploadFailedError("b")
+    one.__context__, other.__context__ = refused, one
+    assert [code_of(error) for error in (refused, one, other)] == ["NoSuchBucket"] * 3
+    assert code_of(ConnectionError()) == "ConnectionError"
 
 
 def test_what_is_given_is_stored_too(store: ArtifactStore, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from training.lm.error_reporting import guarded, last
 from training.lm.events import Events
+from training.lm.lean_import import leave_out_bitsandbytes
 from training.recipes import run_file
 from training.recipes.peak_memory import out_of_memory
 from training.recipes.run_file import Run, RunFile
@@ -92,8 +93,11 @@ def see_one_gpu() -> None:
 Train = Callable[[Run, RunEvents, Cancel], None]
 
 
-def program(arguments: list[str], train: Train) -> int:
-    """Run a recipe and return its exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else."""
+def program(arguments: list[str], train: Train, *, quantises: bool = False) -> int:
+    """Run a recipe and return its exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else.
+
+    One that `quantises` the base model needs bitsandbytes.
+    """
     cancel, events = Cancel(), RunEvents(None)
 
     def work() -> None:
@@ -102,6 +106,8 @@ def program(arguments: list[str], train: Train) -> int:
         events.run = Run.read(record)
         if events.run.devices == 1:
             see_one_gpu()
+        if not quantises:
+            leave_out_bitsandbytes(events.run.base_model)
         train(events.run, events, cancel)
 
     return last(guarded(events, work))
@@ -117,6 +123,8 @@ def measure(arguments: list[str], kind: type[File], work: Callable[[File, Events
     def read_and_work() -> None:
         record = run_file.read_record(Path(arguments[0]))
         events.path = run_file.events_path(record)
-        work(kind.read(record), events)
+        file = kind.read(record)
+        leave_out_bitsandbytes(file.base_model)
+        work(file, events)
 
     return guarded(events, read_and_work)

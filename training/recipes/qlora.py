@@ -16,7 +16,7 @@ from training.recipes.run_file import Run
 
 def main(arguments: list[str]) -> int:
     """Run the recipe with the command line's run file; return the exit status."""
-    return program(arguments, train)
+    return program(arguments, train, quantises=True)
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:

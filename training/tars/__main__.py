@@ -21,6 +21,7 @@ from rich.table import Table
 from training.lm import token_sequences
 from training.lm.error_reporting import BadInput, guarded, last
 from training.lm.events import Events
+from training.lm.lean_import import leave_out_bitsandbytes
 from training.tars import presets
 from training.tars.command_support import atomically, budget, named
 from training.tars.heat_map import kind_of, svg
@@ -137,6 +138,7 @@ def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] 
     """
     import torch
 
+    leave_out_bitsandbytes(Path(options.model))
     from training.lm.base_model import load_named
     from training.tars import distributed
     from training.tars.analysis import analyze

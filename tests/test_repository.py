@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from packaging.version import Version
 
@@ -85,3 +88,43 @@ def test_the_command_tells_the_version_of_the_package(tmp_path: Path) -> None:
     command = Command("http://127.0.0.1:9", "", tmp_path)
     assert command("--version").stdout.strip() == importlib.metadata.version("adapterhub")
     assert "The whole life of a LoRA adapter" in command("--help").stdout
+
+
+VERDICT_MAKEFILE = "test:\n\t@{python} -m pytest -q -p xdist.plugin --rootdir=. tests $(ARGS)\n"
+FAILS_ONCE = """
+from pathlib import Path
+
+def test_beside_others():
+    mark = Path("mark")
+    assert mark.exists() or mark.touch()
+"""
+FAILS = "def test_{number}():\n    assert not {number}\n"
+LEAVES = "import os\ndef test_leaves():\n    os._exit(3)\n"
+
+
+@pytest.mark.parametrize(
+    ("tests", "status", "words"),
+    [
+        ([FAILS_ONCE], 0, "Passed only alone, to be mended: "),
+        ([FAILS_ONCE, FAILS.format(number=1)], 2, "1 failed, 1 passed"),
+        ([FAILS.format(number=number) for number in range(1, 7)], 1, "6 failed"),
+        ([FAILS_ONCE, LEAVES], 1, ""),
+    ],
+    ids=["alone", "always", "many", "broken off"],
+)
+def test_only_a_few_failures_get_a_second_try_alone(tests: list[str], status: int, words: str, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(VERDICT_MAKEFILE.format(python=sys.executable))
+    (tmp_path / "tests").mkdir()
+    for number, text in enumerate(tests):
+        (tmp_path / "tests" / f"test_{number}.py").write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MAKE"))}
+    done = subprocess.run(
+        [ROOT / ".ci" / "verdict", "test"],
+        cwd=tmp_path,
+        env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, words in done.stdout) == (status, True), done.stdout + done.stderr
+    assert ("passed only alone" in done.stdout.lower()) is (status == 0)

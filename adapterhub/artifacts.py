@@ -284,7 +284,10 @@ class S3Store:
         return True
 
     def put_dir(self, folder: Path) -> str:
-        """Upload the folder, unless its content is there, and renew its time; return its digest. Raises StoreAway."""
+        """Upload the folder unless its content is stored already; return its digest. Raises StoreAway.
+
+        The manifest is written in both cases, which renews the time at which the artifact was last put.
+        """
         files = manifest_of(folder)
         digest = digest_of(files)
         with self.answering():

@@ -40,7 +40,10 @@ def points(places: Iterable[Place]) -> str:
 
 
 def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return an SVG line through two or more (step, value) pairs, the ends of both axes, and `now`, the last value."""
+    """Return an SVG line through the (step, value) pairs, the ends of both axes, and `now`, the last value.
+
+    `known` has two or more pairs, in the order of steps; of many, about MOST_POINTS are drawn.
+    """
     drawn = thinned(known)
     low, high = min(value for _, value in drawn), max(value for _, value in drawn)
     first, last = drawn[0][0], drawn[-1][0]

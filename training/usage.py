@@ -31,7 +31,11 @@ class Period:
 
     @classmethod
     def of(cls, since: date | None, until: date | None, today: date) -> Period:
-        """Return the period; without dates the last 30 days. Raises Invalid."""
+        """Return the period from `since` to `until`, both included.
+
+        Without `until` it ends `today`; without `since` it is the USUAL_DAYS days up to its end. Raises Invalid if
+        `since` is after the end, or the period has more than MOST_DAYS days.
+        """
         end = until or today
         begin = since or end - timedelta(days=USUAL_DAYS - 1)
         if not 0 <= (end - begin).days < MOST_DAYS:

@@ -247,7 +247,7 @@ class SecondFactor(models.Model):
 
 
 class SetupLink(models.Model):
-    """The one-time link that creates the first administrator: one row, which holds the secret's hash alone."""
+    """The one-time link that creates the first administrator: one row, with the hash of the secret, not the secret."""
 
     ONLY = 1
 

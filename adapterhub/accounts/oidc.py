@@ -34,7 +34,7 @@ class OidcAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]  # allauth
 
 @receiver(user_logged_in)
 def follow_groups(user: User, sociallogin: SocialLogin | None = None, **_: Any) -> None:
-    """Update the user's roles from the groups after a sign-in through the provider; ignore other sign-ins."""
+    """Update the user's roles from their groups at the provider after a sign-in through it; ignore other sign-ins."""
     if sociallogin:
         map_roles(user, groups_of(sociallogin.account.extra_data))
 

@@ -312,7 +312,7 @@ class TheTasks(TheGates):
 
 
 class ThePolicy:
-    """The step that sets the alias' quorum: the number of signatures that a promotion needs."""
+    """The step that gives the alias the declared quorum: the number of signatures that a promotion needs."""
 
     def plan(self, state: State) -> Change | None:
         """Return the change of the alias' quorum; None if it is as declared or there is no alias yet."""

@@ -34,7 +34,7 @@ SUBJECTS = {tag.partition(":")[0] for tag in Tag}
 
 
 class Webhook(models.Model):
-    """An address that receives a project's events. Its secret is derived from the installation's, never stored."""
+    """An address that receives a project's events. Its signing secret is derived from SECRET_KEY and never stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="webhooks")

@@ -244,8 +244,8 @@ class Rollout(SignedPlan):
 
         Traffic does not change.
 
-        Raises InvalidTransition if it is not running, NotAllowed for a share that nobody signed, and Conflict for
-        another generation.
+        Raises InvalidTransition if it is not running, NotAllowed if the alias is protected and the signatures do not
+        permit the present share, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)

@@ -50,7 +50,10 @@ def served_bar(alias: Alias, at: datetime, now: datetime) -> dict[str, Any]:
 
 
 def piece_of(span: Span, moves: Sequence[AliasMove], number: int) -> dict[str, Any]:
-    """Return the piece of one move, until the next one or until now. A version keeps its colour."""
+    """Return the bar's piece for the move `number`: from its time to the next move's, or to now for the newest.
+
+    `until` is the next move's time, None for the newest. Pieces of the same version have the same colour.
+    """
     move, following = moves[number], moves[number + 1 : number + 2]
     until = following[0].at if following else None
     return {

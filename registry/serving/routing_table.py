@@ -274,7 +274,10 @@ def most_characters(longest_token: int, positions: Any) -> int | None:
 
 
 def granted_clusters() -> dict[tuple[int, ...], set[int]]:
-    """Map (project, base model) to the clusters that may serve the project's versions of that base model."""
+    """Map (project, base model) to the clusters that may serve the project's versions of that base model.
+
+    They are the project's own clusters and those of accepted grants that were not withdrawn. All are database ids.
+    """
     granted: dict[tuple[int, ...], set[int]] = {}
     own = Cluster.objects.values_list("project", "base_model", "pk")
     accepted = ClusterGrant.objects.standing().exclude(project=None)

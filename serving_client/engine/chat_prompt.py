@@ -18,7 +18,7 @@ OPTIONAL = ("role", "content", "name", "tool_call_id", "tool_calls", "annotation
 
 
 class ChatRefused(ValueError):
-    """Raised when the template cannot render the request; `field` names the request's field that it refuses."""
+    """Error for a request that the chat template fails on or leaves out in part; `field` names its field at fault."""
 
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)

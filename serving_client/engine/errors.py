@@ -42,7 +42,7 @@ def invalid_input(message: str) -> ApiError:
 
 
 def bad_request(message: str, param: str | None = None) -> ApiError:
-    """Return the error 400 of the completion endpoints; `param` is the field."""
+    """Return the 400 error of the completion endpoints; `param` is the request's field at fault."""
     return ApiError(400, "BadRequestError", message, param)
 
 

@@ -171,9 +171,9 @@ def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
-    """Return the unit that a rollout keeps in one arm.
+    """Return the session or user that a rollout keeps in one arm: the first non-empty text of three; None without one.
 
-    X-Session-Key, else `user`, else `safety_identifier`, else None.
+    They are the header X-Session-Key, then `user` and `safety_identifier` of the body.
     """
     named = (headers.get("x-session-key"), body.get("user"), body.get("safety_identifier"))
     return next((unit for unit in named if isinstance(unit, str) and unit), None)

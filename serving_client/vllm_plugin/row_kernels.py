@@ -241,11 +241,12 @@ def expand(
     adds: bool = True,
     tile: Tile | None = None,
 ) -> None:
-    """Add `inner` B^T of each row's slot to y (rows, all outputs), the first slice's at column `start`.
+    """Add `inner` B^T, B being that of each row's slot, to y (rows, all outputs), from column `start` on.
 
-    `inner` (slices, rows, rank); `ups` (slots, out, rank), one a slice, whose slots lie one after the other; slices of
-    one module share the order of their last two dimensions. With `adds` False the columns are written instead, and
-    rows without an adapter become zero. The rest is as in `shrink`.
+    `inner` (slices, rows, rank); `ups` has one tensor (slots, out, rank) for each slice, and the slices' outputs follow
+    one another in y. In each tensor the slots lie one after the other in memory. The slices of one module have the same
+    memory order of their last two dimensions. With `adds` False the columns are overwritten, and rows without an
+    adapter become zero. The other arguments are those of `shrink`.
     """
     rows = y.shape[0]
     slot_count, _, rank = ups[0].shape

@@ -26,7 +26,7 @@ from training.models.retention import Retention
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
-    """A dataset with its digest, its counts, and the faults and warnings of its check."""
+    """A dataset with its digest, its numbers of rows and bytes, and the errors and warnings of its check."""
 
     project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
     kept_until = serializers.DateTimeField(read_only=True)

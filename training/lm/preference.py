@@ -187,7 +187,10 @@ def as_chat(rows: Iterable[Row]) -> list[Row]:
 
 
 def parts_of(row: Row) -> list[str]:
-    """Return the columns of the prompt and of the row's answers."""
+    """Return the column names of the prompt and of the row's answers.
+
+    `prompt` comes first, then those of `completion`, `chosen` and `rejected` that the row has.
+    """
     return ["prompt", *(name for name in ("completion", *SIDES) if name in row)]
 
 

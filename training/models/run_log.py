@@ -64,9 +64,9 @@ class RunLog(models.Model):
 
 
 def read_part(file: Path, start: int) -> bytes:
-    """Return at most PART_BYTES of the file from byte `start`, up to the last line end if there is one.
+    """Return at most PART_BYTES of the file from byte `start`, cut after the last line end if there is one.
 
-    B"" without a file.
+    Returns b"" if there is no file.
     """
     if not file.is_file():
         return b""

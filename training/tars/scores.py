@@ -224,7 +224,11 @@ def scored(
 def spectra_of(
     sketched: dict[str, tuple[Tensor, Tensor]], probes: list[Probe], settings: Settings
 ) -> dict[str, list[float]]:
-    """Return the mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
+    """Return each module's spectrum by the settings' `sensitivity`; none unless it is `probe` or `spectrum`.
+
+    `probe`: the mean of the spectra of the best rate's probes on the two halves of the sample. `spectrum`: the
+    gradient's leading singular values.
+    """
     if settings.sensitivity == "probe":
         first, second = (half_probe.spectra for half_probe in probes[-HALVES:])
         return {name: [round((a + b) / 2, 6) for a, b in zip(first[name], second[name], strict=True)] for name in first}

@@ -96,7 +96,7 @@ class InvitationViewSet(mixins.ListModelMixin, ProjectViewSet):
         return verbs.for_person(cast(User, self.request.user))
 
     def project_of(self, record: Invitation) -> Tenant | None:
-        """Return None, no project: whoever is invited has no role there yet."""
+        """Return None, so that no scope of a project is required: an invited person has no role in the project yet."""
         return None
 
     @extend_schema(request=None, responses=InvitationSerializer)

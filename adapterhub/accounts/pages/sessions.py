@@ -16,7 +16,10 @@ from adapterhub.api.permissions import actor_of
 
 @login_required
 def sessions(request: HttpRequest) -> HttpResponse:
-    """Show the user's open sessions; a POST with `end` ends that one, without it all but this one."""
+    """Show the user's open sessions; a POST ends the one that its field `end` names, or without that field all of them.
+
+    The current session is never ended.
+    """
     current_key = request.session.session_key
     own_sessions = SignIn.objects.open().filter(user=cast(User, request.user))
     if request.method == "POST":

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 
 def main(source: str, target: str) -> int:
-    """Convert PyTorch's file `source` to the safetensors file `target`; return 0.
+    """Convert the PyTorch file `source` to the safetensors file `target`; return 0.
 
-    Returns 1 and prints the reason on stderr if it has anything but named tensors.
+    Returns 1 and prints the reason on stderr if the file is damaged or holds anything but named tensors.
     """
     try:
         weights = torch.load(source, map_location="cpu", weights_only=True)

@@ -21,7 +21,11 @@ class Command(BaseCommand):
         parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
 
     def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:
-        """Print the memory of all the cluster's slots in MiB. Raises CommandError if it exceeds `memory_mib`."""
+        """Print the memory, in MiB, that the cluster's slots take together on one replica.
+
+        `number_bytes` is the size of one number: 2 for bfloat16, 4 for float32. Raises CommandError if the memory
+        exceeds `memory_mib`, or if there is no such cluster.
+        """
         record = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
         if record is None:
             raise CommandError(f"There is no cluster {cluster!r}.")

@@ -64,9 +64,9 @@ class Answer:
         self.is_whole = True
 
     def is_all(self, content: bytes) -> None:
-        """Add the whole answer in one piece, without a time of a first byte.
+        """Take a whole answer that came in one piece; the time of its first byte is not set.
 
-        Read its counts of tokens, or estimate them.
+        With status 200, read its token counts, or estimate them if it has none.
         """
         self._pass(content)
         self.is_whole = True

@@ -34,7 +34,10 @@ def is_counted(path: str, body: Body) -> bool:
 
 
 def counted(body: Body) -> Body:
-    """Return the body with the request for counts of tokens at the end of the stream, and there alone."""
+    """Return a copy of the body that requests token counts at the end of the stream only, not with every chunk.
+
+    Its other stream options stay.
+    """
     options = {**(body.get("stream_options") or {}), "include_usage": True}
     options.pop("continuous_usage_stats", None)
     return {**body, "stream_options": options}

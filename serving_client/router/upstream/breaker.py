@@ -10,7 +10,10 @@ PAUSE_S = 5.0
 
 
 class Breaker:
-    """Circuit breaker that opens for `pause_s` after `failures` in a row; then one request tests the replica."""
+    """Circuit breaker of each replica, by URL; it opens for `pause_s` seconds after `failures` failures in a row.
+
+    A replica with an open breaker is asked last; after the pause, one request tests it.
+    """
 
     def __init__(
         self, failures: int = FAILURES, pause_s: float = PAUSE_S, clock: Callable[[], float] = time.monotonic

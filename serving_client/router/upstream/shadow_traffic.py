@@ -67,7 +67,7 @@ def chosen_by_chance(percent: float) -> bool:
 
 
 def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
-    """Return the measurements of the stable version's answer, with `hints`, the results of the checks of its text."""
+    """Return the measurements of the stable version's answer, with the results of its text checks, `hints`."""
     return MeasuredAnswer(
         status=outcome.status,
         ttft_ms=outcome.ttft_ms,
@@ -81,7 +81,10 @@ def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
 
 @dataclass
 class Afterwards:
-    """Background work on answers. `follow` never waits; `drain` waits for the tasks, which end by themselves."""
+    """Background work on answers: reports, checks of their text, samples, and the same request to the candidate.
+
+    `follow` never waits; `drain` waits for the tasks, which end by themselves.
+    """
 
     watcher: TableWatcher
     upstream: Upstream

@@ -35,7 +35,11 @@ def join(run: Run, events: RunEvents) -> PartialState:
 
 
 def end_with_launcher() -> None:
-    """Ask Linux to kill this process with the launcher: it has its own session, so a group kill misses it."""
+    """Have Linux kill this process when its launcher ends.
+
+    The process has its own session, so a kill of the launcher's process group does not reach it. No effect outside
+    Linux.
+    """
     # Without a launcher that died before this line nothing can be joined: the processes meet in it.
     if arm := die_with_parent(signal.SIGKILL, parent=os.getppid()):
         arm()

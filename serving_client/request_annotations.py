@@ -1,4 +1,4 @@
-"""Fields of a completion request that change no answer: who asks and why, and what may be kept. Pure."""
+"""Fields of a completion request that change no answer: who asks and why, and what may be cached. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ ANNOTATIONS = frozenset(
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
-        "service_tier",
-        "store",
         "user",
     }
 )

@@ -11,38 +11,58 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.core.yaml_loader import loaded
 from serving_client.engine_hosts import normalised
 
-Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
 # Methods whose data hold preferences, which no rank analysis and no evaluation reads.
 PREFERENCE = ("dpo", "kto", "orpo")
-Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses a key which a mapping has twice; YAML's own keeps the last and drops the others."""
+def as_text(value: Any) -> Any:
+    """Return a number as it is written, for a field that holds a text; anything else as it is.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping. Raises ConstructorError with the line of a repeated key."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is there twice"
-                    raise yaml.constructor.ConstructorError("in a mapping", node.start_mark, problem, key.start_mark)
-                seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+    Raises ValueError for true and false.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"Input should be a text: write {str(value).lower()} in quotes")
+    return str(value) if isinstance(value, int | float) else value
+
+
+def as_whole(value: Any) -> Any:
+    """Return a number such as 1e3 or 60.0 as the integer that it is; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def as_flag(value: Any) -> Any:
+    """Return yes, no, on and off, which YAML 1.1 takes for true and false, as these; anything else as it is."""
+    return {"yes": True, "on": True, "no": False, "off": False}.get(value, value) if isinstance(value, str) else value
+
+
+def as_setting(value: Any) -> Any:
+    """Return a hyper-parameter as a plain value. Raises ValueError unless it is a number, true, false or a word."""
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return value if isinstance(value, bool) else kind(value)
+    raise ValueError("Input should be a number, true, false or a word")
 
 
 def file_or_number(value: Any) -> Any:
     """Return the number of a dataset as text; anything else as it is. Raises ValueError for a number below 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("the number of a dataset is a whole number: write a file's name in quotes")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return as_text(value)
     if value < 1:
         raise ValueError("the number of a dataset is 1 or more")
-    return str(value)
+    return str(int(value))
+
+
+Text = Annotated[str, BeforeValidator(as_text)]
+Slug = Annotated[Text, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
+Flag = Annotated[bool, BeforeValidator(as_flag)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Whole = Annotated[int, BeforeValidator(as_whole)]
+Count = Annotated[Whole, Field(ge=0)]
 
 
 class Strict(BaseModel):
@@ -55,16 +75,16 @@ class Adapter(Strict):
     """The adapter that should exist."""
 
     slug: Slug
-    description: str = ""
-    tags: list[str] = []
+    description: Text = ""
+    tags: list[Text] = []
 
 
 class Budget(Strict):
     """The budget of a rank plan: exactly one of uniform rank, parameters and bytes."""
 
-    uniform_rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    parameters: Annotated[int, Field(ge=1)] | None = None
-    bytes: Annotated[int, Field(ge=1)] | None = None
+    uniform_rank: Annotated[Whole, Field(ge=1, le=512)] | None = None
+    parameters: Annotated[Whole, Field(ge=1)] | None = None
+    bytes: Annotated[Whole, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def is_one(self) -> Self:
@@ -77,14 +97,14 @@ class Budget(Strict):
 class Mixed(Strict):
     """A dataset, by its number, that is mixed into the data with this weight; the data's own weight is 1."""
 
-    dataset: Annotated[int, Field(ge=1)]
+    dataset: Annotated[Whole, Field(ge=1)]
     weight: Annotated[float, Field(gt=0, le=1000)]
 
 
 class TaskGate(Strict):
     """A task of lm-eval that the operator offers, and the least score of each metric that is named."""
 
-    task: Annotated[str, Field(min_length=1, max_length=100)]
+    task: Annotated[Text, Field(min_length=1, max_length=100)]
     at_least: Annotated[dict[str, float], Field(min_length=1)]
 
 
@@ -94,10 +114,10 @@ class Gates(Strict):
     `no_worse` refuses a version that is measured to be worse than what the alias serves, `tasks` one that scores less.
     """
 
-    no_worse: bool = True
+    no_worse: Flag = True
     tasks: list[TaskGate] = []
     loss_below: float | None = None
-    quorum: Annotated[int, Field(ge=0, le=10)] | None = None
+    quorum: Annotated[Whole, Field(ge=0, le=10)] | None = None
 
 
 class Step(Strict):
@@ -106,14 +126,14 @@ class Step(Strict):
     weight: Percent
     hold_s: Count = 0
     min_samples: Count = 0
-    approval: bool = False
+    approval: Flag = False
     shadow: Percent = 0
 
 
 class Guardrail(Strict):
     """A guardrail of the declared rollout: a metric, its margin, and its kind."""
 
-    metric: str
+    metric: Text
     margin: Annotated[float, Field(ge=0)]
     kind: Literal["guardrail", "signal", "goal"] = "guardrail"
     level: float | None = None
@@ -126,7 +146,7 @@ class Rollout(Strict):
     steps: Annotated[list[Step], Field(min_length=1)]
     guardrails: list[Guardrail] = []
     cluster: Slug | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
+    reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 
 
 class Cluster(Strict):
@@ -134,10 +154,10 @@ class Cluster(Strict):
 
     slug: Slug
     engine: Literal["embedded", "vllm"] = "embedded"
-    max_lora_rank: Annotated[int, Field(ge=1, le=512)] = 64
-    max_loras: Annotated[int, Field(ge=1)] = 8
+    max_lora_rank: Annotated[Whole, Field(ge=1, le=512)] = 64
+    max_loras: Annotated[Whole, Field(ge=1)] = 8
     replicas: list[Annotated[str, AfterValidator(normalised)]] | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
+    reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 
 
 class Declaration(Strict):
@@ -148,10 +168,10 @@ class Declaration(Strict):
     data: Annotated[str, Field(min_length=1), BeforeValidator(file_or_number)]
     project: Slug | None = None
     mixture: list[Mixed] = []
-    validation_dataset: Annotated[int, Field(ge=1)] | None = None
+    validation_dataset: Annotated[Whole, Field(ge=1)] | None = None
     method: Literal["lora", "qlora", "dora", "adalora", "galore", "full", "dpo", "kto", "orpo"] = "lora"
     budget: Budget | None = None
-    hyperparameters: dict[str, int | float | str] = {}
+    hyperparameters: dict[str, Annotated[Any, AfterValidator(as_setting)]] = {}
     gates: Gates | None = None
     cluster: Cluster | None = None
     rollout: Rollout | None = None
@@ -182,7 +202,7 @@ class Declaration(Strict):
 def read(path: Path) -> Declaration:
     """Read the file. Raises Ended naming each field that is wrong."""
     try:
-        return Declaration.model_validate(UniqueKeys(path.read_text()).get_single_data())
+        return Declaration.model_validate(loaded(path.read_text()))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Ended(f"{path} is not valid YAML: {error}", Exit.USAGE) from None
     except ValidationError as error:

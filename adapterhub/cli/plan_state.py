@@ -88,7 +88,9 @@ class State:
 
         Raises Ended for a declaration with fields that the server does not accept.
         """
-        declared = self.declared.model_dump(exclude={"project", "data", "cluster"}, exclude_none=True)
+        declared = self.declared.model_dump(
+            exclude={"project": True, "data": True, "cluster": {"replicas", "reason"}}, exclude_none=True
+        )
         facts = {"dataset": self.checking or self.dataset, "columns": self.columns, "version": self.version}
         try:
             return self.api.send(calls.check_plan(self.project, {**declared, **facts}))

@@ -45,6 +45,8 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (None,),
     "prediction": (None,),
     "web_search_options": (None,),
+    "store": (None, False),
+    "service_tier": (None, "auto", "default"),
     "skip_special_tokens": (None, True),
     "spaces_between_special_tokens": (None, True),
     "include_stop_str_in_output": (None, False),

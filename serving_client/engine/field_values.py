@@ -12,6 +12,8 @@ MOST_MESSAGES = 4096
 MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
 # Parts of a message: a chat's, and those of responses that clients send back.
 TEXT_PARTS = ("text", "input_text", "output_text")
+# Type of a response format -> its fields.
+FORMS = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
 Json = dict[str, Any]
 Prompt = str | list[int]
 
@@ -112,6 +114,10 @@ def choice_of(choice: object) -> str | None:
 def schema_of(form: object) -> Json | None:
     """Return the JSON Schema of a `response_format`; None for plain text. Raises ApiError 400."""
     kind = form.get("type") if isinstance(form, dict) else None
+    fields = FORMS.get(str(kind))
+    if isinstance(form, dict) and fields and (unread := form.keys() - fields):
+        message = f"'response_format' of type {kind} has no {min(unread)[:40]!r}: a schema is given by json_schema."
+        raise bad_request(message, "response_format")
     if kind == "text":
         return None
     if kind == "json_object":

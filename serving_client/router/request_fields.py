@@ -40,10 +40,13 @@ SAMPLING = {
     "top_k",
     "top_p",
 }
+# What a provider does beside the answer -> the values that ask for nothing.
+SERVICE: Mapping[str, tuple[object, ...]] = {"service_tier": (None, "auto", "default"), "store": (None, False)}
 ALLOWED: Mapping[str, set[str]] = {
     COMPLETIONS: {
         "model",
         *ANNOTATIONS,
+        *SERVICE,
         *SAMPLING,
         "add_special_tokens",
         "best_of",
@@ -55,6 +58,7 @@ ALLOWED: Mapping[str, set[str]] = {
     CHAT: {
         "model",
         *ANNOTATIONS,
+        *SERVICE,
         *SAMPLING,
         "add_generation_prompt",
         "audio",
@@ -74,10 +78,11 @@ ALLOWED: Mapping[str, set[str]] = {
         "verbosity",
         "web_search_options",
     },
-    EMBEDDINGS: {"model", *ANNOTATIONS, "dimensions", "encoding_format", "input"},
+    EMBEDDINGS: {"model", *ANNOTATIONS, *SERVICE, "dimensions", "encoding_format", "input"},
     RESPONSES: {
         "model",
         *ANNOTATIONS,
+        *SERVICE,
         "include",
         "input",
         "instructions",
@@ -126,6 +131,7 @@ def require_allowed(path: str, body: Body) -> None:
     for name in body:
         if name not in ALLOWED[path]:
             raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
+    require_no_service(body)
     require_few(body)
     require_short(body)
     messages = conversation_of(body)
@@ -145,10 +151,19 @@ def require_stateless(body: Body) -> None:
         if body[name]:
             message = f"{name} is not allowed: no engine keeps conversations, so send the whole input."
             raise Refusal(400, "field_not_allowed", message)
-    if body.get("store"):
-        raise Refusal(400, "field_not_allowed", "store must be false or left out: no engine keeps responses.")
     if any(not isinstance(tool, dict) or tool.get("type") != "function" for tool in listed(body.get("tools"))):
         raise Refusal(400, "tool_not_allowed", "tools may only be functions: engines run no tools themselves.")
+
+
+def require_no_service(body: Body) -> None:
+    """Check that nothing is asked for beside the answer: no engine keeps answers, or serves one faster for a price.
+
+    Raises Refusal 400.
+    """
+    for name, harmless in SERVICE.items():
+        if body.get(name) not in harmless:
+            least = " or ".join(str(value).lower() for value in harmless[1:])
+            raise Refusal(400, "field_not_allowed", f"{name} must be {least}, or left out: no engine does more.")
 
 
 def conversation_of(body: Body) -> list[Any]:

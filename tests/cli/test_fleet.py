@@ -35,10 +35,12 @@ def changes(command: Command, folder: Path, **cluster: Any) -> list[str]:
 def test_a_cluster_and_its_replicas_come_and_go(command: Command, base_model: BaseModel, tmp_path: Path) -> None:
     key = tmp_path / "key.txt"
     key.write_text("sk-1\n")
-    done(command, "cluster", "create", "gpu", "tiny", "--max-loras", "4", "--engine-key-file", str(key))
+    limits = ("--max-loras", "4", "--max-lora-rank", "16")
+    done(command, "cluster", "create", "gpu", "tiny", *limits, "--engine-key-file", str(key))
     done(command, "replica", "add", "gpu", "HTTP://127.0.0.1:1/")
     cluster, replica = Cluster.objects.get(), Replica.objects.get()
-    assert (cluster.max_loras, cluster.engine_key, replica.url) == (4, "sk-1", "http://127.0.0.1:1")
+    assert (cluster.max_loras, cluster.max_lora_rank) == (4, 16)
+    assert (cluster.engine_key, replica.url) == ("sk-1", "http://127.0.0.1:1")
     assert "http://127.0.0.1:1 away" in done(command, "cluster", "state", "gpu")
     done(command, "replica", "move", "HTTP://127.0.0.1:1", "http://127.0.0.1:2", "--reason", "renamed")
     done(command, "replica", "drain", "http://127.0.0.1:2", "--reason", "maintenance")

@@ -47,6 +47,8 @@ def other_base() -> BaseModel:
         ({"hyperparameters": {"stepps": 8}}, "hyperparameters.stepps", 2),
         ({"hyperparameters": {"learning_rate": 5.0}}, "hyperparameters.learning_rate", 2),
         ({"hyperparameters": {"rank": 512}}, "hyperparameters.rank", 2),
+        ({"budget": {"uniform_rank": 4}, "hyperparameters": {"rslora": True}}, "hyperparameters.rslora", 2),
+        ({"gates": {"quorum": 1}, "rollout": None}, "gates.quorum", 2),
         ({"rollout": {**ROLLOUT, "guardrails": []}}, "rollout.guardrails", 2),
         ({"rollout": {**ROLLOUT, "guardrails": [{"metric": "speed", "margin": 1}]}}, "rollout.guardrails[0].metric", 2),
         ({"rollout": {**ROLLOUT, "steps": [{"weight": 80}]}}, "rollout.steps", 2),
@@ -101,6 +103,20 @@ def test_an_apply_checks_its_scopes_first(
     token = ApiToken.issue(name="trainer", project=project, scopes=["read", "train"], created_by=alice)[1]
     refused = command("apply", "--yes", ADAPTERHUB_TOKEN=token)
     assert (refused.returncode, "needs scope 'operate'" in refused.stderr, Dataset.objects.count()) == (3, True, 0)
+
+
+def test_a_declared_cluster_need_not_exist_for_a_rollout_on_it(
+    command: Command, alias: Alias, reader: str, tmp_path: Path
+) -> None:
+    wanted = {"alias": "new", "cluster": "gpu"}
+    declare(tmp_path, cluster={"slug": "gpu"}, rollout={**ROLLOUT, **wanted})
+    planned = command("plan", ADAPTERHUB_TOKEN=reader)
+    assert planned.returncode == 0, planned.stderr
+    assert "+ create cluster gpu" in planned.stdout
+    for rank, field in ((1, "hyperparameters.rank"), (5, "cluster.max_lora_rank")):
+        declare(tmp_path, cluster={"slug": "gpu", "max_lora_rank": rank}, rollout={**ROLLOUT, **wanted})
+        refused = command("plan", ADAPTERHUB_TOKEN=reader)
+        assert (refused.returncode, f"{field}: " in refused.stderr) == (2, True), refused.stdout + refused.stderr
 
 
 def test_a_number_is_a_dataset(command: Command, adapter: Adapter, dataset: Dataset, tmp_path: Path) -> None:

@@ -105,15 +105,13 @@ OF_CHATS = BOTH | {
     "verbosity": "low",
     "web_search_options": {"search_context_size": "low"},
 }
-# They change no answer: they say who asks and why, or what may be kept.
+# They change no answer: they say who asks and why, or what may be cached.
 ANNOTATIONS = {
     "cache_salt",
     "metadata",
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
-    "service_tier",
-    "store",
     "user",
 }
 HONOURED = {
@@ -168,7 +166,9 @@ DEFAULTS = {
     "presence_penalty": 0.0,
     "repetition_penalty": 1.0,
     "response_format": {"type": "text"},
+    "service_tier": "auto",
     "skip_special_tokens": True,
+    "store": False,
     "suffix": "",
 }
 
@@ -188,6 +188,9 @@ def test_a_default_is_no_wish(name: str, value: object) -> None:
         {"stream_options": {"continuous_usage_stats": True}},
         {"stream_options": {"anything": 1}},
         {"response_format": {"type": "structural_tag"}},
+        {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
+        {"response_format": {"type": "text", "json_schema": {"schema": {"type": "object"}}}},
+        {"store": 0},
     ],
 )
 def test_a_value_of_another_kind_is_not_taken_for_the_default(field: dict[str, Any]) -> None:

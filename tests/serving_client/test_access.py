@@ -194,6 +194,15 @@ def test_fields_that_are_not_for_callers_400(router: Router, engine: Engine, nam
     assert engine.fake.received == []
 
 
+@pytest.mark.parametrize("field", [{"store": True}, {"store": "yes"}, {"service_tier": "flex"}, {"service_tier": []}])
+def test_what_no_engine_does_is_not_dropped_in_silence(router: Router, engine: Engine, field: dict[str, Any]) -> None:
+    answer = router.complete(**field)
+    assert refusal(answer) == (400, "field_not_allowed")
+    assert next(iter(field)) in answer.json()["error"]["message"]
+    assert engine.fake.received == []
+    assert router.complete(store=False, service_tier="auto").is_success
+
+
 @pytest.mark.parametrize("body", [{"model": None}, {"model": ""}, {"model": 7}, {"model": ["compliance"]}])
 def test_no_name_400(router: Router, body: dict[str, Any]) -> None:
     assert refusal(router.complete(**body)) == (400, "model_missing")

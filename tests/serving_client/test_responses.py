@@ -79,6 +79,7 @@ def test_an_engine_without_them_is_named(router: Router) -> None:
         ({"conversation": "conv_1"}, "field_not_allowed"),
         ({"background": True}, "field_not_allowed"),
         ({"store": True}, "field_not_allowed"),
+        ({"service_tier": "priority"}, "field_not_allowed"),
         ({"previous_response": {}}, "field_not_allowed"),
         ({"request_id": "r"}, "field_not_allowed"),
         ({"vllm_xargs": {}}, "field_not_allowed"),

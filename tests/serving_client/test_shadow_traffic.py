@@ -98,6 +98,7 @@ def test_a_pattern_that_no_engine_takes_says_nothing() -> None:
         b'{"choices": [{"message": {"content": "a b"}}]}',
         b'data: {"choices": [{"text": "a"}]}\n\ndata: {"choices": [{"text": " b"}]}\n\ndata: [DONE]\n\n',
         b'data: {"choices": [{"delta": {"content": "a b"}}]}\n\ndata: {"choices": [], "usage": {}}\n\n',
+        b'data:{"choices": [{"text": "a"}]}\r\n\r\ndata:{"choices": [{"text": " b"}]}\r\n\r\ndata:[DONE]\r\n\r\n',
     ],
 )
 def test_a_text_is_found_in_every_form(content: bytes) -> None:

@@ -86,6 +86,38 @@ def test_counts_before_much_else_are_read(router: Router, engine: Engine) -> Non
     assert counts(router) == (3, 2, False)
 
 
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_several_answers_are_counted_together(router: Router, engine: Engine, options: dict[str, Any]) -> None:
+    parts = [event({"choices": [{"index": place, "text": " word"}]}) for place in (0, 1, 1)]
+    usage = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 7}})
+    events = [*parts, usage, "data: [DONE]\n\n"]
+    engine.fake.script.append(StreamingResponse(iter(events), media_type="text/event-stream"))
+    answer = streamed(router, COMPLETION | {"n": 2} | options)
+    assert counts(router) == (3, 7, False)
+    assert answer.text.count('"usage"') == len(options)
+    engine.fake.script.append(StreamingResponse(iter([*events[:3], events[4]]), media_type="text/event-stream"))
+    streamed(router, COMPLETION | {"n": 2} | options)
+    report = router.reported(2)[1]
+    assert (report["completion_tokens"], report["tokens_estimated"]) == (3, True)
+
+
+@pytest.mark.parametrize("how", ["asked", "inline"])
+def test_who_leaves_in_the_midst_is_charged_for_what_was_written(
+    router: Router, engine: Engine, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever always leaves before the end would else use an engine for nothing."""
+    engine.fake.counts = how
+    engine.fake.gate.clear()
+    with router.http.stream("POST", "/v1/chat/completions", headers=INFER, json=CHAT) as answer:
+        next(answer.iter_text())
+    report = router.reported()[0]
+    engine.fake.gate.set()
+    written = (4, 1, True) if how == "asked" else (3, 2, False)
+    assert (report["prompt_tokens"], report["completion_tokens"], report["tokens_estimated"]) == written
+    assert report["status"] == 499
+    assert "sends no counts" not in caplog.text
+
+
 def test_an_empty_stream_is_empty(router: Router, engine: Engine) -> None:
     engine.fake.words[STABLE] = []
     streamed(router, CHAT)

@@ -16,6 +16,7 @@ from adapterhub.core.tenancy import Scope
 from registry.api.aliases import cluster_for
 from registry.api.fields import reference
 from registry.api.rollout_plan import GuardrailSerializer, StepSerializer
+from registry.models import Cluster
 from training.api.run_fields import MixedSerializer
 from training.api.serializers import BudgetSerializer
 from training.models import Dataset, TrainingRun
@@ -56,6 +57,14 @@ class DeclaredRolloutSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000)
 
 
+class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
+    """The cluster that should exist, with the limits that its engines are started with."""
+
+    class Meta:
+        model = Cluster
+        fields = ["slug", "engine", "max_lora_rank", "max_loras"]
+
+
 class DeclarationSerializer(serializers.Serializer[Any]):
     """A declaration, with what the caller has found of it."""
 
@@ -75,6 +84,7 @@ class DeclarationSerializer(serializers.Serializer[Any]):
     mixture = MixedSerializer(many=True, required=False, default=list)
     validation_dataset = serializers.IntegerField(allow_null=True, default=None)
     gates = GatesSerializer(allow_null=True, default=None)
+    cluster = DeclaredClusterSerializer(allow_null=True, default=None)
     rollout = DeclaredRolloutSerializer(allow_null=True, default=None)
 
 

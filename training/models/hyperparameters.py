@@ -108,19 +108,31 @@ def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int
 
 
 def checked(name: str, value: Any) -> int | float | str:
-    """Return the value. Raises Invalid for a wrong type or one outside the limits."""
+    """Return the value: 0 or 1 for a switch's false or true, an integer for a whole number such as 1e3.
+
+    Raises Invalid for a wrong type or one outside the limits.
+    """
     entry = TABLE[name]
     if isinstance(entry, Choice):
         if value not in entry.words:
             raise refused(name, f"is {value!r}; choose one of {', '.join(entry.words)}.")
         return str(value)
     whole = isinstance(entry.default, int)
+    if is_switch(entry) and isinstance(value, bool):
+        return int(value)
+    if whole and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise refused(name, f"must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not entry.least <= value <= entry.most:
         raise refused(name, f"is {value}; it must lie between {entry.least:g} and {entry.most:g}.")
     number: int | float = value
     return number
+
+
+def is_switch(entry: Hyperparameter) -> bool:
+    """Return True for one that is 0 or 1, and may be given as false or true."""
+    return isinstance(entry.default, int) and (entry.least, entry.most) == (0, 1)
 
 
 def require_of_method(method: str, chosen: dict[str, Any]) -> None:
@@ -146,7 +158,8 @@ def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
     if isinstance(entry, Choice):
         return {"type": "string", "enum": list(entry.words), **common}
     kind = "integer" if isinstance(entry.default, int) else "number"
-    return {"type": kind, "minimum": entry.least, "maximum": entry.most, **common}
+    types = [kind, "boolean"] if is_switch(entry) else kind
+    return {"type": types, "minimum": entry.least, "maximum": entry.most, **common}
 
 
 def refused(name: str, message: str) -> Invalid:

@@ -126,7 +126,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         )
         checked(run.prompts, sharded=bool(run.hyperparameters.get("sharded")))
         check_init(run)
-        check_rslora(run)
+        check_rslora(run, is_planned=rank_analysis is not None)
         check_curve(run)
         require_settings(run.method, run.hyperparameters)
         require_of_method(method, run.hyperparameters)
@@ -371,8 +371,11 @@ def check_curve(run: TrainingRun) -> None:
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
 
 
-def check_rslora(run: TrainingRun) -> None:
-    """Check that rsLoRA is used with one rank everywhere and by a method that takes it. Raises Invalid."""
-    if run.hyperparameters["rslora"] and (run.rank_analysis or run.method not in SMALL):
+def check_rslora(run: TrainingRun, *, is_planned: bool) -> None:
+    """Check that rsLoRA is used with one rank everywhere and by a method that takes it. Raises Invalid.
+
+    `is_planned`: an analysis gives the ranks, or will.
+    """
+    if run.hyperparameters["rslora"] and (is_planned or run.method not in SMALL):
         message = f"rslora is only for {', '.join(SMALL)}, with one rank everywhere: set it to 0, or drop the analysis."
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")

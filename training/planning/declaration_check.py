@@ -23,6 +23,7 @@ from training.models.dataset import DatasetStatus
 from training.models.job import require_room
 from training.models.lm_eval_task import require_task
 from training.models.mixture import Mixed
+from training.models.training_run import check_rslora
 from training.planning import preflight
 
 # Fields of domain errors -> fields of the declaration.
@@ -195,6 +196,7 @@ class DeclarationCheck:
             by=self.by,
         )
         self.hyperparameters = run.hyperparameters
+        check_rslora(run, is_planned=self.declared["budget"] is not None)
         preflight.require_trainable(run)
         preflight.require(run)
 
@@ -211,6 +213,8 @@ class DeclarationCheck:
         with self.noting("gates.quorum"):
             if quorum is None:
                 return
+            if not self.declared["rollout"]:
+                raise Invalid("A quorum is an alias' own: name it with a rollout, or leave it out.", code="no_alias")
             policy = {**(alias.policy if alias else {}), "quorum": quorum}
             check_policy(policy)
             if alias and alias.quorum and policy != alias.policy:
@@ -229,21 +233,41 @@ class DeclarationCheck:
             Rollout().plan(steps=steps, guardrails=guardrails, checks={}, targeting={})
             require_end(steps, guardrails)
         with self.noting("rollout.cluster"):
-            cluster = self.serving_cluster(alias, wanted["cluster"])
+            cluster = self.as_declared(self.serving_cluster(alias, wanted["cluster"], base))
             if base:
                 self.servable(cluster, base, version)
         if alias and (version is None or alias.version_id != version.pk):
             with self.noting("rollout.alias"):
                 self.movable(alias, version)
 
-    def serving_cluster(self, alias: Alias | None, reference: str | None) -> Cluster:
-        """Return the cluster that serves the alias, or is to serve it. Raises Invalid."""
+    def as_declared(self, cluster: Cluster) -> Cluster:
+        """Return the cluster with the limits that the declaration gives it, unsaved; any other as it is."""
+        wanted = self.declared["cluster"]
+        if wanted and cluster.project_id == self.project.pk and cluster.slug == wanted["slug"]:
+            for name, value in wanted.items():
+                setattr(cluster, name, value)
+        return cluster
+
+    def new_cluster(self, reference: str, base: BaseModel | None) -> Cluster | None:
+        """Return the declared cluster, unsaved, if the reference names it and it does not exist yet; else None."""
+        wanted = self.declared["cluster"]
+        if not (wanted and base and reference in (wanted["slug"], f"{self.project.slug}.{wanted['slug']}")):
+            return None
+        if Cluster.objects.filter(project=self.project, slug=wanted["slug"]).exists():
+            return None
+        return Cluster(project=self.project, base_model=base, **wanted)
+
+    def serving_cluster(self, alias: Alias | None, reference: str | None, base: BaseModel | None) -> Cluster:
+        """Return the cluster that serves the alias or is to serve it, unsaved if it is still to be made.
+
+        Raises Invalid.
+        """
         if alias is None:
             if not reference:
                 name = self.declared["rollout"]["alias"]
                 message = f"There is no alias {name}: name the cluster that should serve it."
                 raise Invalid(message, field="cluster", code="unknown_cluster")
-            cluster = self.cluster_of(reference)
+            cluster = self.new_cluster(reference, base) or self.cluster_of(reference)
             cluster.require_offered(self.project)
             return cluster
         if reference and reference not in (alias.cluster.slug, alias.cluster.ref):

@@ -217,7 +217,7 @@ class Proxy:
         if outcome.cache != "hit":
             self.limits.spend(*self.share_of(answer.target), outcome.prompt_tokens + outcome.completion_tokens)
         self.metrics.answered(outcome)
-        if outcome.tokens_estimated:
+        if outcome.tokens_estimated and answer.is_whole:
             log.warning("The engine of %s sends no counts of tokens: they are estimated.", outcome.version)
         self.afterwards.follow(answer.target, answer.captured, outcome)
         if answer.span:
@@ -267,7 +267,7 @@ class PassedThrough(StreamingResponse):
         finished: Callable[[Answer], None],
     ) -> None:
         super().__init__(self.chunks(reply, reader), reply.response.status, response_headers(reply.response, answer))
-        self._answer, self._stack, self._finished = answer, stack, finished
+        self._answer, self._reader, self._stack, self._finished = answer, reader, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream, then release the replica and report the answer, whatever happens.
@@ -281,6 +281,8 @@ class PassedThrough(StreamingResponse):
             # The server closes the connection of an answer without an end.
             log.warning("Answer %s was broken off by its replica: %s", self._answer.response_id, error)
         finally:
+            if self._reader and not self._answer.is_whole:
+                self._answer.stopped(self._reader)
             self._finished(self._answer)
 
     async def chunks(self, reply: Reply, reader: StreamReader | None) -> AsyncIterator[bytes]:

@@ -59,9 +59,13 @@ class Answer:
 
     def streamed(self, reader: StreamReader) -> None:
         """Take what was read of a stream that has ended: its counts, and whether the engine failed in its midst."""
-        self.usage = reader.usage or Usage(self.question_tokens, reader.parts, is_estimated=True)
+        self.stopped(reader)
         self.status = reader.failure or self.status
         self.is_whole = True
+
+    def stopped(self, reader: StreamReader) -> None:
+        """Take the counts of a stream as far as it came; where the engine has not counted yet, its parts are."""
+        self.usage = reader.usage or Usage(self.question_tokens, reader.parts, is_estimated=True)
 
     def is_all(self, content: bytes) -> None:
         """Take a whole answer that came in one piece; the time of its first byte is not set.

@@ -24,7 +24,7 @@ def text_of(content: bytes) -> str:
 
 def chunks(content: bytes) -> Iterator[Any]:
     """Yield the JSON of a whole answer, or of each event of a stream; what is not JSON is left out."""
-    events = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
+    events = [line[5:] for line in content.split(b"\n") if line.startswith(b"data:")]
     for part in events or [content]:
         try:
             yield orjson.loads(part)

@@ -12,6 +12,7 @@ from adapterhub.accounts.models import Project, User
 from adapterhub.api.unknown_fields import require_known
 from adapterhub.core.errors import DomainError, Invalid
 from adapterhub.core.tenancy import ROLE_SCOPES, Scope
+from adapterhub.core.yaml_loader import loaded
 from training.api.serializers import NewTrainingRunSerializer
 from training.runs import specification
 from training.runs.launch import launch_run
@@ -60,7 +61,7 @@ def may_train(person: User, project: Project) -> bool:
 def read(file: Path) -> dict[str, Any]:
     """Read the file and return its fields, validated as the REST API does. Raises CommandError naming the field."""
     try:
-        body = yaml.safe_load(file.read_text())
+        body = loaded(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise CommandError(f"{file} cannot be read: {error}") from None
     serializer = NewTrainingRunSerializer(data=body)

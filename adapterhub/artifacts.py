@@ -36,7 +36,7 @@ class ArtifactError(Exception):
 
 
 class StoreAway(Unavailable, OSError):
-    """Raised when the store does not answer. Whether its artifacts exist or are intact is not known then."""
+    """Raised when the store does not answer or answers with an error: its artifacts may exist and be intact or not."""
 
     code = "store_away"
 
@@ -92,7 +92,10 @@ class ArtifactStore(Protocol):
     """
 
     def put_dir(self, folder: Path) -> str:
-        """Store a copy of the folder, unless its content is there; return its digest."""
+        """Store a copy of the folder, unless its content is there; return its digest.
+
+        In both cases the artifact counts as put now.
+        """
 
     def give_dir(self, folder: Path) -> str:
         """Store the folder, which may be moved instead of copied; return its digest."""
@@ -101,11 +104,9 @@ class ArtifactStore(Protocol):
         """Return a context with a folder of the artifact's files, unverified. Raises ArtifactError if it is missing."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target` in one step, verify it, and return `target`.
+        """Copy the artifact to `target` in one step, unless an intact copy is there; verify it and return `target`.
 
-        A damaged copy there is made again.
-
-        Raises ArtifactError if it is missing or damaged.
+        A damaged copy there is replaced. Raises ArtifactError if the artifact is missing or damaged.
         """
 
     def has(self, digest: str) -> bool:
@@ -157,9 +158,9 @@ class FolderStore:
         return self.take_in(folder, move_in_one_step)
 
     def take_in(self, folder: Path, bring: Callable[[Path, Path], None]) -> str:
-        """Bring the folder into the store with `bring`, unless its content is there; renew its time.
+        """Call `bring(folder, place)` to put the folder into the store, unless its content is there; return its digest.
 
-        Return its digest.
+        In both cases the artifact counts as put now. Raises OutOfSpace if the disk is full.
         """
         digest = digest_of(manifest_of(folder))
         place = self.place(digest)
@@ -274,7 +275,10 @@ class S3Store:
         return "/".join(part for part in (self.prefix, digest, path) if part)
 
     def has(self, digest: str) -> bool:
-        """Return True if the artifact's manifest is stored, which is written last."""
+        """Return True if the artifact is complete: its manifest, which is written last, is stored.
+
+        Raises botocore's errors if the bucket does not answer.
+        """
         try:
             self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
         except ClientError as error:

@@ -1,4 +1,4 @@
-"""Client library of inference engines, and the routing table; depends on neither Django nor torch."""
+"""Clients of inference engines, and the routing table of the router. Importing it needs neither Django nor torch."""
 
 from serving_client.arm_assignment import arm_of
 from serving_client.engine_client import Completion, EngineClient, LoadedModel

@@ -1,4 +1,4 @@
-"""Conventions of chat templates, shared by trainings and the engine: the reasoning's field, and what they raise."""
+"""Fields in which chat templates read a message's reasoning, and the errors that templates raise."""
 
 from __future__ import annotations
 

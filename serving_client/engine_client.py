@@ -72,8 +72,9 @@ class Answer:
 class EngineClient:
     """Client of one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
 
-    `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds. Every call raises
-    EngineUnreachable if the replica does not answer, and EngineFailed if the answer cannot be understood.
+    `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds. `key` is the
+    engine's API key, "" if it asks for none. Every call raises EngineUnreachable if the replica does not answer, and
+    EngineFailed if the answer cannot be understood.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 30.0, key: str = "") -> None:
@@ -243,10 +244,7 @@ def is_success(response: Answer) -> bool:
 
 
 def error_message(response: Answer) -> str:
-    """Return the engine's error message.
-
-    If the body is not an engine's, only the status, so that its content goes no further.
-    """
+    """Return the engine's error message, or only the status if the body is not an engine's error."""
     try:
         return message_in(json.loads(response.data))
     except (ValueError, KeyError, TypeError):

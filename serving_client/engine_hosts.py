@@ -1,4 +1,7 @@
-"""An operator's list of where engines may be, which the control plane and every router hold addresses to."""
+"""Check of engines' addresses against the operator's list of hosts, for the control plane and the routers.
+
+An entry of the list is host, host:port, .domain or a network such as 10.0.0.0/8.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from urllib.parse import urlsplit
 
 
 def target_of(url: str) -> tuple[str, int] | None:
-    """Return (host, port) of an engine's address, whatever its path; the host is in lower case.
+    """Return (host, port) of an engine's URL, whatever its path; the host is in lower case.
 
-    None if it is not http or https, has no host, or has a user name. Raises ValueError for a port that is no number up
-    to 65535.
+    Returns None if the URL is not http or https, has no host, or has a user name or password. Raises ValueError for a
+    port that is no number up to 65535.
     """
     parts = urlsplit(url)
     host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
@@ -23,9 +26,9 @@ def target_of(url: str) -> tuple[str, int] | None:
 
 
 def normalised(url: str) -> str:
-    """Return the one spelling of an engine's address: lower case, no default port, no dot or slash at the end.
+    """Return the one spelling of an engine's URL: lower-case host, no default port, no dot or slash at the end.
 
-    Raises ValueError for a port that is none.
+    Raises ValueError for an invalid port.
     """
     parts = urlsplit(url.strip())
     scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()
@@ -45,21 +48,22 @@ def addresses(host: str, port: int) -> set[str]:
 
 
 def may_be_listed(host: str, port: int, allowed: Sequence[str]) -> bool:
-    """Return False for a host that no entry can list, wherever its name leads: it need not be looked up."""
+    """Return False if no entry can list the host whatever it resolves to, so that it need not be resolved."""
     return bool(naming(host, port, allowed)) or any("/" in entry for entry in allowed)
 
 
 def naming(host: str, port: int, allowed: Sequence[str]) -> list[str]:
-    """Return the entries that name the host or a domain above it."""
+    """Return the entries of `allowed` that name the host, the host with this port, or a domain above it."""
     literal = f"[{host}]" if ":" in host else host
     names = {host, literal, f"{literal}:{port}"}
     return [entry for entry in allowed if entry in names or (entry.startswith(".") and host.endswith(entry))]
 
 
 def is_listed(host: str, port: int, resolved: set[str], allowed: Sequence[str]) -> bool:
-    """Return True if `allowed` names the host or a domain above it, or if all its addresses lie in a listed network.
+    """Return True if `allowed` names the host or a domain above it, or if all its addresses lie in listed networks.
 
-    A listed name whose address is link-local or multicast is refused.
+    `resolved` holds its addresses. A named host with a link-local or multicast address is refused, unless the entry is
+    the address itself.
     """
     ips = [ipaddress.ip_address(address) for address in resolved]
     if naming(host, port, allowed):

@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 
 def kept_secret(file: Path) -> str:
-    """Return the secret in the file; a missing file is made, with a new secret that only its owner reads.
+    """Return the secret in the file; if the file is missing, create it with a new secret that only its owner can read.
 
     Raises ValueError for an empty file.
     """
@@ -30,24 +30,24 @@ def kept_secret(file: Path) -> str:
 
 
 def for_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner may read."""
+    """Open the file and return its descriptor, as `opener` of `open`; a new file is readable by its owner only."""
     return os.open(path, flags, 0o600)
 
 
 @functools.cache
 def cipher(secret: str) -> Fernet:
-    """Return the cipher of a secret."""
+    """Return the cipher whose key is derived from the secret."""
     return Fernet(base64.urlsafe_b64encode(hashlib.sha256(f"engine keys {secret}".encode()).digest()))
 
 
 def sealed(key: str, secret: str) -> str:
-    """Return the engine's key, encrypted for who holds the secret."""
+    """Return the engine's API key, encrypted with the secret."""
     return cipher(secret).encrypt(key.encode()).decode()
 
 
 @functools.lru_cache(maxsize=4096)
 def opened(key: str, secret: str) -> str | None:
-    """Return the engine's key; None if it was sealed with another secret."""
+    """Decrypt a sealed API key; return None if it was sealed with another secret."""
     try:
         return cipher(secret).decrypt(key.encode()).decode()
     except InvalidToken:

@@ -48,7 +48,10 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def start(form: str, log_format: str = "text") -> None:
-    """Log to the standard error from level INFO on: as JSON, or as text in this form of logging's."""
+    """Log to the standard error from level INFO on, one line a record.
+
+    `log_format` "json" writes JSON objects; else records are text in `form`, a format string of logging.
+    """
     logging.basicConfig(level=logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLine() if log_format == "json" else OneLine(form))

@@ -1,6 +1,6 @@
-"""The messages between the control plane and the routers, and the Valkey keys under which they are. Pure.
+"""Messages between the control plane and the routers, and the Valkey keys that hold them. Pure.
 
-The control plane publishes the routing table. Routers ask for cold versions; what they report is in `reports`.
+The control plane publishes the routing table. Routers ask for cold versions; their reports are in `reports`.
 """
 
 from __future__ import annotations
@@ -190,7 +190,10 @@ class RoutingTable:
         return orjson.dumps(self).decode()
 
     def changed_by(self, change: RoutingTable) -> RoutingTable:
-        """Return this table with the routes and versions of `change` added or replaced, and its generation."""
+        """Return this table with the aliases and versions of `change` added or replaced.
+
+        Generation and time are those of `change`.
+        """
         aliases = {**self.aliases, **change.aliases}
         return replace(
             self,
@@ -217,9 +220,9 @@ def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
 
 
 def approved_of(aliases: Mapping[str, AliasRoute]) -> dict[str, tuple[str, ...]]:
-    """Map each adapter that an alias closes, as `<project>/<adapter>`, to the versions that callers may name.
+    """Map each adapter of which callers may name approved versions only, as `<project>/<adapter>`, to those versions.
 
-    Those are the approved ones of all its aliases together.
+    They are the approved versions that any of its aliases lists.
     """
     closed: dict[str, set[str]] = {}
     for route in aliases.values():
@@ -229,7 +232,7 @@ def approved_of(aliases: Mapping[str, AliasRoute]) -> dict[str, tuple[str, ...]]
 
 
 def key_of(project: str, name: str) -> str:
-    """Return the key of a project's alias or adapter in the table."""
+    """Return the key of a project's alias or adapter in the table: `<project>/<name>`."""
     return f"{project}/{name}"
 
 

@@ -1,4 +1,4 @@
-"""Token buckets: one shared by all processes in Valkey, and one local to a process for when Valkey is away."""
+"""Token buckets: scripts for one that all processes share in Valkey, and one local to a process."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ class Bucket:
         return 0.0
 
     def charge(self, limit: RateLimit, now: float, spent: float) -> None:
-        """Take what was spent, below zero if need be."""
+        """Take `spent` tokens at once; the level may fall below zero."""
         self.level = min(limit.burst, self.level + (now - self._at) * limit.per_s) - spent
         self._at = now

@@ -23,9 +23,11 @@ Record = TypeVar("Record", bound=Fielded)
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredAnswer:
-    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule.
+    """Measurements of one answer; times in milliseconds.
 
-    `tokens_estimated` is True where the engine sent no counts of tokens, and the router estimated them.
+    None stands for a time that was not measured and a check of the text that has no rule. `ttft_ms` is the time to the
+    first byte of a stream. `tokens_estimated` is True if the router estimated the token counts, as the engine sent
+    none.
     """
 
     status: int
@@ -44,8 +46,9 @@ class MeasuredAnswer:
 class Outcome(MeasuredAnswer):
     """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
 
-    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
-    `shadow`; `mirrored` describes the stable version's answer to the same request. `cold`: it waited for a load.
+    `counted` is False for units that a list or the holdout excludes from the statistics. An answer in arm `shadow` went
+    to no caller; `mirrored` describes the stable version's answer to the same request. `cold` says that the request
+    waited for the version to be loaded.
     """
 
     response_id: str
@@ -63,9 +66,9 @@ class Outcome(MeasuredAnswer):
 
     @classmethod
     def all_from_json(cls, text: str | bytes) -> list[Outcome]:
-        """Parse the reports of a stream entry; a router of an earlier release sends one instead of a list.
+        """Parse the reports of a stream entry; fields added by a newer router are ignored.
 
-        Fields added by a newer router are ignored. Raises ValueError.
+        A router of an earlier release sends one report in place of a list. Raises ValueError if one cannot be read.
         """
         content = orjson.loads(text)
         return [_outcome(raw) for raw in (content if isinstance(content, list) else [content])]
@@ -94,7 +97,10 @@ class Sample:
 
 
 def hash_of(unit: str) -> str:
-    """Return the sha256 in hexadecimal by which tables, outcomes and samples name a unit, often a person's name."""
+    """Return the sha256, in hexadecimal, of a unit (a session or user), which may be a person's name.
+
+    Tables, outcomes and samples hold this hash only.
+    """
     return hashlib.sha256(unit.encode()).hexdigest()
 
 

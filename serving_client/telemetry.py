@@ -65,7 +65,7 @@ def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterato
 
 @contextmanager
 def working(name: str, traceparent: str) -> Iterator[Span]:
-    """Run the block in a span that is a child of another process' span."""
+    """Run the block in a span that is a child of another process' span, which `traceparent` names."""
     from opentelemetry import trace
 
     with trace.get_tracer(OURS).start_as_current_span(name, context_of({"traceparent": traceparent})) as span:
@@ -123,9 +123,9 @@ def within(traceparent: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def attached(traceparent: str) -> Iterator[None]:
-    """Make the trace context current inside the block; one that is empty or malformed leaves the block no parent.
+    """Make the trace context current inside the block; spans begun there have no parent if it is empty or malformed.
 
-    It imports OpenTelemetry in any case: `within` does nothing without a collector or a context.
+    Imports OpenTelemetry in any case; `within` does nothing without a collector or a context.
     """
     from opentelemetry import context
 

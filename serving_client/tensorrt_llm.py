@@ -51,6 +51,6 @@ class TensorRtClient(EngineClient):
 def number_of(name: str) -> int:
     """Return a number from 1 to 2**31 - 1 made of the name, by which the engine caches weights.
 
-    The same for all clients.
+    All clients make the same number of a name.
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1) + 1

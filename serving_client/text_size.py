@@ -1,4 +1,4 @@
-"""The characters of texts in parsed JSON, wherever they stand. Pure."""
+"""Count of the characters of all texts in parsed JSON, at any depth. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def characters_in(value: Any, *, keys: bool = False) -> int:
-    """Return the characters of all texts in the value, with `keys` those of the names of fields, too.
+    """Return the number of characters of all texts in the value; with `keys`, field names count too.
 
-    The content of a `data:` address is an image or the like, which is no text of a prompt.
+    Texts that begin with `data:` count 0: they hold an image or the like, which is no text of a prompt.
     """
     count, waiting = 0, [value]
     while waiting:

@@ -209,7 +209,7 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
     @extend_schema(request=HandOverSerializer, responses=ServiceAccountSerializer)
     @action(detail=True, methods=["post"], url_path="service-accounts/hand-over")
     def hand_over_account(self, request: Request, slug: str) -> Response:
-        """Make another member the owner of a service account. Owners cannot sign what their accounts ask."""
+        """Make another member the owner of a service account. Owners cannot sign what their accounts ask for."""
         project = self.get_object()
         fields = self.read(HandOverSerializer)
         account = service_accounts.named(project, fields["name"])

@@ -63,7 +63,11 @@ class TokenAuthentication(BaseAuthentication):
         return token.owner or AnonymousUser(), token
 
     def find(self, text: str) -> ApiToken:
-        """Return the usable token with this text. Raises AuthenticationFailed."""
+        """Return the usable token with this text.
+
+        Raises AuthenticationFailed if it is malformed, unknown, revoked, expired or not approved, or its owner is
+        closed.
+        """
         token_id, secret = id_and_secret_of(text) or ("", "")
         # Every call passes here: joins that decide whether the token is usable would take longer than most calls.
         token = ApiToken.objects.filter(pk=token_id).first() if token_id else None

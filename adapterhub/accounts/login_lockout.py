@@ -139,7 +139,7 @@ def is_password(request: HttpRequest | Request, password: str) -> bool:
 
 
 def is_typed_password(request: HttpRequest, password: str) -> bool:
-    """Return `is_password`, for a form: raises ValidationError instead of TooMany when locked out."""
+    """Return the result of `is_password` for a form: raises ValidationError, not TooMany, while locked out."""
     with as_form_error():
         return is_password(request, password)
 

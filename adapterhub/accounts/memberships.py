@@ -36,7 +36,8 @@ def grant(
 ) -> Membership:
     """Grant the role and return the membership; if it is held already, change nothing and write no event.
 
-    `invited_by` names who offered the role to a person who accepted it.
+    `by_group` marks it as granted by a group of the identity provider. `invited_by` is the name of who offered the role
+    to a person who accepted it.
     """
     membership, is_new = Membership.objects.get_or_create(
         project=project, user=user, role=role, defaults={"by_group": by_group}
@@ -63,7 +64,7 @@ def grant_further(project: Project, name: str, role: str, *, by: Actor) -> Membe
 
 
 def role_held(project: Project, name: str, role: str) -> Membership:
-    """Return the membership with this role of the user with this name.
+    """Return the membership of the user with this name and role.
 
     Raises Invalid if there is none, in the same words whether there is such an account or not.
     """
@@ -103,7 +104,7 @@ def set_named_versions(project: Project, named_versions: str, *, reason: str, by
 
 @dataclass
 class Tenure:
-    """A period in which a user had a role: who granted it, from when, and until when (None: still)."""
+    """A period in which a user had a role: who granted or offered it, since when, and until when (None: still)."""
 
     project: Project
     user: str

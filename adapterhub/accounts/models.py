@@ -47,10 +47,7 @@ class User(AbstractUser):
         return Actor(user=self, name=self.get_username(), method=method)
 
     def scopes_in(self, project: Project) -> set[str]:
-        """Return the scopes that the user's roles in the project grant.
-
-        For a superuser all scopes of tokens as well.
-        """
+        """Return the scopes that the user's roles in the project grant; a superuser also has all scopes of tokens."""
         return self.scopes_in_project(project.pk)
 
     def scopes_in_project(self, project_id: int) -> set[str]:
@@ -66,7 +63,7 @@ class User(AbstractUser):
     def projects_with(self, scope: str) -> ProjectQuerySet:
         """Return the projects in which the user has the scope.
 
-        For a superuser all, if tokens can have the scope, else none.
+        A superuser has those scopes that tokens can have in all projects, and other scopes by role only in none.
         """
         if self.is_superuser:
             return Project.objects.all() if scope in Scope.values else Project.objects.none()
@@ -74,9 +71,9 @@ class User(AbstractUser):
         return Project.objects.filter(pk__in=memberships.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """Return the rows whose project the user sees or, with `scope`, in which the user has it.
+        """Return the rows whose project the user sees or, if `scope` is not empty, in which the user has that scope.
 
-        `path` is the lookup of a row's project.
+        `path` is the lookup from a row to its project.
         """
         return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
@@ -192,7 +189,7 @@ class Invitation(models.Model):
 
 
 class SignInQuerySet(models.QuerySet["SignIn"]):
-    """Sign-ins by whether their session goes on."""
+    """Sign-ins, filtered by whether their session is open."""
 
     def open(self) -> SignInQuerySet:
         """Return the sign-ins whose session has neither ended nor expired."""
@@ -219,7 +216,7 @@ class SignIn(models.Model):
 
 
 class FailedAttempts(models.Model):
-    """The failed attempts at a password or code under a `key`, the hash of whose it is and from where.
+    """The failed attempts at a password or code; `key` is a hash of whose it is and where the attempts came from.
 
     `level`, the attempts not forgotten yet, sinks with time; see `login_lockout`, which also sets `blocked_until`.
     """
@@ -324,15 +321,15 @@ class ApiToken(models.Model):
 
     @property
     def is_usable(self) -> bool:
-        """Return True if this token would be in `ApiTokenQuerySet.usable`."""
+        """Return True unless the token is revoked, expired or waiting for approval, or its owner is closed."""
         is_over = self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
         return not is_over and not self.is_waiting and (self.owner is None or self.owner.is_active)
 
     @property
     def owner(self) -> User | None:
-        """Return the account whose roles limit the token.
+        """Return the account whose roles limit the token: its service account, else its maker.
 
-        Its service account, else its maker; None for the server's own.
+        None for a token of the server itself.
         """
         return self.account or self.created_by
 
@@ -354,11 +351,15 @@ class ApiToken(models.Model):
         return self.project_if(scope in self.scopes_now())
 
     def project_if(self, is_seen: bool) -> ProjectQuerySet:
-        """Return the token's project, or none if it is not seen."""
+        """Return the token's project if `is_seen` is True, else an empty query set."""
         return Project.objects.filter(pk=self.project_id) if is_seen else Project.objects.none()
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """Return the rows of the token's project, at the field `path`; none if the token lacks `scope`."""
+        """Return the rows of the token's project; none if the token lacks `scope`.
+
+        `path` is the lookup from a row to its project. With an empty `scope`, any scope that the token has now
+        suffices.
+        """
         scopes = self.scopes_now()
         is_seen = scope in scopes if scope else bool(scopes)
         return queryset.filter(**{path: self.project_id}) if is_seen else queryset.none()
@@ -376,9 +377,6 @@ class ApiToken(models.Model):
             ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 
     def as_actor(self) -> Actor:
-        """Return the actor for requests with this token.
-
-        Its owner as user, and the account's name or `token:NAME` as name.
-        """
+        """Return the actor of requests with this token: its owner as user, named after its account or `token:NAME`."""
         name = self.account.get_username() if self.account else f"token:{self.name}"
         return Actor(user=self.owner, name=name, method="token", token_id=self.id)

@@ -26,7 +26,7 @@ def create(username: str, email: str, *, by: Actor) -> User:
 
 
 def close(user: User, *, by: Actor, reason: str) -> None:
-    """Close an account and end its sessions. Raises Conflict for the own account, which another person closes."""
+    """Close an account and end its sessions. Raises Conflict for one's own account."""
     if by.user == user:
         raise Conflict("Another administrator closes your account.", code="own_account")
     with transaction.atomic():
@@ -36,7 +36,7 @@ def close(user: User, *, by: Actor, reason: str) -> None:
 
 
 def reopen(user: User, *, by: Actor, reason: str) -> None:
-    """Let the person sign in again."""
+    """Let the person sign in again, with the password from before."""
     change(user, by=by, reason=reason, is_active=True)
 
 
@@ -54,7 +54,7 @@ def choose_password(user: User, password: str, *, by: Actor) -> None:
 
 @transaction.atomic
 def change(user: User, *, by: Actor, reason: str = "", **fields: Any) -> None:
-    """Save the fields and record which they are; of a password never the value."""
+    """Save the fields and record their names and values in the audit trail; of a password only the name."""
     for name, value in fields.items():
         setattr(user, name, value)
     user.save(update_fields=list(fields))

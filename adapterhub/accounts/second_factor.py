@@ -69,7 +69,10 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
 
 @transaction.atomic
 def admits(user: User, code: str) -> bool:
-    """Return True for a valid code of the app or a recovery code, which is used up; the user has a second factor."""
+    """Return True for a valid code of the app or a recovery code, which is then used up.
+
+    The user must have a second factor.
+    """
     factor = SecondFactor.objects.select_for_update().get(user=user)
     step = step_of(box("second_factor").decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
     if step is not None:

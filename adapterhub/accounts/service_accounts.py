@@ -1,7 +1,7 @@
 """Service accounts for programs: they have roles and tokens, outlive their creators, and never sign in.
 
-Their names carry the project, as `eu/ci`, and no name of a person has a `/`: a name that is refused is one of the own
-project. Accounts from before keep their names. Each change has its audit event.
+Their names carry the project, as `eu/ci`, and people's names have no `/`, so that a refused name tells nothing of other
+projects. Older accounts may have a name without the project. Each change has its audit event.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def name_taken(name: str) -> Conflict:
 
 @transaction.atomic
 def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason: str) -> None:
-    """Make another person of the project the owner, who answers for the account and cannot sign what it asks.
+    """Make another person of the project the owner, who answers for the account and cannot sign what it asks for.
 
-    Whoever made a token that still works answers for it further. Raises Invalid for an owner who is no active person of
-    the project.
+    Whoever made a token that still works also goes on answering for it. Raises Invalid for an owner who is no active
+    person of the project.
     """
     if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
         raise Invalid(f"{owner} is not an active member of this project: choose one who is.", field="owner")

@@ -28,9 +28,10 @@ NOTED_EVERY_S = 60
 
 @receiver(user_logged_in)
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
-    """Store the time of a sign-in, list the session, record its event, and delete old counters of failed attempts.
+    """Note a sign-in, as a receiver of Django's signal.
 
-    Signatures and the end of the session check that time.
+    It stores the time in the session, for signatures and the session's end; adds the session to the person's list;
+    records the event; and deletes old counters of failed attempts.
     """
     request.session["signed_in_at"] = request.session["began_at"] = time.time()
     note_activity(request)
@@ -41,7 +42,10 @@ def remember(request: HttpRequest, user: User, **_: Any) -> None:
 
 
 def end_of_sessions(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Return a middleware that ends a session that was idle for too long or is too old; after the authentication's."""
+    """Return a middleware that signs out a session that is idle for too long or too old.
+
+    It must come after the authentication middleware. Other requests of a person keep the session from being idle.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.user.is_authenticated:
@@ -55,7 +59,7 @@ def end_of_sessions(get_response: Callable[[HttpRequest], HttpResponse]) -> Call
 
 
 def is_over(request: HttpRequest) -> bool:
-    """Return True if the session is idle or old beyond the settings."""
+    """Return True if the session is idle for longer than SESSION_IDLE_S or older than SESSION_COOKIE_AGE."""
     at, session = time.time(), request.session
     idle, age = at - session.get("seen_at", 0), at - session.get("began_at", 0)
     return bool(idle > settings.SESSION_IDLE_S or age > settings.SESSION_COOKIE_AGE)

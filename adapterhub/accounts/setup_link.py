@@ -74,7 +74,7 @@ def create_first_administrator(hashed: str, *, username: str, email: str, passwo
 
 
 def require_empty() -> None:
-    """Require that nobody has an account. Raises Conflict."""
+    """Raise Conflict if the installation has an account."""
     if not is_empty():
         raise Conflict(
             "There are accounts already: an administrator invites further people on the page Invitations.",
@@ -83,6 +83,6 @@ def require_empty() -> None:
 
 
 def lock_accounts() -> None:
-    """Let no other transaction create an account until this one ends, whatever way it takes."""
+    """Lock the table of accounts, so that no other transaction creates one until this one ends."""
     with connection.cursor() as cursor:
         cursor.execute("LOCK TABLE accounts_user IN SHARE ROW EXCLUSIVE MODE")

@@ -83,7 +83,7 @@ def require_another(user: User, authors: Iterable[User | None]) -> None:
 
 
 def mail_keys(users: Iterable[User]) -> set[str]:
-    """Return the accounts' mail addresses in the form that all spellings of an address share; without empty ones."""
+    """Return the accounts' mail addresses, normalised so that all spellings of one are equal, without empty ones."""
     rows = User.objects.filter(pk__in=[user.pk for user in users]).annotate(
         mail_key=models.Func("email", function="accounts_mail_key", output_field=models.TextField())
     )

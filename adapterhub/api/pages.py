@@ -109,7 +109,7 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
-    """Set the rows that the fields of these names offer in the form, after the invitation to choose one."""
+    """Set the rows that the form's fields of these names offer; an empty choice reads "choose one"."""
     for name, queryset in rows.items():
         field = cast("forms.ModelChoiceField[Any]", form.fields[name])
         if field.empty_label == BLANK_CHOICE_DASH[0][1]:
@@ -153,9 +153,10 @@ def reason_in(request: HttpRequest) -> str:
 
 
 def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any], state: object) -> HttpResponse:
-    """Return the rendered page, or for a poll (HTMX) only the part of it that changes.
+    """Return the rendered `page`, or for a poll (HTMX) only `part` of it, the template of what changes.
 
-    A poll that has `seen` another state makes the browser reload the page, because other operations are possible then.
+    `state` is the object's state. A poll whose parameter `seen` names another one makes the browser reload the page,
+    because other operations are possible then.
     """
     if not request.headers.get("HX-Request"):
         return render(request, page, context)

@@ -69,10 +69,7 @@ def too_deep(field: str) -> Invalid:
 
 
 def deep_field_of(text: str) -> str:
-    """Return the path of the field in which a JSON text is nested too deeply, e.g.
-
-    `checks.schema`, of limited length.
-    """
+    """Return the path of the field in which a JSON text is nested too deeply, such as `checks.schema`, shortened."""
     # Of each object or array that is open, the bracket, and the last text in it: of an object's value, its name.
     open_parts: list[list[str]] = []
     for match in TOKEN.finditer(text):
@@ -89,7 +86,7 @@ def deep_field_of(text: str) -> str:
 
 
 def text_in(token: str) -> str:
-    """Return the text of a JSON string; nothing for one that is none."""
+    """Return the text of a JSON string; "" for anything else."""
     try:
         return str(json.loads(token, strict=False))
     except ValueError:

@@ -40,9 +40,9 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
-    """Return the rows whose project the caller sees or, with `scope`, in which the caller has it.
+    """Return the rows whose project the caller sees or, if `scope` is not empty, in which the caller has that scope.
 
-    `path` is the lookup of a row's project.
+    `path` is the lookup from a row to its project.
     """
     return caller_of(request).visible_rows(queryset, path, scope)
 
@@ -77,9 +77,9 @@ def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
 
 
 def require_admin_somewhere(request: HttpRequest | Request) -> None:
-    """Check that the caller has scope `admin` in a project, or administers the installation: what it wants has none.
+    """Raise NotAllowed unless the caller has scope `admin` in some project or administers the installation.
 
-    Raises NotAllowed.
+    It guards what belongs to no project.
     """
     project = projects_with(request, Scope.ADMIN).first()
     if project is not None:

@@ -50,10 +50,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     long_fields: frozenset[str] = frozenset()
 
     def get_queryset(self) -> QuerySet[Any]:
-        """Return the rows of the projects that the caller sees.
-
-        For a list only those where the caller has its scope.
-        """
+        """Return the rows of the projects that the caller sees; for a list, of those where the caller has its scope."""
         queryset = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
@@ -235,10 +232,7 @@ def caller_of(request: Request) -> str:
 
 
 def request_bytes(request: Request) -> bytes:
-    """Return the body as bytes for the fingerprint.
-
-    Of an upload, its fields and the sha256 of each file, in hexadecimal.
-    """
+    """Return the bytes of the body that its fingerprint is made of; of an upload, its fields and its files' sha256."""
     if not request.FILES:
         return repr(sorted(request.data.items()) if hasattr(request.data, "items") else request.data).encode()
     parts = [f"{name}={value}" for name, value in sorted(request.POST.items())]
@@ -263,9 +257,9 @@ class ShownOnce(Response):
 
 
 def keep_answer(entry: IdempotentRequest, request: Request, response: Response) -> None:
-    """Store the answer, encrypted, for replays.
+    """Store the answer, encrypted, to be sent again for the same key.
 
-    Of a refused or failed request delete the key, so that it can be sent again.
+    If the request was refused or failed, delete the key, so that it can be used again.
     """
     if response.status_code >= 400:
         entry.delete()

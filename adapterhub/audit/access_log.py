@@ -18,7 +18,7 @@ BATCH = 2000
 def observe(
     tag: Tag, *, by: Actor, project: Tenant | None, resource: str, evidence: dict[str, Any] | None = None
 ) -> None:
-    """Record that somebody read `resource`, signed in, or was refused it, outside of the chain.
+    """Record, outside of the chain, that somebody read `resource`, signed in, or was refused either.
 
     Takes no lock; `seal` later appends the event to the chain.
     """

@@ -171,7 +171,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 def in_a_place(project: Tenant, lines: Iterator[str]) -> Iterator[str]:
-    """Return the lines, which hold one of the project's places until they are sent. Raises TooMany.
+    """Return the lines as a stream that takes one of the project's places until it is sent. Raises TooMany without one.
 
     Each stream holds a connection of the database, and may be read as slowly as its caller likes.
     """

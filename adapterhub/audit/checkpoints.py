@@ -39,7 +39,7 @@ def is_due(project: Tenant | None) -> bool:
 
 
 def write(project: Tenant | None) -> Checkpoint:
-    """Sign the chain's head and store it in the database, the artifact store and the log."""
+    """Sign the chain's head; store the checkpoint in the database and the artifact store, and log it; return it."""
     with transaction.atomic():
         lock_chain(project)
         point = Checkpoint.objects.create(**head_signed(project))

@@ -62,7 +62,10 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def build_engine(options: argparse.Namespace) -> Engine:
-    """Return an engine with the base model and the adapters of --lora-modules. Raises ModelUnusable."""
+    """Return an engine with the base model and the adapters of --lora-modules; its thread is not started.
+
+    Raises ModelUnusable if the model or one of the adapters cannot be served.
+    """
     limits = Limits(
         max_loras=options.max_loras,
         max_cpu_loras=max(options.max_cpu_loras, options.max_loras),
@@ -87,7 +90,10 @@ def load(engine: Engine, name: str, folder: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until a signal ends the process and return 0; if the model cannot be served, print why and return 2."""
+    """Serve until a signal ends the process and return 0.
+
+    If the model or an adapter of the command line cannot be served, print the reason on stderr and return 2.
+    """
     options = parse_arguments(arguments)
     log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s", options.log_format)
     disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -28,7 +28,11 @@ AT_ONCE_CHARACTERS = 2048
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on adapters in the batch and in memory, LoRA rank, batch size and CPU threads."""
+    """Limits of the engine.
+
+    They are the different adapters in one batch, the adapters kept in memory, the LoRA rank, the requests that run at
+    once, and the CPU threads, None for PyTorch's choice.
+    """
 
     max_loras: int = 8
     max_cpu_loras: int = 32
@@ -95,7 +99,8 @@ class Engine:
     async def begin(self, request: CompletionRequest) -> Answer:
         """Queue a request and return its answer, whose tokens come as they are computed.
 
-        Raises ApiError 404 for an unknown model, 400 for a request that does not fit.
+        Raises ApiError: 404 for an unknown model; 400 for a request that exceeds the context or asks for what the model
+        cannot do; 500 if the adapter's folder cannot be read any more.
         """
         name = request.model or self.name
         characters = self._require_size(request)

@@ -18,7 +18,7 @@ class AdapterUnusable(EngineError):
 
 
 class AdapterMissing(AdapterUnusable):
-    """The folder holds no adapter."""
+    """The folder lacks adapter_config.json or adapter_model.safetensors."""
 
 
 class ApiError(EngineError):
@@ -37,7 +37,7 @@ class ApiError(EngineError):
 
 
 def invalid_input(message: str) -> ApiError:
-    """Return the error 400 of the LoRA endpoints."""
+    """Return the 400 error of the LoRA endpoints."""
     return ApiError(400, "InvalidUserInput", message)
 
 
@@ -47,23 +47,23 @@ def bad_request(message: str, param: str | None = None) -> ApiError:
 
 
 def missing_field(field: str, count: int) -> ApiError:
-    """Return the error 400 of a missing field, as vLLM words it; `count` is the number of fields in the body."""
+    """Return the 400 error of a missing field, as vLLM words it; `count` is the number of fields in the body."""
     detail = {"type": "missing", "loc": f"body.{field}", "msg": "Field required", "input": f"<dict of {count} items>"}
     return ApiError(400, "Bad Request", f"1 validation error:\n  {detail}", f"body.{field}")
 
 
 def not_found(message: str, param: str | None = None) -> ApiError:
-    """Return an error of status 404."""
+    """Return a 404 error; `param` is the request's field at fault, if it is one."""
     return ApiError(404, "NotFoundError", message, param)
 
 
 def internal(message: str) -> ApiError:
-    """Return an error of status 500."""
+    """Return a 500 error."""
     return ApiError(500, "InternalServerError", message)
 
 
 def add_lora_failed(reason: str) -> ApiError:
-    """Return the error 500 by which vLLM reports weights that cannot be read or used."""
+    """Return the 500 error with which vLLM reports weights that cannot be read or used."""
     return internal(
         f"Call to add_lora method failed: Worker failed with error '{reason}', "
         "please check the stack trace above for the root cause"

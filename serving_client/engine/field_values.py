@@ -1,4 +1,4 @@
-"""Values of single fields of a request, checked by hand: the wrong one is named, and none is looked at twice."""
+"""Checks of single fields of a completion request; each error names the field at fault."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Prompt = str | list[int]
 
 
 def prompts_of(prompt: object) -> list[Prompt]:
-    """Return the prompts, each a text or a list of token ids, of a field that holds one or several.
+    """Return the prompts of a field that holds one or several, each a text or a list of token ids.
 
-    Raises ApiError 400.
+    Raises ApiError 400 for anything else or more than MOST_PROMPTS.
     """
     listed = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
     if len(listed) > MOST_PROMPTS:
@@ -37,7 +37,7 @@ def tokens_of(tokens: object, field: str) -> list[int]:
 
 
 def few_tokens_of(tokens: object, field: str) -> list[int]:
-    """Return the list of token ids. Raises ApiError 400 for anything else or more than MOST_TOKENS_NAMED."""
+    """Return the list of token ids, at most MOST_TOKENS_NAMED. Raises ApiError 400, naming `field`, otherwise."""
     listed = tokens_of(tokens, field)
     if len(listed) > MOST_TOKENS_NAMED:
         raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
@@ -131,7 +131,10 @@ def schema_of(form: object) -> Json | None:
 
 
 def stops_of(stop: object) -> tuple[str, ...]:
-    """Return the texts that end an answer. Raises ApiError 400 for empty, too many or too long ones."""
+    """Return the texts that end an answer, of a field that holds one, a list or None.
+
+    Raises ApiError 400 for anything else, and for empty, too many or too long texts.
+    """
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
         raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
@@ -141,7 +144,10 @@ def stops_of(stop: object) -> tuple[str, ...]:
 
 
 def bias_of(wished: object) -> dict[int, Any]:
-    """Return what to add to the logits, by token id; the numbers are not checked here. Raises ApiError 400."""
+    """Return the numbers to add to the logits, by token id; the numbers are not checked here.
+
+    Raises ApiError 400 for anything but an object of token ids, or more than MOST_TOKENS_NAMED.
+    """
     if not isinstance(wished, dict):
         raise bad_request("'logit_bias' must be an object of token ids.", "logit_bias")
     if len(wished) > MOST_TOKENS_NAMED:

@@ -38,7 +38,11 @@ class BaseModel:
 
 
 def open_model(folder: str, max_length: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
-    """Open the model in a local folder. Raises ModelUnusable."""
+    """Open the model and tokenizer in a local folder, for inference only.
+
+    `max_length` is the context in tokens; a model with a smaller one keeps its own. Raises ModelUnusable if the folder
+    is incomplete or cannot be read, if the model has layers without full attention, or if there is no GPU for `cuda`.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelUnusable("PyTorch sees no GPU: install its CUDA build and a driver, or choose --device cpu.")
     if not (Path(folder) / "config.json").is_file():

@@ -24,7 +24,10 @@ FIRST_KEY = re.compile(rf'\{{\s*(?:$|"(?:(?:type|id|name|{"|".join(ARGUMENTS)})"
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a call: its place among the calls, the function's name in its first part, and more of its arguments."""
+    """A part of a tool call: the call's number, from 0, and more of its arguments.
+
+    Only the first part of a call has the function's name; it is None in the others.
+    """
 
     index: int
     arguments: str
@@ -33,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """New text of an answer beside its calls, and then new pieces of its calls."""
+    """New text of an answer outside its calls, followed by new pieces of its calls."""
 
     text: str = ""
     pieces: tuple[Piece, ...] = ()
@@ -47,7 +50,7 @@ class Braces:
         self.end: int | None = None
 
     def search(self, text: str) -> int | None:
-        """Return the place behind the object; None until it is complete."""
+        """Return the index just after the object; None until it is complete. `text` is the whole text so far."""
         while self.end is None and self._at < len(text):
             self._take(text[self._at])
             self._at += 1
@@ -239,7 +242,10 @@ class OpenObject:
         self._index = 0
 
     def pieces(self, text: str, use: ToolUse, index: int) -> Iterator[Piece]:
-        """Yield what is new of the call; `index` is its place among the calls, if it is one."""
+        """Yield the new pieces of the call; `text` is the whole text so far.
+
+        `index` is the number that this call gets if the object is one.
+        """
         if text[self.start : self.start + 1] != "{":
             self.end = self.start
             return
@@ -272,7 +278,7 @@ class OpenObject:
 
 
 def read_call(text: str, use: ToolUse) -> Call | None:
-    """Return the call that a whole object is; None if it is none."""
+    """Parse a whole JSON object as a tool call; return None if it is no call of one of the functions in `use`."""
     try:
         item = json.loads(text)
     except (ValueError, RecursionError):
@@ -289,7 +295,7 @@ def kept_back(text: str) -> int:
 
 
 def calls_in(text: str, use: ToolUse) -> tuple[str, list[Call]]:
-    """Return the text beside the calls of a whole answer, and the calls."""
+    """Return the text outside the calls of a whole answer, and the calls."""
     reader = CallReader(use)
     parts = [reader.add(text), reader.end()]
     beside = "".join(part.text for part in parts)

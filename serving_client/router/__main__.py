@@ -22,7 +22,10 @@ KEEP_ALIVE_S = 620
 
 
 def main() -> None:
-    """Run the router with the command line's options until a signal ends the process."""
+    """Run the router with the command line's options until a signal ends the process.
+
+    Creates the files of the secret and the metrics token if they are missing; raises SystemExit if one is empty.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving_client.router", description="AdapterHub's router.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -110,7 +113,7 @@ def main() -> None:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a list that is separated by commas."""
+    """Split a comma-separated list; empty entries are left out."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

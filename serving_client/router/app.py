@@ -148,7 +148,7 @@ async def models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
-    """Return one of the models that the caller may name. Raises Refusal 401, 403, 404 or 503."""
+    """Return the model that the path names, if the caller may name it. Raises Refusal 401, 403, 404 or 503."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     return Response(orjson.dumps(find_model(table, token, request.path_params["name"])), media_type="application/json")
@@ -169,7 +169,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Return the metrics that the caller may read. Raises Refusal 401 or 403."""
+    """Return the metrics that the caller may read, in Prometheus' text format. Raises Refusal 401, 403 or 503."""
     proxy, readable = proxy_of(request), readable_metrics(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.age.set(proxy.watcher.age_s())
@@ -180,10 +180,11 @@ async def metrics(request: Request) -> Response:
 
 
 def readable_metrics(request: Request) -> Collector:
-    """Return all metrics for the operator's token, and for a project's token those of the project.
+    """Return the metrics that the caller's token may read.
 
-    Everybody else gets those that name nothing of anybody, or Refusal 401 where the operator has a token. Raises
-    Refusal 403 for a project's token without scope read.
+    The operator's token reads all, a project's token those of the project and those that name no project or replica.
+    Other callers get the metrics without names, or Refusal 401 if there is an operator's token. Raises Refusal 403 for
+    a project's token without scope read, and 503 for it without a usable routing table.
     """
     proxy, operator = proxy_of(request), request.app.state.metrics_token
     given = request.headers.get("authorization", "")

@@ -23,7 +23,7 @@ BODY_UNREAD = {401, 405, 408, 413}
 
 
 class Refusal(Exception):
-    """An error response: HTTP status, stable code, one sentence, and seconds until a retry makes sense."""
+    """An error response: HTTP status, stable code, one sentence, and the seconds after which to retry, or None."""
 
     def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)

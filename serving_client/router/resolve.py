@@ -24,7 +24,11 @@ USERS = ("user", "safety_identifier")
 
 @dataclass(frozen=True)
 class Target:
-    """The decision: served name, arm (`candidate`, `control`, `stable` or `none`), and its circumstances."""
+    """The decision which version answers, in which arm: `candidate`, `control`, `stable`, or `none` without a rollout.
+
+    `version` is a served name; `alias` is None if the request named no alias. `is_sticky` says that the unit (a session
+    or user, or None) gets the same arm again, `is_counted` that the rollout's statistics count the answer.
+    """
 
     version: str
     project: str
@@ -42,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen version and arm, whether the unit would get them again, and if the statistics count the answer."""
+    """The chosen version and arm; whether the unit gets them again, and whether the statistics count the answer."""
 
     version: str
     arm: str
@@ -118,10 +122,11 @@ def salt_of(project: str) -> str:
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
-    """Return the version that answers, with its arm and if the statistics count the answer.
+    """Return the version that answers, with its arm and whether the statistics count the answer.
 
-    Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope and for a version
-    that is not approved, 404 for an unknown name.
+    The header X-Adapter-ID or `model` names an alias, an adapter with a default alias, or a version. Raises Refusal:
+    400 without a name or with a bad override, 403 for an override without the scope and for a version that is not
+    approved, 404 for an unknown name.
     """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:
@@ -148,7 +153,7 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
 
 
 def unknown(table: RoutingTable, token: TokenRoute, name: str) -> str:
-    """Return the message for a name that no model has; for an adapter's bare name it says how to give it a default."""
+    """Return the message for an unknown model; for an adapter's bare name it says how to give it a default alias."""
     for served, route in table.versions.items():
         if adapter_of(served) == name and route.project == token.project:
             return (
@@ -159,7 +164,7 @@ def unknown(table: RoutingTable, token: TokenRoute, name: str) -> str:
 
 
 def is_current(table: RoutingTable, target: Target) -> bool:
-    """Return True if the alias still serves the version, or if no alias of the table was asked."""
+    """Return True if the alias still serves the version, or if the request named no alias of the table."""
     alias = table.alias(target.project, target.alias)
     return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
 

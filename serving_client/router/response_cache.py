@@ -91,7 +91,7 @@ class ResponseCache:
         await self._patience.ask(lambda: cast("Awaitable[int]", self._keep(keys, [answer, rule.ttl_s, rule.max_bytes])))
 
     def keep_soon(self, entry: Entry) -> None:
-        """Store a whole answer in a background task and return at once."""
+        """Store a collected answer in a background task and return at once; one over the byte limit is not stored."""
         task = asyncio.create_task(self.keep(entry.key, entry.answer(), entry.rule))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)

@@ -67,9 +67,10 @@ class TableWatcher:
         await self.take(text if is_news else None, changes)
 
     async def take(self, text: bytes | str | None, changes: Sequence[bytes | str] = ()) -> None:
-        """Use a published table, if it is valid and newer, with all changes since in order; else the changes alone.
+        """Use a published table and the changes since it, each only if it is newer than the present one.
 
-        `text` is None if the table has not changed. The new table is saved as snapshot.
+        `text` is None if the table has not changed. A table that cannot be read is logged and ignored. The result is
+        saved as the snapshot.
         """
         whole = readable(text) if text is not None else None
         if is_next := whole is not None and is_newer(whole, self._whole):

@@ -1,4 +1,4 @@
-"""Steps with the adapters of the step before look up none of them again.
+"""Shortcut for steps with the same adapters as the step before: none of them is looked up again.
 
 At every step vLLM asks for each adapter of the batch whether it is loaded, and each time copies the list of all: with
 128 adapters that takes longer than the GPU's part of the step.

@@ -170,9 +170,9 @@ def lora_add_joined(
     no_lora_flag_cpu: torch.Tensor,
     num_active_loras: torch.Tensor,
 ) -> None:
-    """Wait for the update and add it to `output_tensor`.
+    """Wait for the update that `lora_update_aside` started and add it to `output_tensor`.
 
-    In batches that are left to vLLM's kernels compute it with them.
+    For a batch that is left to vLLM's kernels, compute the update with them instead.
     """
     # The other stream reads `inputs` until here: an argument of this operator is not freed before.
     if no_lora_flag_cpu.item():

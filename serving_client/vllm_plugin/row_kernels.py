@@ -291,9 +291,10 @@ def expand(
 def with_rows(
     x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:
-    """Add to y (rows, 1, out) what x (rows, 1, in) gives with down (slots, rank, in) and up (slots, rank, out).
+    """Add the update of each row's adapter, for inputs x (rows, 1, in), to y (rows, 1, out) in place; return y.
 
-    `slots` (rows,) holds the slot of each row, -1 for none. All tensors must be contiguous.
+    `down` (slots, rank, in) and `up` (slots, rank, out) hold all adapters; `slots` (rows,) is the slot of each row, -1
+    for none. All tensors must be contiguous.
     """
     inner = torch.empty(1, len(slots), down.shape[1], dtype=torch.float32, device=x.device)
     shrink(x[:, 0], (down,), inner, slots)

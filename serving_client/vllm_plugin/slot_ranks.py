@@ -21,15 +21,15 @@ _tables: dict[int, torch.Tensor] = {}
 
 
 def ranks_of(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """Return the ranks (slices, slots) in the slots of a module whose stacked A or B these are.
+    """Return the ranks (slices, slots) in the slots of the module whose stacked A or B are `weights`.
 
-    None if it is not followed.
+    None if the module's ranks are not noted.
     """
     return _tables.get(weights[0].data_ptr())
 
 
 def follow_ranks() -> None:
-    """Note ranks wherever vLLM creates, fills or clears slots."""
+    """Wrap the methods with which vLLM's LoRA layers create, fill and clear slots, so that they also note the ranks."""
     hooks: dict[str, Callable[..., None]] = {
         "create_lora_weights": _created,
         "set_lora": _filled,

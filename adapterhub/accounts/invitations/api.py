@@ -70,7 +70,7 @@ class InvitingProjects(viewsets.GenericViewSet[Any]):
     @extend_schema(request=RevokedInvitationSerializer, responses=InvitationSerializer)
     @action(detail=True, methods=["post"], url_path="invitations/revoke")
     def revoke_invitation(self, request: Request, slug: str) -> Response:
-        """Take an invitation back, which nobody has accepted yet."""
+        """Take back an invitation that nobody has accepted yet."""
         project = self.get_object()
         fields = cast(ProjectViewSet, self).read(RevokedInvitationSerializer)
         invitation = project.invitations.filter(pk=fields["id"]).first()

@@ -41,7 +41,10 @@ class FirstAdministratorForm(AccountForm):
 
 
 def open_link(request: HttpRequest, secret: str) -> HttpResponse:
-    """Note in the session that this browser opened the link, and go on without the secret in the address."""
+    """Store in the session that this browser opened the setup link; redirect to a URL without the secret.
+
+    A link that does not work is answered as `closed` does. Raises TooMany for a caller with too many requests.
+    """
     require_room_for_stranger(request)
     hashed = secret_hash(secret)
     if not setup_link.admits(hashed):
@@ -51,7 +54,11 @@ def open_link(request: HttpRequest, secret: str) -> HttpResponse:
 
 
 def first_administrator(request: HttpRequest) -> HttpResponse:
-    """Create the first administrator, sign them in and show the first steps."""
+    """Create the first administrator, sign them in and redirect to the first steps.
+
+    A second factor is set up first if one is needed. A refused form is shown again, as 422; a link that does not work
+    is answered as `closed` does.
+    """
     require_room_for_stranger(request)
     hashed = request.session.get(HASHED, "")
     if not setup_link.admits(hashed):
@@ -72,7 +79,7 @@ def first_administrator(request: HttpRequest) -> HttpResponse:
 
 
 def closed(request: HttpRequest) -> HttpResponse:
-    """Say why the link does not work, and how to get another while nobody has an account."""
+    """Return a 410 page on how to get another setup link or, once there is an account, a redirect to the sign-in."""
     if not setup_link.is_empty():
         return redirect("login")
     return render(request, "accounts/setup_closed.html", status=410)

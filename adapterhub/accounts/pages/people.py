@@ -56,14 +56,17 @@ class PersonForm(forms.Form):
 
 
 def require_administrator(request: HttpRequest) -> None:
-    """Require an administrator of the installation. Raises NotAllowed."""
+    """Raise NotAllowed unless the user is an administrator of the installation."""
     if not request.user.is_superuser:
         raise NotAllowed("Only an administrator of the installation manages accounts.")
 
 
 @login_required
 def accounts(request: HttpRequest) -> HttpResponse:
-    """List the people; a POST creates an account, whose link is in this response and never again."""
+    """List the people's accounts; a POST creates one, whose link is in this response and never again.
+
+    Only for administrators of the installation: raises NotAllowed.
+    """
     require_administrator(request)
     form = PersonForm(request.POST or None)
     link = ""
@@ -102,7 +105,11 @@ def link_for(request: HttpRequest, person: User) -> str:
 @login_required
 @require_POST
 def move_account(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Close an account, open it again, or show a new link to its password, as `verb` says."""
+    """Close an account with `verb` close, open it again with open, then redirect to the list.
+
+    With any other verb the password is discarded, and a link to choose a new one is shown once. Raises NotAllowed for
+    who is no administrator, Http404, and Invalid without a reason.
+    """
     require_administrator(request)
     person = get_object_or_404(User, pk=pk, is_service=False)
     reason, by = reason_in(request), actor_of(request)
@@ -119,14 +126,18 @@ def move_account(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
 
 
 def welcome(request: HttpRequest, pk: int, token: str) -> HttpResponse:
-    """Note in the session that this browser opened the link, and go on without the secret in the address."""
+    """Store the link in the session, unchecked, and redirect to the choice of a password, whose URL holds no secret."""
     require_room_for_stranger(request)
     request.session[LINK] = [pk, token]
     return redirect("choose-password")
 
 
 def choose_password(request: HttpRequest) -> HttpResponse:
-    """Let the person of the link choose a password, sign them in and show what they are invited to."""
+    """Let the person of the link choose a password, sign them in and redirect to their invitations.
+
+    A second factor is asked for first if one is needed. A link that is used, over or of a closed account gets a 410
+    page.
+    """
     require_room_for_stranger(request)
     pk, token = request.session.get(LINK, (0, ""))
     person = User.objects.filter(pk=pk, is_active=True, is_service=False).first()

@@ -83,7 +83,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_role(request: HttpRequest, slug: str) -> HttpResponse:
-    """Revoke a role of a member in the project."""
+    """Revoke a role of a member in the project, then redirect to it. Raises Http404, and Invalid if it is not held."""
     viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     named = request.POST.get("held", "")
     membership = viewed.memberships.select_related("user").filter(pk=named if named.isdecimal() else None).first()

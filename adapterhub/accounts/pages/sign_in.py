@@ -52,17 +52,17 @@ class SignIn(views.LoginView):
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add whether nobody has an account yet, who then needs the setup link."""
+        """Add `is_empty`: True while nobody has an account, so that the page points to the setup link."""
         return {**super().get_context_data(**kwargs), "is_empty": is_empty()}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Limit the attempts of a caller, then sign in."""
+        """Sign in. Raises TooMany for a caller with too many attempts, whatever the names."""
         # Each attempt costs a slow hash, whatever the name.
         require_room_for_stranger(request)
         return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        """Ask for the second factor if the user has one, else complete the sign-in."""
+        """Complete the sign-in, or redirect to the second factor if one is needed."""
         # A value left by an unfinished sign-in through the provider must not describe this one.
         self.request.session.pop("auth_method", None)
         if is_needed(form.get_user()):

@@ -28,10 +28,10 @@ ERRORS = {error.status: error for error in (Conflict, Invalid, NotAllowed, Unava
 def decide(
     record: models.Model, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any
 ) -> None:
-    """Have the signed-in person decide about a record, as `verb` says, here or by the signer process.
+    """Have the signed-in person decide about a record, as `verb` says, through the signer process if there is one.
 
-    Raises NotAllowed for tokens and without a fresh sign-in or the right password, what the verb raises, and
-    Unavailable if the signer does not respond.
+    `fields` are those of the verb, such as the reason. Raises NotAllowed for tokens and without a fresh sign-in or the
+    right password, what the verb raises, and Unavailable if the signer does not respond.
     """
     name, kind = kind_of(record)
     if not settings.SIGNER_URL:

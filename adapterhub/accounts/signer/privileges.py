@@ -1,4 +1,4 @@
-"""The rights of the signer's database role, and the tables that triggers look at."""
+"""Database rights of the signer's role, and the schema in which trigger functions find tables."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def pin_triggers(using: str, **_: Any) -> None:
 
 
 def divide_rights(using: str, **_: Any) -> None:
-    """Leave the right to sign to the signer's database role alone, if there is a signer process; after each migration.
+    """Give the right to insert signatures to the signer's role alone, after each migration with a signer process.
 
-    It is never given back. No effect on other connections than `owner`. Raises ImproperlyConfigured without the role.
+    Other roles do not get it back when the signer is removed. No effect on other connections than `owner`. Raises
+    ImproperlyConfigured if Postgres lacks the role.
     """
     if using != "owner" or not settings.SIGNER_URL:
         return

@@ -1,1 +1,1 @@
-"""Build the OpenAPI description that serializers alone do not give."""
+"""Parts of the OpenAPI description that serializers alone do not give."""

@@ -17,9 +17,9 @@ FEW, ALL = 50, 10**9
 
 @dataclass(frozen=True)
 class Proof:
-    """The proof of one witness.
+    """The proof of one witness: it has kept the chain's checkpoint at `sequence`, made at `at`.
 
-    The chain up to `sequence`, as of `at`, or in `trouble` the reason why there is none now.
+    `sequence` is 0 and `at` None without a checkpoint; `trouble` is then the reason, if the witness could not be read.
     """
 
     witness: str
@@ -52,7 +52,7 @@ class Verdict:
 def judged(project: Tenant | None, outside: list[SignedHead], newest: int = FEW) -> Verdict:
     """Return the verdict on the chain, verified against the checkpoints of the database, the witnesses and `outside`.
 
-    `newest` is the number of checkpoints to ask each witness for.
+    `outside` holds checkpoints that the caller kept; `newest` is the number of checkpoints to ask each witness for.
     """
     heads, proofs = witnessed(project, newest)
     if outside:
@@ -63,9 +63,9 @@ def judged(project: Tenant | None, outside: list[SignedHead], newest: int = FEW)
 
 
 def witnessed(project: Tenant | None, newest: int) -> tuple[list[SignedHead], list[Proof]]:
-    """Return each witness' checkpoints of the chain, and what each proves.
+    """Return the checkpoints of the chain that the witnesses keep, and a proof for each witness.
 
-    One that is away is named with the trouble.
+    The proof of one that does not answer, or cannot be read, names the trouble.
     """
     heads: list[SignedHead] = []
     proofs = []

@@ -1,7 +1,7 @@
-"""The trail, followed by a SIEM: every event in order and at least once, with its place in its chain.
+"""Delivery of the audit trail to a SIEM: every event in order and at least once, with its place in its chain.
 
 A line is that of an export (`sequence`, `event`, `prev`, `hash`) with the `chain` before it, so that the receiver can
-verify it. What was sent again after a lost answer bears the same chain and sequence.
+verify it. An event that is sent again after a lost answer has the same chain and sequence.
 """
 
 from __future__ import annotations

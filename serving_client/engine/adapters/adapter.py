@@ -22,9 +22,9 @@ ModuleShapes = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class LowRank:
-    """The update of one linear module: y += (x @ down.T) @ up, of `down` (rank, in) and `up` (rank, out).
+    """Low-rank update of one linear module, y += (x @ down.T) @ up, with `down` (rank, in) and `up` (rank, out).
 
-    The scale is folded into `up`.
+    The adapter's scale is folded into `up`.
     """
 
     down: torch.Tensor  # (rank, in)
@@ -38,9 +38,10 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One loaded adapter, with the update of each module by its name. Two loads of one name are two adapters.
+    """One loaded adapter: its name, and the update of each linear module by the module's name.
 
-    `block` is the pinned memory that holds all matrices one after the other, if there is one.
+    Adapters are compared by identity, so two loads under one name are different adapters. `block` is the pinned memory
+    that holds all matrices one after the other, None if they are not pinned.
     """
 
     name: str
@@ -50,9 +51,8 @@ class Adapter:
     def matrices(self, device: torch.device) -> list[torch.Tensor]:
         """Return `down` and `up` of each module in turn.
 
-        Those of a pinned block as copies on the device, others where they are.
-
-        The block is sent in one asynchronous copy.
+        With a pinned block they are copies on the device, sent in one asynchronous copy; without one they are the
+        matrices themselves, wherever they are.
         """
         flat = _flat(self.modules)
         return flat if self.block is None else _cut(self.block.to(device, non_blocking=True), flat)
@@ -67,10 +67,12 @@ def read_adapter(
     dtype: torch.dtype = torch.float32,
     is_pinned: bool = False,
 ) -> Adapter:
-    """Read a PEFT folder as an adapter, with its matrices in `dtype`.
+    """Read a PEFT LoRA folder as an adapter, with its matrices in `dtype`.
 
-    Raises AdapterMissing without an adapter, and AdapterUnusable if it would answer wrongly or its rank is over
-    `max_rank`. With `is_pinned` the matrices are in pinned memory, from which a GPU copies without waiting.
+    `base` holds the input and output widths of the linear modules that the adapter may update. Raises AdapterMissing if
+    the folder has no adapter_config.json or no safetensors weights, and AdapterUnusable if they cannot be read, do not
+    match `base`, hold NaN or infinity, use an option that the engine does not support, or have a rank over `max_rank`.
+    With `is_pinned` the matrices are in pinned memory, from which a GPU copies asynchronously.
     """
     shape = read_lora_shape(folder)
     if shape.largest_rank > max_rank:

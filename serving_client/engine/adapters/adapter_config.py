@@ -35,7 +35,7 @@ BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class LoraShape:
-    """Rank and scale of every module, by PEFT's rules."""
+    """Ranks and scales that a PEFT configuration gives to the modules, by PEFT's rules."""
 
     rank: int
     alpha: float
@@ -65,10 +65,10 @@ def _first_match(pattern: dict[str, Value], module: str, default: Value) -> Valu
 
 
 def read_lora_shape(folder: Path) -> LoraShape:
-    """Read the ranks and scales of a PEFT folder's configuration.
+    """Read the ranks and scales from the adapter_config.json of a PEFT folder.
 
-    Raises AdapterMissing without one, and AdapterUnusable for one that cannot be read or has options that change
-    answers.
+    Raises AdapterMissing if there is none, and AdapterUnusable if it cannot be read or uses an option that the engine
+    does not support and that would change the answers.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Linear modules of one input, computed as one product, with the updates of their adapters row by row. For GPUs."""
+"""Linear modules with a common input, computed as one product, plus each row's adapter update; for GPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class _Update(NamedTuple):
 
 
 class JoinedLinear:
-    """One product for several modules. Their weights move into one tensor, of which each module keeps its part."""
+    """Several linear modules computed as one matrix product.
+
+    Making one moves their weights and biases into one tensor each, of which each module keeps a view.
+    """
 
     def __init__(self, modules: Sequence[LoraLinear]) -> None:
         self._modules = tuple(modules)
@@ -35,7 +38,7 @@ class JoinedLinear:
         self._bias = _joined(biases) if biases else None
 
     def __call__(self, x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
-        """Multiply (rows, in) -> (rows, all outputs).
+        """Return the outputs of all modules for x (rows, in), with the adapters' updates: (rows, all outputs).
 
         `slots` (rows,) holds the adapter slot of each row, -1 for none; None means that no row has one.
         """

@@ -88,9 +88,10 @@ class LoraLinear(nn.Module):
         return self._down, self._up
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
-        """Prepare a slot for an update of that rank, 0 for none; return True if the slots moved in memory.
+        """Prepare the slot for an update of the rank, 0 for none; return True if the slots moved in memory.
 
-        All slots are as wide as the highest rank; the rest of a lower one is set to zero.
+        `slots` is the number of all slots. All slots are as wide as the highest rank; what a lower rank leaves of its
+        slot is set to zero.
         """
         if not rank and not self._ranks.get(slot):
             return False
@@ -156,7 +157,7 @@ class LoraLinear(nn.Module):
 
 
 def waits_for_launches(x: torch.Tensor) -> bool:
-    """Return True if (rows, tokens, ...) is so small that kernel launches dominate its time on a GPU."""
+    """Return True if x (rows, tokens, ...) is on a GPU and so small that kernel launches dominate the time."""
     return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
 
 
@@ -188,9 +189,10 @@ class ResidentAdapters:
         self.moves = 0  # changes whenever slots have moved in memory
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
-        """Put an adapter into a slot unless it has one, mark it as used last, and return True.
+        """Put an adapter into a slot unless it is in one, mark it as the most recently used, and return True.
 
-        The one used longest ago that is not busy is evicted; returns False if all are busy.
+        If no slot is free, the least recently used adapter that is not in `busy` is evicted; return False if all are
+        busy.
         """
         if adapter in self._slots:
             self._slots[adapter] = self._slots.pop(adapter)
@@ -218,7 +220,7 @@ class ResidentAdapters:
         torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
 
     def route(self, rows: Rows) -> None:
-        """Set the adapters of the next forward passes, one a row, None for the base model; all must be resident."""
+        """Set the adapter of each row, None for the base model, for the next forward passes. All must be resident."""
         if self._routed != list(rows):
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             self.use(groups)
@@ -229,7 +231,7 @@ class ResidentAdapters:
         return [self._slots[adapter] if adapter else -1 for adapter in rows]
 
     def use(self, groups: SlotRows | None) -> None:
-        """Set the slots of the next forward passes on every module."""
+        """Set the rows' slots for the next forward passes on every module; None for no adapters."""
         self._routed = None
         for module in self._modules.values():
             module.use(groups)

@@ -30,10 +30,11 @@ class Registered:
 
 
 class AdapterPool:
-    """The adapters that the engine serves by name; the weights of the latest are in memory. Thread-safe.
+    """The adapters that the engine serves by name; the weights of the most recently used are in memory. Thread-safe.
 
-    Running requests keep the weights that they began with. `read_adapter` is given a name and a folder; it raises
-    AdapterMissing and AdapterUnusable.
+    At most `max_in_memory` adapters' weights are kept; others are read again when they are needed. Running requests
+    keep the weights that they began with. No adapter may have the name `base_name`. `read_adapter` takes a name and a
+    folder and raises AdapterMissing or AdapterUnusable.
     """
 
     def __init__(self, base_name: str, read_adapter: Callable[[str, Path], Adapter], *, max_in_memory: int) -> None:
@@ -45,7 +46,7 @@ class AdapterPool:
         self._lock = threading.Lock()
 
     def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Read an adapter and register it under a name; with `replace` the name may be taken.
+        """Read an adapter from the folder `path` and register it; with `replace` it replaces one of the same name.
 
         Raises ApiError with vLLM's status and text for a taken name or a folder that cannot be served.
         """
@@ -66,7 +67,7 @@ class AdapterPool:
             self._in_memory.pop(self._registered.pop(name), None)
 
     def get(self, name: str) -> Adapter:
-        """Return the weights, which are read again if they were evicted from memory.
+        """Return the adapter with its weights, read again from its folder if they were evicted from memory.
 
         Raises KeyError for an unknown name, and ApiError 500 if the folder cannot be read any more.
         """

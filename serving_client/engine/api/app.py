@@ -95,7 +95,10 @@ def _card(name: str, root: str, parent: str | None, max_length: int | None) -> J
 
 
 async def load_lora_adapter(request: Request) -> Response:
-    """Load an adapter folder under a name. Raises ApiError as vLLM answers."""
+    """Load the adapter folder `lora_path` as `lora_name`; with `load_inplace` it may replace one of that name.
+
+    Raises ApiError with vLLM's status and text.
+    """
     body = await _lora_body(request, "lora_name", "lora_path")
     name, path = body["lora_name"], body["lora_path"]
     if not name or not path:

@@ -32,7 +32,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def joined(deltas: list[Delta]) -> Delta:
-    """Join one or more deltas of one answer to a single one."""
+    """Join one or more deltas of one answer, in their order, into a single one."""
     last = deltas[-1]
     return Delta(
         "".join(delta.text for delta in deltas),
@@ -61,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """Base of the response formats: the fields common to all parts of one answer."""
+    """Base class of the response formats. Each object writes the body or the stream's chunks of one request."""
 
     model: str
     prompts: list[list[int]]
@@ -75,7 +75,7 @@ class Format(ABC):
     offsets: dict[int, int] = field(default_factory=dict)
 
     def echo(self, index: int) -> str:
-        """Return the prompt's text that the answer of this index repeats, or ""."""
+        """Return the prompt that the answer with this index repeats before its text, "" if the client wants no echo."""
         return self.options.echoes[index // self.count] if self.options.echoes else ""
 
     def _head(self, kind: str) -> Json:
@@ -109,14 +109,14 @@ class Format(ABC):
 
     @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the server-sent events (JSON) of one delta, none if it shows nothing.
+        """Return the chunks (JSON) that a stream sends for one delta; none if it has nothing to send.
 
-        The deltas of an answer come in order.
+        The deltas of an answer must come in order; `is_first` says that this is the first of its answer.
         """
 
     @abstractmethod
     def usage_chunk(self, completion_tokens: int) -> Json:
-        """Return the last event, for stream_options.include_usage."""
+        """Return the stream's last chunk, with the token counts, for a client that set stream_options.include_usage."""
 
 
 class CompletionFormat(Format):
@@ -140,7 +140,7 @@ class CompletionFormat(Format):
         return self._whole("text_completion", choices, sum(len(answer.token_ids) for answer in answers))
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the one event of a streamed part; an echo of the prompt comes with the first one."""
+        """Return the one chunk of a delta; the answer's first also repeats the prompt if the client wants an echo."""
         visible = self._with_echo(delta) if is_first else self._only_wanted(delta)
         choice = {
             "index": delta.index,
@@ -153,7 +153,7 @@ class CompletionFormat(Format):
         return [{**self._head("text_completion"), "choices": [choice]}]
 
     def usage_chunk(self, completion_tokens: int) -> Json:
-        """Return the last chunk, with the counts of tokens."""
+        """Return the stream's last chunk, with the token counts."""
         return {**self._head("text_completion"), "choices": [], "usage": self._usage(completion_tokens)}
 
     def _end(self, delta: Delta) -> Json:
@@ -203,7 +203,7 @@ class ChatFormat(Format):
         return {"index": answer.index, "message": message, **end, "token_ids": self._tokens(answer)}
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the chunks of a streamed part; the first one opens the message, and a piece of a call has its own."""
+        """Return the chunks of a delta: the message's opening if it is the first, its text, pieces of tool calls."""
         part = self._part(delta)
         opening = [self._opening(delta.index)] if is_first else []
         pieces = [self._chunk(delta.index, {"tool_calls": [written(piece)]}) for piece in part.pieces]
@@ -245,7 +245,7 @@ class ChatFormat(Format):
         return {**self._chunk(index, opening), "prompt_token_ids": self._prompt(index)}
 
     def usage_chunk(self, completion_tokens: int) -> Json:
-        """Return the last chunk, with the counts of tokens."""
+        """Return the stream's last chunk, with the token counts."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(completion_tokens)}
 
 
@@ -256,7 +256,7 @@ def called(call: Call) -> Json:
 
 
 def written(piece: Piece) -> Json:
-    """Return a piece of a call as OpenAI streams it: id and name once, then more of the arguments."""
+    """Return a piece of a tool call as OpenAI streams it: the first has id and name, later ones more arguments."""
     if piece.name is not None:
         return {"index": piece.index, **called(Call(piece.name, piece.arguments))}
     return {"index": piece.index, "function": {"arguments": piece.arguments}}

@@ -16,15 +16,18 @@ Json = dict[str, Any]
 
 
 class TokenTexts:
-    """The texts of a tokenizer's tokens, one by one: a token that is a part of a character has the text U+FFFD."""
+    """The text of each single token, `of`, and the log-probabilities of answers and prompts with these texts.
+
+    A token that is only a part of a character has the text U+FFFD.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         self.of = lru_cache(MOST_TEXTS)(lambda token: decoder.decode([token], skip_special_tokens=False))
 
     def completion_logprobs(self, unscored: Sequence[int], entries: Sequence[TokenLogprobs], offset: int) -> Json:
-        """Return the `logprobs` of a completion: first the `unscored` tokens, which have null, then those of `entries`.
+        """Return the `logprobs` of a completion: the tokens `unscored` with null, then those of `entries`.
 
-        `offset` is where the first text begins, in characters.
+        `offset` is the position, in characters, at which the first token's text begins.
         """
         tokens = [*map(self.of, unscored), *(self.of(entry.token) for entry in entries)]
         nothing: list[None] = [None] * len(unscored)
@@ -51,10 +54,7 @@ class TokenTexts:
         return {"content": content}
 
     def prompt_logprobs(self, entries: Sequence[TokenLogprobs]) -> list[Json | None]:
-        """Return the `prompt_logprobs`.
-
-        For each token of the prompt an object by token id, and null for the first token.
-        """
+        """Return `prompt_logprobs`: null for the first token, then an object by token id for each of `entries`."""
         return [None, *map(self._by_id, entries)]
 
     def _token(self, token: int, logprob: float) -> Json:

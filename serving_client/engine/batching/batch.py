@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class RunningBatch:
-    """The requests that hold a cache row, in `rows`. Not thread-safe: used by the engine's thread alone."""
+    """The requests that hold a row of the KV cache, in `rows`. Not thread-safe: used by the engine's thread alone.
+
+    At most `max_loras` different adapters can be in it; `ends` are the ids of the tokens that end an answer.
+    """
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
@@ -48,9 +51,9 @@ class RunningBatch:
         return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
 
     def join(self, sequences: list[Sequence]) -> None:
-        """Add sequences: compute their prompts in one forward pass and sample the first tokens.
+        """Add sequences: compute their prompts in one forward pass and sample the first token of each.
 
-        Adapters must be resident.
+        Their adapters must be resident. A sequence whose logits hold NaN or infinity fails.
         """
         self._settle()
         lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
@@ -72,7 +75,10 @@ class RunningBatch:
         self._choose(PendingStep(sequences, Result.of(logits)))
 
     def step(self) -> None:
-        """Add one token to every row; on a GPU the next pass is queued before the tokens are read."""
+        """Add one token to every row; where possible, a GPU's next pass is queued before the tokens are read.
+
+        A sequence whose logits hold NaN or infinity fails.
+        """
         pending = self._ahead or PendingStep(self.rows, self._result())
         self._ahead = self._run_ahead(pending)
         self._choose(pending)
@@ -186,10 +192,7 @@ class RunningBatch:
                 step.rows[row].add(token, self._ends, logprobs.get(row, ()))
 
     def drop_finished(self) -> None:
-        """Free the rows of requests that are finished or cancelled.
-
-        Without any row left, a CPU's cache memory is freed, too.
-        """
+        """Free the rows of finished and cancelled requests; on a CPU also the cache's memory once no row is left."""
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
@@ -213,9 +216,9 @@ def _fused_model(model: PreTrainedModel) -> FusedModel | None:
 def tokens_from(
     sequences: list[Sequence], logits: torch.Tensor
 ) -> tuple[list[int], dict[int, tuple[TokenLogprobs, ...]]]:
-    """Return a token for each row, and by row the log-probabilities of the rows that want them.
+    """Choose a token for each row; return them, and by row the log-probabilities of those rows that want them.
 
-    The logits (rows, vocabulary) are modified in place. A sequence whose grammar cannot go on has failed then.
+    The logits (rows, vocabulary) are modified in place. A sequence whose grammar allows no token fails.
     """
     wanted = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
     own_logits = logits[wanted] if wanted else logits
@@ -241,7 +244,10 @@ def forbid(sequences: list[Sequence], logits: torch.Tensor) -> None:
 
 
 def read_prompts(sequences: list[Sequence], logits: torch.Tensor) -> None:
-    """Store the prompts' log-probabilities in the sequences that want them; logits (rows, places, vocabulary)."""
+    """Store the prompt's log-probabilities in each sequence that wants them.
+
+    The logits are (rows, positions, vocabulary).
+    """
     for row, sequence in enumerate(sequences):
         if (count := sequence.params.prompt_logprobs) is not None:
             sequence.prompt_logprobs = tuple(logprobs_of(logits[row], sequence.prompt[1:], count))
@@ -250,7 +256,10 @@ def read_prompts(sequences: list[Sequence], logits: torch.Tensor) -> None:
 def step_logprobs(
     logits: torch.Tensor, tokens: list[int], sequences: list[Sequence], rows: list[int]
 ) -> dict[int, tuple[TokenLogprobs, ...]]:
-    """Return by row the log-probabilities of its token; `logits` (len(rows), vocabulary) holds these rows alone."""
+    """Return by row the log-probability of its token and of the most likely ones, as many as its request wants.
+
+    `rows` are the wanted ones, and `logits` (len(rows), vocabulary) holds these alone; `tokens` has one for every row.
+    """
     counts = [sequences[row].params.logprobs or 0 for row in rows]
     entries = logprobs_of(logits, [tokens[row] for row in rows], max(counts))
     return {row: (replace(e, top=e.top[:count]),) for row, e, count in zip(rows, entries, counts, strict=True)}

@@ -29,14 +29,17 @@ class Shape(NamedTuple):
     slots: int
 
     def padded(self) -> Shape:
-        """Round all three up to powers of two, so that few shapes occur; zero slots stay zero."""
+        """Round all three up to powers of two, so that few shapes occur.
+
+        The length becomes at least SHORTEST; zero slots stay zero.
+        """
         return Shape(power(self.rows), max(power(self.length), SHORTEST), power(self.slots) if self.slots else 0)
 
 
 class Inputs(NamedTuple):
-    """Inputs of a step, one number a row each: the token, its position, and its adapter's slot or -1.
+    """Inputs of a step, with one number for each row: the token, its position, and its adapter's slot or -1.
 
-    Tokens that a step before has chosen may lie on the device; then nobody has to wait for them.
+    `tokens` may be a tensor on the device, as the step before has chosen them; then the host does not wait for them.
     """
 
     tokens: list[int] | torch.Tensor
@@ -65,7 +68,7 @@ class FixedStep:
     def run(self, inputs: Inputs) -> Result:
         """Compute the step and return the result of the real rows, without the padding.
 
-        Valid until the next step of any shape.
+        It is valid until the next step of any shape. Raises NotRecordable.
         """
         count = len(inputs.positions)
         padding = self._shape.rows - count
@@ -104,7 +107,7 @@ class FixedStep:
 
 
 class FixedSteps:
-    """LRU cache of recorded steps by shape."""
+    """Steps by shape, of which the MOST_STEPS most recently used are kept."""
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward, self._device = forward, device
@@ -113,12 +116,11 @@ class FixedSteps:
         self._pool: Any = None
 
     def run(self, shape: Shape, inputs: Inputs, places: object) -> Result:
-        """Compute a step of at least this shape.
+        """Compute a step, padded to the shape, and return the result of the real rows.
 
-        Return the result of the real rows, valid until the next step of any shape.
-
-        `places` identifies the addresses of cache and slots: a changed value voids all recorded steps. Raises
-        NotRecordable; then nothing has changed but values that the same step writes again.
+        It is valid until the next step of any shape. `places` identifies the addresses of cache and slots: a changed
+        value voids all recorded steps. Raises NotRecordable; then nothing has changed but values that the same step
+        writes again.
         """
         if places != self._places:
             self._void(places)

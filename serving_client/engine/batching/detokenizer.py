@@ -9,14 +9,17 @@ UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a characte
 
 
 class Decoder(Protocol):
-    """Interface of the one method of `tokenizers.Tokenizer` that is used."""
+    """The one method of `tokenizers.Tokenizer` that is used here."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of the tokens."""
 
 
 class TextStream:
-    """Decoded text of one answer: `add` tokens, `take` the text that may be sent."""
+    """Decoded text of one answer: `add` tokens, and `take` the text that may be sent.
+
+    A possible start of one of the stop strings is held back until it is known to be none.
+    """
 
     def __init__(self, decoder: Decoder, prompt: Sequence[int], stops: Sequence[str]) -> None:
         self._decoder = decoder
@@ -30,10 +33,7 @@ class TextStream:
         self.text = ""
 
     def add(self, token: int) -> str | None:
-        """Add a token.
-
-        If the text now holds a stop string, cut the text before it and return the stop string, else None.
-        """
+        """Add a token; return the stop string that the text now holds, with the text cut before it, or None."""
         self._tokens.append(token)
         piece = self._new_text()
         if piece.endswith(UNFINISHED):

@@ -121,9 +121,10 @@ def _norm(module: Any) -> tuple[torch.Tensor, float]:
 
 @torch.inference_mode()
 def fused(model: PreTrainedModel) -> FusedModel | None:
-    """Return the fused form of a model whose linear modules are wrapped.
+    """Return the model with fused decoding steps; its linear modules must be LoraLinears.
 
-    It is None, with a line in the log, if the model has another shape or the fused logits differ from its own.
+    It is tried on random tokens first. Returns None, with a warning in the log, if the model has another structure or
+    its fused logits differ from those of transformers.
     """
     try:
         candidate = FusedModel(model)

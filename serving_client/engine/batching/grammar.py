@@ -1,4 +1,4 @@
-"""Grammars that hold an answer to a form: which tokens may come next."""
+"""Grammars that constrain an answer to a form: they say which tokens may come next."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Grammar:
         return Grammar(self._matcher.deep_copy())
 
     def forbidden(self, size: int) -> torch.Tensor:
-        """Return a mask (size,) that is True for the tokens that may not come next. Raises BadGrammar."""
+        """Return a mask (size,) that is True for the tokens that may not come next. Raises BadGrammar if none may."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._require_sound()
         allowed = np.unpackbits(bits, bitorder="little")[:size]
@@ -69,7 +69,11 @@ class Grammar:
 
 
 class Grammars:
-    """Compiler of grammars for one tokenizer, whose tables are made when the first is needed. Thread-safe."""
+    """Compiler of grammars for one tokenizer; the newest MOST_GRAMMARS are kept. Thread-safe.
+
+    `vocabulary` is the number of the model's logits, `ends` the ids of tokens that end an answer. The tokenizer's
+    tables are made when the first grammar is needed.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, ends: Collection[int]) -> None:
         self._tokenizer, self._ends = tokenizer, sorted(ends)
@@ -79,7 +83,7 @@ class Grammars:
         self._compiled = lru_cache(MOST_GRAMMARS)(self._compile)
 
     def of_schema(self, schema: Mapping[str, Any]) -> Grammar:
-        """Return a grammar of the JSON that follows the schema. Raises BadGrammar."""
+        """Return a grammar of JSON that follows the schema. Raises BadGrammar if the schema cannot be compiled."""
         try:
             source = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)  # type: ignore[arg-type]
         except ValueError as error:
@@ -87,7 +91,7 @@ class Grammars:
         return self._compiled(source).copy()
 
     def of_calls(self, trigger: str, calls: Mapping[str, Mapping[str, Any]], end: str) -> Grammar:
-        """Return a grammar of free text with tool calls in it. Raises BadGrammar.
+        """Return a grammar of free text with tool calls in it. Raises BadGrammar if it cannot be compiled.
 
         `calls` maps the text that opens a call, which starts with `trigger`, to the schema of its arguments; `end`
         closes a call.

@@ -38,7 +38,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._grow(self._window.first + self._window.count, self._window.length, key_states, value_states)
 
     def reserve(self, rows: int, length: int) -> None:
-        """Allocate memory for more rows or a greater length; the layer must have rows."""
+        """Grow the memory to at least so many rows and so long rows; the layer must have rows already."""
         self._grow(rows, length, self._keys, self._values)
 
     def _grow(self, rows: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -99,7 +99,10 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class RowCache(Cache):
-    """KV cache of a whole model with the interface of transformers' Cache."""
+    """KV cache of a model's `layer_count` layers, with the interface of transformers' Cache.
+
+    Call `start` or `extend` before each forward pass to say what it writes.
+    """
 
     def __init__(self, layer_count: int) -> None:
         self.window = Window()
@@ -117,7 +120,7 @@ class RowCache(Cache):
         return self.window.moves
 
     def reserve(self, rows: int, length: int) -> None:
-        """Allocate memory for so many rows of that length. Needs a running row."""
+        """Grow the memory of every layer to at least so many rows and so long rows. Needs a running row."""
         for layer in self._rows:
             layer.reserve(rows, length)
 
@@ -126,13 +129,13 @@ class RowCache(Cache):
         return [layer.memory() for layer in self._rows]
 
     def extend(self, positions: torch.Tensor, length: int) -> None:
-        """Make the next forward pass add a token to the first rows at `positions` (rows,), below `length`."""
+        """Make the next forward pass add a token to each of the first rows at `positions` (rows,), below `length`."""
         self.window.first, self.window.count = 0, len(positions)
         rows = torch.arange(len(positions), device=positions.device)
         self.window.places, self.window.length = (rows, slice(None), positions), length
 
     def remove(self, row: int, last: int) -> None:
-        """Free a row by copying the last one into its place, so that running rows stay contiguous."""
+        """Free a row by copying row `last` into its place, so that running rows stay contiguous."""
         if row != last:
             for layer in self._rows:
                 layer.move(last, row)

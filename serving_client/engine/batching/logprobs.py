@@ -22,9 +22,9 @@ class TokenLogprobs:
 
 
 def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
-    """Return, for one token a place, its log-probability and rank and the `count` most likely tokens.
+    """Return the log-probability and rank of the token at each position, with the `count` most likely tokens there.
 
-    `logits` is (places, vocabulary), before biases and temperature.
+    `logits` is (positions, vocabulary), before biases and temperature; `tokens` has one for each position.
     """
     entries: list[TokenLogprobs] = []
     for start in range(0, len(tokens), PLACES_AT_ONCE):

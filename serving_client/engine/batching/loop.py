@@ -23,7 +23,7 @@ PATIENCE_STEPS = 64
 
 @dataclass(frozen=True)
 class Load:
-    """The adapter's name of each running and each waiting request, and the totals of prompt and generated tokens."""
+    """Load of the engine: the adapter names of running and waiting requests, and token totals since the start."""
 
     running: tuple[str, ...]  # adapter name of each running request, "" for the base model
     waiting: tuple[str, ...]
@@ -32,7 +32,10 @@ class Load:
 
 
 class GenerationLoop:
-    """A loop that runs a batch in its own thread. `submit` may be called from any thread."""
+    """The loop that runs a batch of at most `max_batch` requests in its own thread.
+
+    `submit` may be called from any thread. `threads` is the number of PyTorch's threads, None for its own choice.
+    """
 
     def __init__(self, batch: RunningBatch, *, max_batch: int, threads: int | None = None) -> None:
         self._batch = batch

@@ -15,8 +15,8 @@ GREEDY_BELOW = 1e-5
 class SamplingParams:
     """The sampling parameters of a request.
 
-    `logprobs` is how many likely tokens are wanted beside each token of the answer, `prompt_logprobs` of the prompt;
-    None for no log-probabilities at all.
+    `logprobs` and `prompt_logprobs` are the numbers of most likely tokens that are listed beside each token of the
+    answer and of the prompt; None for no log-probabilities at all. `top_k` 0 sets no limit.
     """
 
     max_tokens: int
@@ -44,7 +44,11 @@ class SamplingParams:
 def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """Return one token id a row, sampled from finite logits (rows, vocabulary), to which biases are added in place."""
+    """Return one token id for each row, sampled from finite logits (rows, vocabulary).
+
+    Each row has its parameters and its random generator, None for PyTorch's own. Biases are added to the logits in
+    place.
+    """
     for row, parameters in enumerate(params):
         for token, bias in parameters.logit_bias.items():
             logits[row, token] += bias

@@ -35,9 +35,9 @@ def _add_norm(x, residual, weight, normed, width, eps, ADDS: tl.constexpr, WIDTH
 def add_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, *, adds: bool = True
 ) -> torch.Tensor:
-    """Add x (rows, width) to `residual` in place, or with `adds` False copy it there.
+    """Add x (rows, width) to `residual` in place, or with `adds` False copy x there; return the result's RMS norm.
 
-    Return the sum's RMS norm x `weight`.
+    The norm (rows, width) is scaled by `weight` (width,).
     """
     normed = torch.empty_like(x)
     width = x.shape[1]
@@ -212,10 +212,10 @@ def attend(
     scaling: float,
     length: int,
 ) -> torch.Tensor:
-    """Return the attention (rows, heads x size) of one query a row to the row's keys up to its position.
+    """Return the attention (rows, heads x size) of one query token in each row to the row's keys up to its position.
 
     `queries` (rows, at least heads x size) may be part of wider rows; `keys` and `values` (rows or more, key heads,
-    any, size) are contiguous; no position reaches `length`.
+    any, size) are contiguous; every position is below `length`.
     """
     rows, key_heads, size = len(positions), keys.shape[1], keys.shape[3]
     group = queries.shape[1] // size // key_heads

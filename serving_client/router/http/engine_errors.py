@@ -1,4 +1,4 @@
-"""Errors of engines, each in a form of its own, as OpenAI writes them."""
+"""Conversion of engines' various error bodies to OpenAI's form."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class KnownHosts:
-    """Middleware that answers `/v1/` under an unknown host name with 400; probes and metrics use the address."""
+    """Middleware that answers 400 to `/v1/` requests whose Host header is not in `hosts`; other paths are open."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app

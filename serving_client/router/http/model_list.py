@@ -42,5 +42,5 @@ def find_model(table: RoutingTable, token: TokenRoute, name: str) -> Model:
 
 
 def model(name: str, root: str, created: int) -> Model:
-    """Return a model as OpenAI lists it."""
+    """Return a model as OpenAI lists it; `root` is its base model, or "alias"; `created` is in epoch seconds."""
     return {"id": name, "object": "model", "created": created, "owned_by": "adapterhub", "root": root}

@@ -160,16 +160,18 @@ class Proxy:
             raise Refusal(404, "not_servable", route.refusal)
 
     def is_wanted(self, target: Target) -> bool:
-        """Return True while a request should wait for the version to be loaded."""
+        """Return True while a request should wait for the version to be loaded.
+
+        It should as long as the alias serves the version and the table does not say that no replica will hold it.
+        """
         route = self.table().versions.get(target.version)
         return is_current(self.table(), target) and not (route and route.refusal)
 
     async def forward(self, path: str, body: Body, answer: Answer) -> Response:
         """Forward the request and return its answer, a stream while it arrives.
 
-        Raises Refusal 400, 404, 502, 503 or 504.
-
-        An engine that refuses to count a stream's tokens is asked again without.
+        Raises Refusal 400, 404, 502, 503 or 504. An engine that refuses to count a stream's tokens is asked again
+        without that option.
         """
         route = await self.route(answer)
         asks_for_counts = is_counted(path, body)
@@ -205,7 +207,10 @@ class Proxy:
         return Response(as_openai(answer.status, content), answer.status, headers)
 
     def share_of(self, target: Target) -> tuple[str | None, Share | None]:
-        """Return the key and the limits of the share that the version's requests are taken from."""
+        """Return the key and the limits of the project's share of the cluster that serves the version.
+
+        Both are None if the version is not served under such a share.
+        """
         table = self.watcher.table
         route = table.versions.get(target.version) if table else None
         key = route.share if route else None

@@ -17,7 +17,7 @@ from serving_client.router.fail_fast import Patience
 
 
 class RateLimits:
-    """Rate limiter shared by all routers; while Valkey is away each allows the whole rate, rather than nothing."""
+    """Rate limiter shared by all routers through Valkey; while it is away, each router allows the whole rate."""
 
     def __init__(self, valkey: redis.Redis) -> None:
         self._take, self._charge = valkey.register_script(TAKE), valkey.register_script(CHARGE)
@@ -39,7 +39,10 @@ class RateLimits:
             raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
 
     async def admit_share(self, key: str | None, share: Share | None) -> None:
-        """Take a request of the share, if tokens are left in it. Raises Refusal 429 with the seconds to wait."""
+        """Take one request, and one token in advance, from the project's share of a cluster; no effect without a share.
+
+        Raises Refusal 429 with the seconds to wait if either limit is used up.
+        """
         if key is None or share is None:
             return
         for name, limit, unit in limits_of(key, share):
@@ -48,7 +51,10 @@ class RateLimits:
                 raise Refusal(429, "share_exceeded", message, retry_after_s=math.ceil(wait_s))
 
     def spend(self, key: str | None, share: Share | None, tokens: int) -> None:
-        """Charge the tokens of an answer to the share, in the background; the request took one already."""
+        """Charge an answer's tokens to the share, in the background, less the one that `admit_share` took.
+
+        No effect without a share or a limit on its tokens.
+        """
         if key is None or share is None or share.tokens_per_min is None or tokens <= 1:
             return
         task = asyncio.create_task(self._spend(f"{SHARE_TOKENS}:{key}", by_minute(share.tokens_per_min), tokens - 1))
@@ -89,5 +95,5 @@ def limits_of(key: str, share: Share) -> list[tuple[str, RateLimit, str]]:
 
 
 def by_minute(tokens: float) -> RateLimit:
-    """Return the limit of so many tokens a minute, of which a minute's may come at once."""
+    """Return a limit of so many tokens a minute; the burst is a whole minute's."""
     return RateLimit(tokens / 60, max(1.0, tokens))

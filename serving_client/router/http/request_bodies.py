@@ -1,4 +1,4 @@
-"""Bodies of requests while they arrive: how large, how late, and how many at once."""
+"""Limits on the bodies of requests: their size, their time to arrive, and the memory that all take together."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BODY_S = 60.0
 
 
 class Bodies:
-    """The bytes of all bodies that this router holds, with a limit on their sum and on that of each project."""
+    """The bytes of all request bodies that this router holds, limited in all and for each project."""
 
     def __init__(self) -> None:
         self.held_bytes = Counter[str]()
 
     @contextmanager
     def share(self, project: str) -> Iterator[Share]:
-        """Yield the count of one body's bytes, which are given back at the end of the block."""
+        """Yield the count of one body's bytes; at the end of the block they are subtracted from the project's again."""
         share = Share(self, project)
         try:
             yield share
@@ -39,15 +39,15 @@ class Bodies:
 
 
 class Share:
-    """The bytes that one body takes of those that the router may hold."""
+    """The bytes that one body takes of those that the router may hold, raw and parsed."""
 
     def __init__(self, bodies: Bodies, project: str) -> None:
         self._bodies, self._project, self.taken_bytes = bodies, project, 0
 
     def take(self, count: int) -> None:
-        """Count more bytes.
+        """Count more bytes of the raw body.
 
-        Raises Refusal 413 if the body is too large, and 503 if the router holds too many in all.
+        Raises Refusal 413 if it is too large, and 503 if the router, or this project, holds too many in all.
         """
         if self.taken_bytes + count > MAX_BODY_BYTES:
             raise Refusal(413, "body_too_large", "The body is over 4 MB.")

@@ -1,4 +1,4 @@
-"""An id of each request, which its answer names whatever happens: OpenAI's clients show it with their errors."""
+"""Ids of requests, sent with every answer, errors included: OpenAI's clients show them with their errors."""
 
 from __future__ import annotations
 

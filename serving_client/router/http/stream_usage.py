@@ -26,7 +26,7 @@ REFUSES_OPTIONS = re.compile(rb"stream_options|include_usage")
 
 
 def is_counted(path: str, body: Body) -> bool:
-    """Return True for a stream of a completion whose client does not ask for counts of tokens: the router asks then."""
+    """Return True if the router must ask for token counts: a streamed completion whose client does not ask itself."""
     options = body.get("stream_options")
     if path not in (COMPLETIONS, CHAT) or body.get("stream") is not True:
         return False
@@ -44,9 +44,10 @@ def counted(body: Body) -> Body:
 
 
 class StreamReader:
-    """Reader of a stream of server-sent events.
+    """Reader of a stream of server-sent events, which may hide the token counts from the client.
 
-    What the client may see, the counts of tokens, and an error's status.
+    It collects `usage`, the engine's token counts or None; `parts`, the number of events with text; and `failure`, the
+    status of an error in the stream or None. Errors are rewritten in OpenAI's form.
     """
 
     def __init__(self, *, hides_usage: bool) -> None:
@@ -57,11 +58,9 @@ class StreamReader:
         self.failure: int | None = None
 
     def read(self, chunk: bytes) -> bytes:
-        """Read a chunk; return the whole events in it, without counts if they are hidden.
+        """Read a chunk; return the events that are complete now, without counts if they are hidden.
 
-        The rest waits for the next one.
-
-        An event over MOST_EVENT_BYTES is passed on as it is.
+        An incomplete event waits for the next chunk; one over MOST_EVENT_BYTES is passed on as it is.
         """
         content, searched_from = self._rest + chunk, max(0, len(self._rest) - 3)
         seen, start = [], 0

@@ -30,11 +30,10 @@ class Samples:
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:
-        """Encrypt the sample and leave it in Valkey for the hub; it expires.
+        """Encrypt the sample with the hub's public key, in hexadecimal, and put it into Valkey for KEPT_S seconds.
 
-        `key` is the hub's public key in hexadecimal.
-
-        A sample whose question is too long, or that Valkey does not take, is dropped, as are the oldest of too many.
+        A sample is dropped if its question is too long or Valkey does not take it; of more than MOST, the oldest are
+        dropped.
         """
         content = await asyncio.to_thread(sealed, sample, key)
         if content is None:

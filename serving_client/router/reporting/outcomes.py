@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class OutcomeReporter:
-    """Sender of reports. `report` never waits; duplicates share a response_id, losses are counted in `dropped`."""
+    """Sender of reports; `report` never waits. A report may arrive twice; losses are counted in `dropped`."""
 
     def __init__(self, valkey: redis.Redis, spool: Spool | None) -> None:
         self._valkey = valkey

@@ -61,10 +61,7 @@ def text_of_call(call: Any) -> str:
 
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:
-    """Return the results of the checks as booleans.
-
-    `empty` always, `refusal` and `format_failure` if they have a rule.
-    """
+    """Return the results of the checks: `empty` always, `refusal` and `format_failure` only if they have a rule."""
     hints: dict[str, bool | None] = {"empty": not text.strip()}
     hints["refusal"] = contains(checks.refusal, text) if checks.refusal else None
     hints["format_failure"] = of_wrong_form(checks, text)
@@ -72,9 +69,9 @@ def judged(checks: Checks, text: str) -> dict[str, Any]:
 
 
 def of_wrong_form(checks: Checks, text: str) -> bool | None:
-    """Return True if the text breaks the schema or the pattern, False if it keeps to them.
+    """Return True if the text breaks the schema or the pattern, False if it follows them.
 
-    None without a rule, or if the pattern cannot be run.
+    None if there is no rule, or only a pattern that RE2 refuses.
     """
     if checks.schema is not None and not obeys(checks.schema, text):
         return True

@@ -38,7 +38,7 @@ class Spool:
     def read(self) -> list[bytes]:
         """Return every whole report in the file, oldest first.
 
-        None if it is missing or cannot be read, which is logged.
+        The list is empty if the file is missing or cannot be read; the latter is logged.
         """
         try:
             lines = self._path.read_bytes().splitlines()

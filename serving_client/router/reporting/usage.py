@@ -20,7 +20,7 @@ DEEPEST = 4
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of question and answer; estimated where the engine does not count them."""
+    """Token counts of question and answer; `is_estimated` says that the engine did not count them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -17,7 +17,7 @@ RECHECK_S = 1.0
 
 
 class ColdVersions:
-    """Requests that wait for cold versions to be loaded, `waiting` in number; `deadline_s` bounds each wait."""
+    """Requests that wait for cold versions to be loaded, `waiting` in number, each at most `deadline_s` seconds."""
 
     def __init__(self, valkey: redis.Redis, watcher: TableWatcher, deadline_s: float) -> None:
         self._valkey = valkey

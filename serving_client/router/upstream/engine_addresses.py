@@ -1,4 +1,4 @@
-"""The list of engines' hosts, held before each connection that the router opens to a replica."""
+"""Check of each connection that the router opens to a replica against the operator's list of engine hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NotListed(OSError):
 
 
 class EngineAddresses(AbstractResolver):
-    """Resolver of replicas' names that returns only listed addresses, which the connection then goes to."""
+    """Resolver of replicas' names that returns only listed addresses; the connection then goes to one of these."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = [entry.lower() for entry in allowed]
@@ -26,7 +26,7 @@ class EngineAddresses(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of a name. Raises NotListed if the operators' list does not have it, and OSError."""
+        """Return the addresses of a host name. Raises NotListed if the list lacks it, OSError if it has none."""
         if self._resolver is None:
             self._resolver = DefaultResolver()
         results = await self._resolver.resolve(host, port, family)
@@ -35,9 +35,9 @@ class EngineAddresses(AbstractResolver):
         return results
 
     def may_be_asked(self, url: str) -> bool:
-        """Return False for a malformed address, or an IP address that is not listed; True for a name.
+        """Return False for a malformed URL or an IP address that is not listed; True for a name.
 
-        `resolve` checks it.
+        Names are checked by `resolve`.
         """
         try:
             target = target_of(url)

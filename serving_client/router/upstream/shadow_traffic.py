@@ -62,7 +62,7 @@ def captured_for(rollout: RolloutRoute | None, target: Target, path: str, body: 
 
 
 def chosen_by_chance(percent: float) -> bool:
-    """Return True with this probability, in percent."""
+    """Return True at random, with a probability of `percent` percent."""
     return random.random() * 100 < percent  # noqa: S311 - no secret
 
 
@@ -95,11 +95,11 @@ class Afterwards:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, target: Target, captured: CapturedResponse | None, outcome: Outcome) -> None:
-        """Report the answer.
+        """Report the answer, and start what was captured it for; never wait.
 
-        If it was captured, first check its text or sample it, or mirror its request to the candidate.
-
-        With MOST_AT_ONCE tasks running, and for failed or too long answers, it is only reported.
+        An answer to be checked or sampled is reported with the results of its checks; one to be mirrored has its
+        request sent to the candidate, which is reported too. With MOST_AT_ONCE tasks running, and for failed or too
+        long answers, it is only reported.
         """
         content = captured.answer() if captured and outcome.status == 200 else None
         if captured is None or content is None or len(self._tasks) >= MOST_AT_ONCE:

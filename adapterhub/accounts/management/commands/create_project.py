@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
         """Create the project unless it exists, make `admin` its admin if named, and return the slug, which is printed.
 
-        Raises CommandError for an unknown user; the project exists then.
+        Raises CommandError for an unknown user; no project is created then.
         """
         project, created = Project.objects.get_or_create(slug=slug, defaults={"name": name or slug})
         if created:

@@ -53,7 +53,7 @@ class Command(BaseCommand):
 
 
 def become_signer() -> None:
-    """Connect as the signer's database role if only that may sign.
+    """Connect to the database as the signer's role from now on, unless this process may sign already.
 
     Raises CommandError if that role is not configured.
     """

@@ -32,10 +32,10 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def handle(self, *, name: str, password_file: Path, member: str, email: str = "", **_: Any) -> None:
-        """Create the user: an administrator of the installation, or a `member` of a project with a role.
+        """Create the user: an administrator of the installation or, with `member`, a member of a project with a role.
 
-        Of a user who exists only the role and the mail address change. Raises CommandError for a name with wrong
-        characters or a password that is too short.
+        If the user exists, only the role and the mail address change. Raises CommandError for a name with wrong
+        characters, a password that is too short, and an unknown project or role.
         """
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:

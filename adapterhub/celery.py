@@ -67,7 +67,7 @@ def watch(sender: Any, **_: object) -> None:
 
 @heartbeat_sent.connect
 def show_life(**_: object) -> None:
-    """Touch the file of the health check, from the loop that takes messages: one that hangs touches nothing."""
+    """Touch the file of the health check, at each heartbeat of the loop that takes messages."""
     from adapterhub.jobs import liveness
 
     liveness.touch()
@@ -75,7 +75,7 @@ def show_life(**_: object) -> None:
 
 @before_task_publish.connect
 def stamp(headers: dict[str, Any], **_: object) -> None:
-    """Write into every message when it was sent, so that the age of a queue can be told."""
+    """Write the time of sending into every message, so that the age of a queue can be measured."""
     from adapterhub.jobs import task_times
 
     task_times.stamp(headers)
@@ -83,7 +83,7 @@ def stamp(headers: dict[str, Any], **_: object) -> None:
 
 @task_success.connect
 def note_success(sender: Any, **_: object) -> None:
-    """Keep when each task last succeeded: an age that grows is how a stalled worker shows."""
+    """Store the time at which each task last succeeded; if it does not advance, the worker is stalled."""
     from adapterhub.jobs import task_times
 
     task_times.note_success(sender.name)

@@ -96,7 +96,7 @@ def overlay(
 
 
 def in_digits(value: float, digits: int = 3) -> str:
-    """Return the number with so many digits that count, and no power of ten for a large one: 2,260."""
+    """Return the number with `digits` significant digits; from 1000 on, rounded to a whole number, such as 2,260."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
@@ -107,7 +107,7 @@ def thinned(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def histogram(frame: Frame, bins: Sequence[int], step: int, limit: int) -> dict[str, Any]:
-    """Return bars of counts, each `step` wide, and the x of `limit`; None if that is beyond the bars."""
+    """Return bars of the counts `bins`, each bar `step` wide, and the x of `limit`, None if that is beyond the bars."""
     most, reach = max(bins), len(bins) * step
     wide = (frame.width - 2 * frame.margin) / len(bins)
     bars = [
@@ -127,7 +127,10 @@ def histogram(frame: Frame, bins: Sequence[int], step: int, limit: int) -> dict[
 
 
 def stacked(sizes: Mapping[str, float], names: Sequence[str], scale: float) -> list[dict[str, Any]]:
-    """Return the pieces of a bar, one after another by `names`; a name without a size has a piece of no width."""
+    """Return the pieces of a stacked bar in the order of `names`, each `scale` times its size wide.
+
+    A name without a size has a piece of no width.
+    """
     pieces, x = [], 0.0
     for number, name in enumerate(names):
         size = sizes.get(name, 0)

@@ -1,4 +1,4 @@
-"""Temporary folders, told from those that a killed process left; full disks; folders that survive a power loss."""
+"""Temporary files that can be told from those of killed processes, errors of full disks, and durable folders."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ def heal(partial: Path, target: Path) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Make the disk keep every file of the folder, and their names, also after a loss of power."""
+    """Write every file of the folder, and their names, durably to disk (fsync)."""
     for path in [*folder.rglob("*"), folder]:
         flush_entry(path)
 
 
 def flush_entry(path: Path) -> None:
-    """Make the disk keep a file's bytes, or the names in a folder."""
+    """Write a file's bytes, or the names in a folder, durably to disk (fsync)."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

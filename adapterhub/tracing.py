@@ -40,6 +40,9 @@ def here() -> str:
 
 
 def nearest(traceparent: str) -> str:
-    """Return this thread's span if it belongs to the given trace or none is given; else the given traceparent."""
+    """Return the traceparent of this thread's span if it belongs to the given trace or none is given.
+
+    Otherwise return the given traceparent.
+    """
     span = telemetry.here()
     return span if not traceparent or span[:35] == traceparent[:35] else traceparent

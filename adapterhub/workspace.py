@@ -85,7 +85,7 @@ def one_of(name: str, count: int, whose: str) -> Iterator[None]:
 
 
 def free_place(name: str, count: int) -> IO[str] | None:
-    """Return the file of a free place, open and locked; None if all `count` are taken."""
+    """Return the file of a free place, open and locked; None if all `count` are taken. Raises OutOfSpace."""
     folder = settings.HOME / "places"
     for number in range(count):
         with scratch_files.space_in(folder):

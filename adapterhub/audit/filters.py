@@ -25,17 +25,17 @@ CONDITIONS = {
 
 
 def kinds() -> list[tuple[str, str]]:
-    """Return every tag with its words, by the words."""
+    """Return (tag, words) for every tag, sorted by the words, as the choices of a field."""
     return sorted(((str(tag), in_words(tag)) for tag in Tag), key=lambda choice: choice[1])
 
 
 def in_words(tag: str) -> str:
-    """Return what the tag says was done, without its object."""
+    """Return in words what events with this tag did, without their object."""
     return phrase(tag).replace(" {}", "").replace("{}", "").strip(" :")
 
 
 class AuditFilter(forms.Form):
-    """A filter of audit events with optional fields. While a field is invalid, its error is shown and none match."""
+    """A form that filters audit events; every field is optional. While a field is invalid, no event matches."""
 
     project: forms.ModelChoiceField[Model] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", required=False, empty_label="all of mine"

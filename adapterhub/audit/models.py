@@ -176,9 +176,9 @@ class AuditEvent(models.Model):
 
     @property
     def changes(self) -> list[JsonObject]:
-        """Return the changed fields, sorted, with their values before and after.
+        """Return the changed fields, sorted by name, with their values `before` and `after`.
 
-        `had` and `has` say on which side a value existed.
+        `had` and `has` say whether the field existed before and after; a missing value is None.
         """
         before, after = self.before or {}, self.after or {}
         return [
@@ -243,7 +243,10 @@ class Checkpoint(models.Model):
 
 
 class Receipt(models.Model):
-    """The receipt of a witness that took a checkpoint, perhaps empty. A database trigger protects the rows."""
+    """The receipt of a witness that took a checkpoint. A database trigger protects the rows.
+
+    `content` is a time-stamp token, or empty for a witness that keeps the checkpoint itself.
+    """
 
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="receipts")
     witness = models.CharField(max_length=200)
@@ -258,7 +261,7 @@ class Receipt(models.Model):
 
 
 class Follower(models.Model):
-    """The last event of a chain, by its `sequence`, that the SIEM of the installation took."""
+    """The progress of the SIEM in a chain: the `sequence` of the last event that it took, 0 for none."""
 
     project = models.OneToOneField("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     sequence = models.PositiveBigIntegerField(default=0)
@@ -311,10 +314,10 @@ def head_of(project: Tenant | None) -> tuple[int, bytes]:
 
 
 def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
-    """Verify a project's chain against the database's checkpoints and those from `outside`.
+    """Verify a project's chain against the database's checkpoints and those of `outside`; None is the installation's.
 
-    Returns the number of events and the faults found, by sequence. A column that differs from the hashed bytes counts
-    as edited.
+    Returns the number of events and the faults, by sequence. A column that differs from the hashed bytes counts as
+    edited.
     """
     edited: list[chain.Fault] = []
     moments: list[chain.Moment] = []

@@ -25,7 +25,10 @@ PAGE = 50
 
 
 def audited(request: HttpRequest) -> QuerySet[Any]:
-    """Return the projects whose trail the user may read; none before the first. Raises NotAllowed."""
+    """Return the projects whose trail the user may read.
+
+    Raises NotAllowed if there are none, except for a superuser, for whom the list may be empty.
+    """
     projects = allowed(request, Scope.AUDIT)
     if not projects.exists() and not request.user.is_superuser:
         raise NotAllowed("To read the audit trail you need the role auditor or admin in a project.")
@@ -34,11 +37,9 @@ def audited(request: HttpRequest) -> QuerySet[Any]:
 
 @login_required
 def explorer(request: HttpRequest) -> HttpResponse:
-    """Show the events of the projects that the user may audit; `?verify` also verifies their chains.
+    """Show the events of the projects that the user may audit, and record the reading.
 
-    Records the reading.
-
-    Raises NotAllowed if there is no such project.
+    With `?verify` in the query, their chains are verified too. Raises NotAllowed if there is no such project.
     """
     projects = audited(request)
     form = AuditFilter(request.GET, projects=projects)

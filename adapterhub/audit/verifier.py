@@ -93,10 +93,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Moment:
-    """The time of an event.
-
-    A read or refusal `is_sealed_later`, so that its time may be before that of earlier events.
-    """
+    """The time of an event. Reads and refusals are sealed later, so theirs may be before that of earlier events."""
 
     sequence: int
     at: datetime
@@ -104,9 +101,10 @@ class Moment:
 
 
 def time_faults(moments: Iterable[Moment], points: Iterable[Checkpoint], until: datetime) -> Iterator[Fault]:
-    """Yield a fault for each event whose time runs backwards: from event to event, past a checkpoint, or after `until`.
+    """Yield a fault for each event whose time is wrong by more than TOLERANCE.
 
-    TOLERANCE is allowed.
+    It must not be before that of an earlier event or checkpoint, unless the event is sealed later, and not after that
+    of a checkpoint that covers it, or `until`.
     """
     ordered = sorted(points, key=lambda point: point.sequence)
     signed = [(point.sequence, datetime.fromisoformat(point.at)) for point in ordered]
@@ -128,7 +126,7 @@ def time_faults(moments: Iterable[Moment], points: Iterable[Checkpoint], until: 
 
 
 def moment_of(link: Link) -> Moment | None:
-    """Return the time in the hashed bytes; None when they are no event."""
+    """Return the time in the hashed bytes of an event; None if they cannot be read as an event."""
     try:
         content = json.loads(link.canonical)
         return Moment(link.sequence, datetime.fromisoformat(content["at"]), content["object"]["type"] == SEALED_LATER)
@@ -144,7 +142,8 @@ def link_hash(prev_hash: bytes, canonical: bytes) -> bytes:
 def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Iterator[Fault]:
     """Verify a chain in the given order; yield each fault.
 
-    Gap, edited, rehash (of signed events) or tail (events missing).
+    `gap`: an event is missing; `edited`: its bytes or hashes do not fit; `rehash`: it is not the one whose hash a
+    checkpoint signed; `tail`: the chain ends before a checkpoint.
     """
     signed: dict[int, set[bytes]] = {}
     for point in checkpoints:
@@ -172,7 +171,7 @@ def holds(link: Link, prev_hash: bytes) -> bool:
 
 
 def sequence_in(canonical: bytes) -> int | None:
-    """Return the sequence in the hashed bytes; None when they are no event."""
+    """Return the sequence in the hashed bytes of an event; None if they cannot be read as an event."""
     # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can match.
     if end := ENDING.fullmatch(canonical, canonical.rfind(b',"sequence":')):
         return int(end[1])
@@ -205,7 +204,7 @@ def read_line(number: int, line: bytes) -> tuple[str, Link]:
 
 
 def project_in(canonical: bytes) -> str:
-    """Return the project in the hashed bytes; empty when they are no event."""
+    """Return the project in the hashed bytes of an event; "" if they cannot be read as an event."""
     try:
         return str(json.loads(canonical).get("project") or INSTALLATION)
     except (ValueError, AttributeError):
@@ -375,9 +374,8 @@ def require_complete(points: list[Checkpoint]) -> None:
 def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted: str) -> str:
     """Return the project of the export.
 
-    `wanted`, else the one that most events name, else the only one with checkpoints.
-
-    Raises Unreadable when the export is empty and not exactly one project has checkpoints.
+    It is `wanted`, else the one that most events name, else the only one with checkpoints. Raises Unreadable if the
+    export is empty and not exactly one project has checkpoints.
     """
     named = [name for name, _ in events if name]
     if wanted or named:

@@ -39,7 +39,7 @@ def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
 
 
 def planned(state: State) -> list[Change]:
-    """Return the changes that `apply` would make, in order, without making them.
+    """Return the changes that `apply` would make, in order, without making them; store the token's scopes in the state.
 
     Raises Ended naming everything that the server would refuse on the way.
     """
@@ -75,7 +75,7 @@ def ongoing(state: State) -> list[str]:
 
 
 def rollout_of(state: State) -> dict[str, Any] | None:
-    """Return the declared rollout as it is now; None if it was not opened."""
+    """Return a copy of the declared rollout as last read; None if it was not opened."""
     return {**state.rollout} if state.rollout else None
 
 

@@ -50,9 +50,9 @@ def path_of() -> Path:
 
 
 def load() -> Config:
-    """Return the configuration of the file; environment variables take its place where they are set.
+    """Return the configuration of the file, in which environment variables that are set take precedence.
 
-    Raises BadConfig.
+    Raises BadConfig if the file cannot be read.
     """
     stored = read(path_of())
     names = {"url": "ADAPTERHUB_URL", "token": "ADAPTERHUB_TOKEN", "project": "ADAPTERHUB_PROJECT"}
@@ -61,7 +61,10 @@ def load() -> Config:
 
 
 def read(path: Path) -> Config:
-    """Return the configuration in the file; an empty one without a file. Raises BadConfig."""
+    """Return the configuration in the file; an empty one if there is no file.
+
+    Raises BadConfig if it cannot be read or has other fields.
+    """
     try:
         fields = tomllib.loads(path.read_text())
     except FileNotFoundError:

@@ -15,8 +15,9 @@ from adapterhub.client.rest_types import Dataset, SameFile
 def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
     """Return the id of the dataset that `source` names: its number, a remote source (`s3://`, `hf://`) or a file.
 
-    A file that is not stored yet is uploaded. Waits for the check. Raises Ended if `source` is none of these, Failed if
-    the check rejects it, TimedOut after `timeout_s`.
+    A remote source is fetched by the server, at the revision after `@` if there is one; a file that is not stored yet
+    is uploaded. Waits for the check. Raises Ended if `source` is none of these, Failed if the check rejects it,
+    TimedOut after `timeout_s`.
     """
     if source.isdecimal():
         return checked(api, api.send(calls.dataset(int(source))), f"dataset {source}", timeout_s)
@@ -34,7 +35,10 @@ def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
 
 
 def looked_up(api: Client, project: str, file: Path) -> SameFile:
-    """Return the dataset made from this file before, if any, by the file's sha256; the file is not sent."""
+    """Look up, by the file's sha256, the dataset that was made from it before; the file itself is not sent.
+
+    `dataset` in the answer is its id, None if there is none.
+    """
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return api.send(calls.lookup_dataset(project, digest, file.name))

@@ -111,7 +111,9 @@ class TaskGate(Strict):
 class Gates(Strict):
     """The gates that a version passes before it serves users.
 
-    `no_worse` refuses a version that is measured to be worse than what the alias serves, `tasks` one that scores less.
+    `no_worse` refuses a version that is measured to be worse than what the alias serves, `tasks` one that scores less
+    than named, `loss_below` one whose held-out loss is not below it. `quorum` is the number of signatures that a
+    promotion needs.
     """
 
     no_worse: Flag = True
@@ -121,7 +123,11 @@ class Gates(Strict):
 
 
 class Step(Strict):
-    """A step of the rollout."""
+    """A step of the rollout: the candidate's share in percent, and what the next step waits for.
+
+    It waits for `hold_s` seconds, `min_samples` answers and, with `approval`, a person's consent. `shadow` is the
+    percentage of the stable version's requests that the candidate answers too, unseen.
+    """
 
     weight: Percent
     hold_s: Count = 0
@@ -131,7 +137,11 @@ class Step(Strict):
 
 
 class Guardrail(Strict):
-    """A guardrail of the declared rollout: a metric, its margin, and its kind."""
+    """A metric that the rollout watches, with its margin.
+
+    A bad verdict rolls back if `kind` is `guardrail`, pauses if `signal`, and only delays the promotion if `goal`.
+    `level` is the quantile of a latency.
+    """
 
     metric: Text
     margin: Annotated[float, Field(ge=0)]
@@ -185,7 +195,8 @@ class Declaration(Strict):
     def needs_no_answers(self) -> Self:
         """Return the declaration.
 
-        Raises ValueError if something is to be measured on the answers of preference data.
+        Raises ValueError if a preference method has a budget or a gate for which answers of held-out rows would be
+        measured.
         """
         if self.method not in PREFERENCE:
             return self

@@ -43,7 +43,10 @@ def foreseen() -> Iterator[None]:
 
 
 def written(api: Client, served_name: str, folder: Path) -> None:
-    """Write the version's published files into the folder, with a model card made from its records. Raises Ended."""
+    """Write the version's published files into the folder, with a model card made from its records.
+
+    Raises Ended if `served_name` is no served name.
+    """
     adapter, _, rest = served_name.rpartition(".v")
     number = rest.partition("-")[0]
     if not adapter or not number.isdecimal():

@@ -69,7 +69,10 @@ class Ready:
 
 @contextmanager
 def ready(source: Path, layout: Layout) -> Iterator[Ready]:
-    """Yield the adapter in PEFT's layout, and print notes on what was changed to stderr. Raises Ended."""
+    """Yield the adapter in PEFT's layout; print notes on what was changed to stderr.
+
+    Raises Ended if there is no adapter, it cannot be converted, or a package for the conversion is missing.
+    """
     if layout is Layout.PEFT:
         missing = [name for name in (WEIGHTS, CONFIG) if not (source / name).is_file()]
         if missing:
@@ -87,7 +90,10 @@ def ready(source: Path, layout: Layout) -> Iterator[Ready]:
 
 
 def checked(api: Client, adapter: str, folder: Path, *, fold: bool, confirm_base: str) -> Json:
-    """Send the configuration and the header of the weights to the server's check, and return its answer."""
+    """Send the configuration and the header of the weights to the server's check, and return its answer.
+
+    `findings` in it lists the faults and notices.
+    """
     weights = folder / WEIGHTS
     with TemporaryDirectory() as scratch, weights.open("rb") as stream:
         header = Path(scratch) / "header"

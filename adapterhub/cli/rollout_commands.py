@@ -36,9 +36,9 @@ def number(text: str, option: str) -> float:
 
 
 def step_of(text: str) -> Step:
-    """Parse a step WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]. Raises Ended.
+    """Parse a step WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]; any fourth part means that it needs an approval.
 
-    Any fourth part means that it needs an approval.
+    Raises Ended for another form.
     """
     parts = numbers(text, "--step", 4)
     hold_s, samples = (int(number(part, "--step")) for part in [*parts[1:3], "0", "0"][:2])
@@ -82,7 +82,7 @@ def rollout(
 
 
 def newest(api: Client, name: str) -> Rollout:
-    """Return the alias' newest rollout that was opened: no draft. Raises Ended when there is none."""
+    """Return the alias' newest rollout that is no draft and was not discarded. Raises Ended if there is none."""
     rows = api.send(calls.rollouts(name))["results"]
     opened = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not opened:

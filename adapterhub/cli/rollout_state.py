@@ -21,7 +21,7 @@ def exit_of(rollout: dict[str, Any] | None) -> Exit:
 
 
 def standing(rollout: dict[str, Any]) -> str:
-    """Return the rollout's state in a line: status, step, share, reason."""
+    """Return the rollout's state in one line: status, and what is known of step, share and reason."""
     status = str(rollout["status"]).replace("_", " ")
     where = f" at step {rollout['step'] + 1} of {len(rollout['steps'])}" if rollout["status"] in ACTIVE else ""
     share = f", {rollout['weight']:g} % for {rollout['candidate']}" if rollout["status"] in ACTIVE else ""
@@ -30,10 +30,7 @@ def standing(rollout: dict[str, Any]) -> str:
 
 
 def remedy(resource: dict[str, Any]) -> str:
-    """Return a sentence on what somebody has to do before the rollout goes on.
-
-    Empty if that is nothing, and for any other object.
-    """
+    """Return a sentence on what somebody has to do before the rollout goes on; "" if nothing, or for another object."""
     if "waits_for_signature" not in resource:
         return ""
     alias, status = resource["alias"], resource["status"]

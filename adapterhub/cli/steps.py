@@ -175,7 +175,7 @@ class TheVersion:
     def fits(self, state: State) -> Callable[[TrainingRun], bool]:
         """Return a test for runs that the declaration would repeat.
 
-        The same settings, in progress or with a usable version.
+        Such a run has the same settings and is in progress or has a usable version.
         """
         recipe = self.recipe(state)
         whole = state.check()["hyperparameters"]
@@ -190,7 +190,7 @@ class TheVersion:
         return same
 
     def is_usable(self, state: State, run: TrainingRun) -> bool:
-        """Return True if the version of the run may be served."""
+        """Return True if the version of the run is ready or still being checked."""
         return self.of(state, known(run["version"]))["status"] in USABLE
 
     def of(self, state: State, served_name: str) -> Version:
@@ -251,7 +251,7 @@ class TheGates:
             state.alias = state.find(calls.alias(state.named(state.declared.rollout.alias)))
 
     def serving(self, state: State) -> str | None:
-        """Return the served name of the version that the alias serves now."""
+        """Return the served name of the version that the alias serves now; None without an alias."""
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
@@ -277,10 +277,13 @@ class TheGates:
 
 
 class TheTasks(TheGates):
-    """The step that asks the version the declared tasks of lm-eval, and holds each score against its least."""
+    """The step that measures the version on the declared tasks of lm-eval and refuses a score below its minimum."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the tasks to ask or to wait for; None if there are none, or all scores suffice. Raises Ended."""
+        """Return the tasks to run or to wait for; None if there are none, or all scores suffice.
+
+        Raises Ended if a score is too low.
+        """
         gates = state.declared.gates
         name = state.version or state.declared.adapter.slug
         self.alias(state)
@@ -298,7 +301,7 @@ class TheTasks(TheGates):
         return None
 
     def do(self, state: State) -> None:
-        """Ask the tasks that nobody has asked yet, wait for all, and check the scores. Raises Ended."""
+        """Run the tasks that were not run yet, wait for all, and check the scores. Raises Ended."""
         version = known(state.version)
         for task in [gate.task for gate in known(state.declared.gates).tasks]:
             job = state.tasks.get(task) or state.api.send(calls.evaluate(state.project, version, task=task))
@@ -333,7 +336,11 @@ class TheRollout:
     """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation of the alias, or the rollout to open."""
+        """Return the creation of the alias or the rollout to open; None if none is needed.
+
+        None is needed without a declared rollout, and if it is in progress or done. Raises Ended if one of this version
+        failed.
+        """
         wanted = state.declared.rollout
         if wanted is None:
             return None
@@ -346,7 +353,7 @@ class TheRollout:
         return self.plan_rollout(state, wanted.alias)
 
     def plan_rollout(self, state: State, name: str) -> Change | None:
-        """Return the rollout to open; None if it is in progress or done, and then is stored in the state.
+        """Return the rollout to open; None if it is in progress or done, in which case it is stored in the state.
 
         Raises Ended if one of this version failed.
         """

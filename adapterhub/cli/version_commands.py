@@ -31,7 +31,10 @@ def mixed(api: Client, project: str, pair: str, timeout_s: float) -> dict[str, A
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """Return `name=value` pairs as a dict; a value is JSON if it can be parsed so, else text. Raises Ended."""
+    """Return `name=value` pairs as a dict; each value is parsed as JSON or, if that fails, text.
+
+    Raises Ended for a pair of another form.
+    """
     parsed = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -133,7 +136,7 @@ def evaluate(
 
 
 def least_scores(pairs: list[str]) -> dict[str, float]:
-    """Parse `METRIC=NUMBER` pairs. Raises Ended."""
+    """Parse `METRIC=NUMBER` pairs to {metric: number}. Raises Ended for a pair of another form."""
     try:
         return {name: float(number) for name, _, number in (pair.rpartition("=") for pair in pairs)}
     except ValueError:

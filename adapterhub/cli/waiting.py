@@ -56,9 +56,9 @@ class Follower:
 
 
 def state_of(resource: dict[str, Any]) -> tuple[float, float | None, str]:
-    """Return the progress, its total (None.
+    """Return the progress, its total (None if not known), and the status in words.
 
-    Not known), and the status in words; for a rollout the share in percent of 100.
+    The progress of a rollout is the candidate's share in percent, of 100.
     """
     status = str(resource["status"]).replace("_", " ")
     if "weight" in resource:
@@ -88,7 +88,7 @@ def following(name: str) -> Iterator[Follower]:
 
 
 def until_over(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
-    """Poll the object until it has ended, well or not, or is paused, and return it.
+    """Poll the object until it has ended, well or not, or is paused, and return it; its progress is shown on stderr.
 
     Raises TimedOut after `timeout_s`.
     """

@@ -86,7 +86,7 @@ def part(name: str) -> str:
 
 
 def check_plan(project: str, declared: Json) -> Call[PlanCheck]:
-    """Check a declaration: what carrying it out would meet. Nothing is changed, and scope `read` suffices."""
+    """Check a declaration: the result lists what would refuse it. Nothing changes, and scope `read` suffices."""
     return post("plans/", project=project, **declared)
 
 
@@ -134,7 +134,10 @@ def change_adapter(slug: str, **fields: Any) -> Call[Adapter]:
 
 
 def bring_dataset(project: str, source: str, **fields: Any) -> Call[Dataset]:
-    """Have a worker read `s3://bucket/key` or `hf://owner/name`. Fields: name, revision, config, split, mapping."""
+    """Have a worker fetch a dataset from `s3://bucket/key` or `hf://owner/name`.
+
+    Fields: name, revision, config, split, mapping.
+    """
     call = post("datasets/", project=project, source=source, **fields)
     return following(call, lambda created: dataset(created["id"]))
 
@@ -305,7 +308,7 @@ def create_alias(project: str, name: str, cluster: str, version: str, policy: Js
 
 
 def set_policy(alias: str, policy: Json) -> Call[Alias]:
-    """Set an alias' policy."""
+    """Replace an alias' policy."""
     return Call("PATCH", f"aliases/{part(alias)}/", {"policy": policy})
 
 
@@ -383,7 +386,7 @@ def promote(rollout: Rollout, reason: str) -> Call[Rollout]:
 
 
 def roll_back(rollout: Rollout, reason: str) -> Call[Rollout]:
-    """Roll a rollout back."""
+    """Let the stable version serve all traffic again, even after the promotion."""
     return post(f"rollouts/{part(rollout['id'])}/rollback/", reason=reason)
 
 
@@ -393,5 +396,5 @@ def verify_audit(project: str) -> Call[Verdict]:
 
 
 def export_audit(project: str, kind: str = "jsonl") -> Call[bytes]:
-    """Export a project's audit trail."""
+    """Export a project's audit trail as `jsonl`, `csv` or `bundle`, a ZIP file that an outsider can verify."""
     return get("audit/export/", project=project, **{"as": kind})

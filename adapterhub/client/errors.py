@@ -39,10 +39,7 @@ class ApiError(ClientError):
 
     @classmethod
     def of(cls, answer: httpx.Response) -> ApiError:
-        """Return the error in a response.
-
-        Of one that is no JSON, as from a proxy, with the status and address as message.
-        """
+        """Return the error in a response; its message is the address and status if the body is no JSON."""
         try:
             body: Any = answer.json()
         except ValueError:

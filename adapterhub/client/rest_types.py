@@ -23,7 +23,10 @@ class Project(TypedDict):
 
 
 class Dataset(TypedDict):
-    """A dataset. `status` is checking, ready, rejected or erased; `same_as` is the id of who has the same content."""
+    """A dataset. `status` is checking, ready, rejected or erased.
+
+    `same_as` is the id of an earlier dataset with the same content, or null.
+    """
 
     id: int
     name: str
@@ -39,7 +42,7 @@ class Dataset(TypedDict):
 
 
 class CheckedFile(TypedDict):
-    """A file as it would be as a dataset. `dataset` is the id of the one with the same content, or null."""
+    """A file that was checked without storing it. `dataset` is the id of a dataset with the same content, or null."""
 
     dataset: int | None
     digest: str
@@ -49,7 +52,7 @@ class CheckedFile(TypedDict):
 
 
 class SameFile(TypedDict):
-    """The dataset that was made of a file, or nulls."""
+    """The id and status of the dataset that was made of a file; both null if there is none."""
 
     dataset: int | None
     status: str | None
@@ -165,7 +168,7 @@ class Replica(TypedDict):
 
 
 class ReplicaState(TypedDict):
-    """Desired and observed versions of a replica; `foreign` are those that another hand loaded."""
+    """Desired and observed versions of a replica; `foreign` are those that AdapterHub did not load."""
 
     id: int
     url: str

@@ -35,9 +35,10 @@ def parts_of(reference: str) -> tuple[str, str]:
 
 
 def named(rows: QuerySet[Row], project_path: str, field: str, reference: str) -> Row | None:
-    """Return the row of `rows`, those that the caller sees, that the reference names; None if there is none.
+    """Return the row that the reference names; None if there is none. `rows` are those that the caller sees.
 
-    Raises Conflict, saying how to name each, if several projects have one.
+    `project_path` is the lookup from a row to its project, `field` that of its name. Raises Conflict, saying how to
+    name each, if rows of several projects have the name.
     """
     project, name = parts_of(reference)
     lookup: dict[str, Any] = {field: name, **({f"{project_path}__slug": project} if project else {})}

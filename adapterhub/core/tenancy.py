@@ -79,9 +79,9 @@ class Caller(Protocol):
         """Return the projects in which the caller has the scope."""
 
     def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
-        """Return the rows whose project the caller sees or, with `scope`, in which the caller has it.
+        """Return the rows whose project the caller sees or, if `scope` is not empty, in which they have that scope.
 
-        `path` is the lookup of a row's project.
+        `path` is the lookup from a row to its project.
         """
 
 

@@ -72,7 +72,7 @@ class Layout:
     def postgres(self) -> Path:
         """Return the folder of Postgres: `pg` in the data folder, or a folder in SYSTEM_DATA that `pg` links to.
 
-        The latter if this process is root and the account of Postgres cannot reach the data folder.
+        It is in SYSTEM_DATA if this process is root and the account of Postgres cannot enter the data folder.
         """
         inside = self.home / "pg"
         if inside.exists():

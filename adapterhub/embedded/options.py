@@ -17,7 +17,8 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 class Options:
     """The options of one start.
 
-    An empty URL means the embedded service; an empty `base_model` the default model below the data folder.
+    An empty URL means the embedded service, an empty `base_model` the default model below the data folder, and 0
+    `threads` PyTorch's choice. `is_whole` is False if only Postgres and Valkey are started.
     """
 
     home: Path

@@ -13,7 +13,7 @@ TIMEOUT_S = 1.0
 
 
 class Probe(Protocol):
-    """The interface of a check of whether a process is ready."""
+    """The interface of a readiness probe."""
 
     def answers(self) -> bool:
         """Return True if the process is ready."""

@@ -25,7 +25,9 @@ TAIL_LINES = 20
 class ProcessSpec:
     """The command, environment and readiness probe of a process to start.
 
-    `env` is the whole environment of the child.
+    `env` is the whole environment of the child. `stop_signal` asks it to end; the kernel sends `death_signal` when the
+    thread that started it ends. `account` is the account that runs it, None for this process' own; `inherited` are the
+    file descriptors that it gets.
     """
 
     name: str
@@ -40,7 +42,10 @@ class ProcessSpec:
 
 
 class Child:
-    """A running process of a spec, started from a thread that outlives it, because it ends with that thread."""
+    """A running process of a spec, whose log lines go to the sinks.
+
+    Start it from a thread that outlives it: it ends with that thread.
+    """
 
     def __init__(self, spec: ProcessSpec, *sinks: LineSink) -> None:
         self.spec = spec

@@ -29,9 +29,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The start once Postgres and Valkey answer.
+    """The start once Postgres and Valkey answer: the steps in order, then all processes at once.
 
-    The steps in order, then all processes at once; `ports` are checked first.
+    The ports are checked before anything starts.
     """
 
     steps: Sequence[Step] = ()
@@ -61,10 +61,7 @@ def full_plan(options: Options) -> Plan:
 
 
 def child_environment(options: Options) -> dict[str, str]:
-    """Return the environment for children.
-
-    This process's with an absolute ADAPTERHUB_HOME, and the signer's address.
-    """
+    """Return the environment of children: this process' own, with ADAPTERHUB_HOME absolute and the signer's address."""
     signer = {"ADAPTERHUB_SIGNER_URL": f"unix://{Layout(options.home).signer_socket}"} if options.has_signer else {}
     return dict(os.environ) | {
         **signer,

@@ -20,7 +20,7 @@ POLL_S = 0.03
 
 
 class Service(ABC):
-    """A server of the data folder, started from a thread that outlives it, because it ends with that thread."""
+    """A server of the data folder. Start it from a thread that outlives it: it ends with that thread."""
 
     name: ClassVar[str]
 

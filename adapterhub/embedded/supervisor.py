@@ -30,7 +30,7 @@ READY_S = 600.0
 class Supervisor:
     """The supervisor of the processes of one data folder.
 
-    Call `start` from a thread that outlives the processes: they end with it.
+    Call `start` from a thread that outlives the processes: they end with it. `plan` is by default the whole product.
     """
 
     def __init__(self, options: Options, plan: Plan | None = None, terminal: Terminal | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Bodies of requests, bounded before anything keeps them: who may send how much to which path, and all at once.
+"""Limits on the bodies of requests: how much each caller may send to which path, and how much is held at once.
 
-Django keeps a whole body, in memory or on disk, before any of its code runs. So this asks first, at the border.
+Django keeps a whole body, in memory or on disk, before any of its code runs. So this checks it before Django reads it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Spool:
 
     @contextmanager
     def share(self, caller: str) -> Iterator[Share]:
-        """Yield a count of one body's bytes, which are released at the end of the block."""
+        """Yield the count of one body's bytes, which are subtracted again at the end of the block."""
         share = Share(self._held, caller)
         try:
             yield share

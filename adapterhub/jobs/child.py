@@ -36,7 +36,11 @@ def end_predecessor(pid_file: Path) -> None:
 
 
 class Child:
-    """A child process `python -m MODULE ...` in its own process group, which appends events as JSON lines to a file."""
+    """A child process `python -m MODULE ...` in its own process group, which reports events as JSON lines in a file.
+
+    `arguments` are the module and its arguments; its output is appended to `log`. Starting it ends the child of an
+    earlier attempt in the same folder. With a collector, it runs in a span of the trace `traceparent`.
+    """
 
     def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events

@@ -1,4 +1,4 @@
-"""A file that a worker or beat touches while it is alive: what a health check of a container looks at."""
+"""The file that a worker or beat touches while it is alive, for the health check of a container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 
 
 def touch() -> None:
-    """Renew the time of the file that `ADAPTERHUB_ALIVE_FILE` names; without the setting do nothing."""
+    """Renew the time of the file that ADAPTERHUB_ALIVE_PATH names; no effect without the setting."""
     if settings.ALIVE_FILE:
         Path(settings.ALIVE_FILE).touch()
 

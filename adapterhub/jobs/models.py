@@ -144,10 +144,7 @@ class LeasedJob(models.Model):
             raise StaleAttempt(f"{self} is no longer attempt {self.attempt}'s.")
 
     def end(self, status: JobStatus, *, reason: str = "", message: str = "") -> None:
-        """Set a terminal status with its reason if this attempt still holds the lease.
-
-        Raises StaleAttempt otherwise.
-        """
+        """Set a terminal status with its reason. Raises StaleAttempt if this attempt no longer holds the lease."""
         self.write(status=status, reason=reason, message=message, lease_expires_at=None, finished_at=Now())
         self.refresh_from_db()
 
@@ -178,9 +175,9 @@ class LeasedJob(models.Model):
                 job.give_back()
 
     def give_back(self) -> None:
-        """End an abandoned attempt: queue the job again; cancel it if it was stopping.
+        """End an abandoned attempt: queue the job again, or end it as cancelled or failed.
 
-        Fail it after its last attempt.
+        It is cancelled if it was stopping, and fails as `worker_lost` after its last attempt.
         """
         if self.status == JobStatus.STOPPING:
             self.cancelled()
@@ -192,5 +189,5 @@ class LeasedJob(models.Model):
 
 
 def lease() -> timedelta:
-    """Return for how long a heartbeat keeps the job."""
+    """Return how long a claim or a heartbeat keeps the job for this attempt."""
     return timedelta(seconds=settings.LEASE_S)

@@ -1,4 +1,4 @@
-"""When tasks last succeeded, and how long messages wait: kept in Valkey, for the metrics of the control plane.
+"""Times of tasks' last success and ages of waiting messages, kept in Valkey for the metrics of the control plane.
 
 Nothing here raises when Valkey is away, except where it says so: a measurement must not end the work that it measures.
 """
@@ -37,12 +37,12 @@ def valkey() -> redis.Redis:
 
 
 def stamp(headers: dict[str, Any]) -> None:
-    """Write into a message's headers when it is sent."""
+    """Add the present time to a message's headers as the time at which it is sent."""
     headers[SENT_AT] = time.time()
 
 
 def note_success(task: str) -> None:
-    """Keep that the task of this name succeeded now."""
+    """Store now as the time at which the task of this name last succeeded; if Valkey is away, log that."""
     try:
         with valkey() as client:
             client.hset(TASK_SUCCESSES, task, str(time.time()))

@@ -166,7 +166,7 @@ def listed(value: Any) -> str:
 def as_told(value: Any) -> str:
     """Return a value of the audit trail or a configuration as text.
 
-    A float with six digits, others but text as JSON.
+    A float has six significant digits, text stays as it is, and anything else is JSON.
     """
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -218,13 +218,16 @@ def moment(at: datetime, shape: str = "minute") -> str:
 
 @register.filter
 def in_utc(at: datetime, shape: str = "second") -> str:
-    """Return the time in UTC with its zone, as text that stays so: for evidence, and where no element can stand."""
+    """Return the time in UTC with its zone, as text that no script converts: for evidence, and inside attributes."""
     return str(date_format(at.astimezone(UTC), SHAPES[shape]))
 
 
 @register.filter
 def plainly(fact: Any) -> str:
-    """Return a fact of a record as text: none for nothing, a time in UTC, yes or no for a truth, else as it is."""
+    """Return a fact of a record as text: `none` for None and "", yes or no for a boolean, an ISO time readable in UTC.
+
+    Anything else is returned as str() gives it.
+    """
     if fact is None or fact == "":
         return "none"
     if isinstance(fact, bool):

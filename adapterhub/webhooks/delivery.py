@@ -23,7 +23,10 @@ ROUND_S, SLOW_S = 30.0, 2.0
 
 
 def send_due() -> int:
-    """Send up to 50 due deliveries, up to 10 of one webhook and in turn; return how many attempts were made."""
+    """Send up to BATCH due deliveries, at most MOST_OF_ONE of a webhook, in turn; return how many attempts were made.
+
+    Stops after ROUND_S seconds, and leaves out webhooks that took over SLOW_S in this round.
+    """
     began, count, slow = time.monotonic(), 0, set[UUID]()
     for delivery in due_in_turn():
         attempted_at = time.monotonic()

@@ -147,9 +147,7 @@ class Delivery(models.Model):
         return bool(claimed)
 
     def note(self, *, answer: int | None, error: str) -> None:
-        """Log an attempt with its HTTP status (`answer`.
-
-        None without one), and set the delivery's status and next time.
+        """Log an attempt with its HTTP status, None if no answer came, and set the delivery's status and next time.
 
         200 to 299 is a success; every 15th failed attempt fails the delivery; before that it is tried again after a
         pause that grows. If another attempt has begun meanwhile, only the log is written.

@@ -166,7 +166,7 @@ class TimestampWitness(Witness):
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
         """Yield those of the `newest` last checkpoints that have a valid time-stamp, the oldest first.
 
-        The time-stamps lie in the database, which can lose one but cannot forge one.
+        The time-stamps are read from the database, which can lose one but cannot forge one.
         """
         receipts = Receipt.objects.filter(witness=self.name, checkpoint__project=row_of(project)).select_related(
             "checkpoint"

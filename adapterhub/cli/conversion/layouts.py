@@ -1,4 +1,4 @@
-"""Other tools' layouts of an adapter as PEFT's: pure functions from (tensors, configuration) to the same with notes."""
+"""Conversions of other tools' adapter layouts to PEFT's: pure functions from an adapter to an adapter with notes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,10 @@ def from_torchtune(adapter: Adapter) -> Adapter:
 
 
 def from_kohya(adapter: Adapter) -> Adapter:
-    """Rename `down` and `up` to A and B; the alpha of each module becomes `lora_alpha` and `alpha_pattern`."""
+    """Rename `down` and `up` to A and B; the alpha of each module becomes `lora_alpha` and `alpha_pattern`.
+
+    Returns an adapter with other tensors unchanged. A module without an alpha gets its rank, which is a scale of 1.
+    """
     matches = {name: match for name in adapter.tensors if (match := KOHYA.fullmatch(name))}
     if not matches or len(matches) < len(adapter.tensors) or not any(match["side"] for match in matches.values()):
         return adapter
@@ -126,14 +129,14 @@ def from_kohya(adapter: Adapter) -> Adapter:
 
 
 def common_and_others(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the value of most modules, and a pattern of those that have another."""
+    """Return the most frequent value, and a pattern (regular expression: value) of the modules that have another."""
     every = list(values.values())
     common = max(sorted(set(every)), key=every.count)
     return common, {"^" + re.escape(module): value for module, value in values.items() if value != common}
 
 
 def dotted(module: str) -> str:
-    """Return a module's name with dots, such as `model.layers.3.self_attn.q_proj`."""
+    """Return a module's name with dots, such as `model.layers.3.self_attn.q_proj`; an unknown form is unchanged."""
     match = UNDERLINED.fullmatch(module)
     return f"model.layers.{match['layer']}.{match['group']}.{match['kind']}" if match else module
 

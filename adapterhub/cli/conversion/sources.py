@@ -42,9 +42,9 @@ class Prepared:
 
 @contextmanager
 def prepared(source: Path) -> Iterator[Prepared]:
-    """Find the adapter in a folder or archive and yield it in PEFT's layout, in a temporary folder if it was changed.
+    """Yield the adapter of a folder or archive in PEFT's layout; if it had to be changed, in a temporary folder.
 
-    Raises Ended.
+    Raises Ended if there is no adapter, several, or one that cannot be read or converted.
     """
     with TemporaryDirectory() as scratch:
         folder, notes = source, []
@@ -68,9 +68,7 @@ def prepared(source: Path) -> Iterator[Prepared]:
 
 
 def adapter_folder(folder: Path) -> Path:
-    """Return the folder with the adapter's files.
-
-    This one, its newest checkpoint, or the only one inside that has them.
+    """Return the folder with the adapter's files: this one, its newest checkpoint, or the only one inside with them.
 
     Raises Ended if there is none, or several.
     """
@@ -163,7 +161,7 @@ def read(folder: Path) -> Adapter:
 
 
 def from_pickle(path: Path) -> Tensors:
-    """Return the tensors in PyTorch's file, read by a child process that accepts nothing but tensors. Raises Ended."""
+    """Return the tensors in a PyTorch file, read by a child process that accepts nothing but tensors. Raises Ended."""
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / WEIGHTS
         command = [sys.executable, "-m", "adapterhub.cli.conversion.pickled", str(path), str(target)]

@@ -12,10 +12,13 @@ LIMITS = ("engine", "max_lora_rank", "max_loras")
 
 
 class TheCluster:
-    """The cluster, and the addresses of its replicas."""
+    """The step that makes the cluster and its replicas as the file says."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation or change of the cluster; None if the file names none, or nothing differs."""
+        """Return the creation or change of the cluster; None if the file names none, or nothing differs.
+
+        Stores the cluster and its replicas, as the server has them, in the state.
+        """
         wanted = state.declared.cluster
         if wanted is None:
             return None

@@ -24,7 +24,7 @@ KeyFile = Annotated[
 
 
 def key_in(file: str) -> dict[str, str]:
-    """Return the field of the key in the file; nothing without a file. Raises Ended."""
+    """Return {"engine_key": the key in the file}; {} without a file. Raises Ended if the file cannot be read."""
     if not file:
         return {}
     try:
@@ -35,12 +35,12 @@ def key_in(file: str) -> dict[str, str]:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given."""
+    """Return the options whose value is not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def replica_named(api: Client, which: str) -> Replica:
-    """Return the replica of this number or address. Raises Ended."""
+    """Return the replica of this number or address. Raises Ended if the caller sees none."""
     rows = list(api.rows(fleet.replicas()))
     wanted = which if which.isdecimal() else address_in(which)
     match = next((row for row in rows if wanted in (str(row["id"]), row["url"])), None)
@@ -50,7 +50,7 @@ def replica_named(api: Client, which: str) -> Replica:
 
 
 def address_in(text: str) -> str:
-    """Return the address in the spelling that the server keeps. Raises Ended."""
+    """Return the address in the spelling that the server stores. Raises Ended for a malformed one."""
     try:
         return normalised(text)
     except ValueError as error:
@@ -73,7 +73,7 @@ def line_of(row: ReplicaState) -> str:
 
 
 def counted(row: ReplicaState) -> list[tuple[str, list[str]]]:
-    """Return the kinds of versions of a replica, as its line names them."""
+    """Return the versions of a replica by kind: held, missing, and foreign."""
     return [("held", row["observed"]), ("missing", row["missing"]), ("foreign", row["foreign"])]
 
 

@@ -1,4 +1,4 @@
-"""YAML files that people write: plain words as YAML 1.2 has them, and no key twice. Pure."""
+"""Loader of YAML files that people write: plain words are read as by YAML 1.2, and no key may occur twice. Pure."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Loader(yaml.SafeLoader):
 
 
 def construct_int(loader: Loader, node: yaml.ScalarNode) -> WrittenInt:
-    """Return the whole number of a scalar."""
+    """Return the whole number of a scalar, with its text."""
     number = WrittenInt(node.value)
     number.text = node.value
     return number
 
 
 def construct_float(loader: Loader, node: yaml.ScalarNode) -> WrittenFloat:
-    """Return the number of a scalar; Python writes infinity without YAML's point."""
+    """Return the number of a scalar, with its text; `.inf` and `.nan` are accepted as YAML writes them."""
     number = WrittenFloat(re.sub(r"\.(?=inf|nan)", "", node.value, flags=re.IGNORECASE))
     number.text = node.value
     return number
@@ -81,6 +81,9 @@ Loader.add_constructor("tag:yaml.org,2002:float", construct_float)
 
 
 def loaded(text: str) -> Any:
-    """Return what the text holds. Raises yaml.YAMLError with the line of the fault."""
+    """Parse the YAML text and return its content. Raises yaml.YAMLError with the line of the fault.
+
+    Numbers are WrittenInt and WrittenFloat, which remember how they were written.
+    """
     # The loader is a SafeLoader: it builds no objects.
     return yaml.load(text, Loader)  # noqa: S506

@@ -1,4 +1,4 @@
-"""Conversations with tools and reasoning as prompts, in the chat template of the base model, as trainings do it."""
+"""Conversations, with tools and reasoning, as prompts in the chat template of the base model, as in trainings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ChatRefused(ValueError):
 def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
     """Return the text of the conversation up to the answer to come.
 
-    Raises ChatRefused if the template leaves something out.
+    Raises ChatRefused if the template fails, or leaves out messages, fields, tools or tool calls.
     """
     try:
         text = rendered(tokenizer, messages, tools)
@@ -47,7 +47,10 @@ def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) 
 
 
 def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None, text: str) -> None:
-    """Refuse fields of messages that nothing reads, and messages that the template leaves out. Raises ChatRefused."""
+    """Raise ChatRefused if the template reads a field of a message nowhere, or leaves a message out.
+
+    `text` is the rendered conversation.
+    """
     source = str(tokenizer.get_chat_template(tools=tools))
     for place, turn in enumerate(messages):
         for name in turn.keys() - {*OPTIONAL}:
@@ -65,9 +68,10 @@ def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None
 
 
 def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
-    """Return the conversation as the template renders it, with the arguments of calls as objects.
+    """Return the conversation as the template renders it, with the arguments of tool calls as objects.
 
-    If that fails and there are calls, the arguments are given as JSON text. Raises what templates raise.
+    If that fails and there are calls, it is rendered again with their arguments as JSON text. Raises what templates
+    raise.
     """
     source = str(tokenizer.get_chat_template(tools=tools))
     try:
@@ -84,7 +88,11 @@ def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> s
 
 
 def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
-    """Return a turn with the role, the field of its reasoning and the arguments of calls as the template reads them."""
+    """Return a turn with role, reasoning and tool calls in the form that the template reads; `source` is its text.
+
+    A developer becomes a system if the template lacks developers. With `as_text` the arguments of calls are JSON text,
+    else objects.
+    """
     plain = {
         name: value for name, value in turn.items() if name not in (*REASONING, "tool_calls") and value is not None
     }
@@ -99,7 +107,10 @@ def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
 
 
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
-    """Return a call whose arguments are JSON text, or, unless `as_text`, the object that they are the JSON of."""
+    """Return a tool call with its arguments as JSON text if `as_text`, else as the parsed object.
+
+    Raises ValueError for arguments that are not JSON.
+    """
     function = call["function"]
     arguments = function.get("arguments") or {}
     if as_text:

@@ -82,7 +82,10 @@ class StreamOptions(Strict):
 
 
 class CompletionRequest(Strict):
-    """A validated request, as far as it can be checked without the model. Descriptions complete "FIELD must be ..."."""
+    """A validated request of /v1/completions, checked as far as possible without the model.
+
+    A field's description completes the error "FIELD must be ...".
+    """
 
     needed: ClassVar[str] = "prompt"
     # Fields of the other endpoint.
@@ -123,7 +126,10 @@ class CompletionRequest(Strict):
 
     @classmethod
     def read(cls, body: Json) -> Self:
-        """Validate a body, in which null is as good as left out. Raises ApiError 400 for the first wrong field."""
+        """Validate a body; a field that is null counts as left out.
+
+        Raises ApiError 400 for the first wrong field, one that is not supported, or fields that contradict each other.
+        """
         if body.get(cls.needed) is None:
             raise missing_field(cls.needed, len(body))
         _refuse_unsupported(body, cls.elsewhere)
@@ -166,7 +172,7 @@ class CompletionRequest(Strict):
     def prompt_alternatives(self) -> int | None:
         """The number of likely tokens to list beside each token of the prompt; None for no log-probabilities.
 
-        An echo of the prompt has those of the answer.
+        If the prompt is echoed, it is by default the number for the answer.
         """
         return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
@@ -197,9 +203,10 @@ class CompletionRequest(Strict):
         return characters_in(self.messages) + characters_in(self.tools, keys=True)
 
     def sampling(self, room: int, number: int = 0) -> SamplingParams:
-        """Return the sampling parameters of the answer of that number to one prompt.
+        """Return the sampling parameters of one answer to a prompt.
 
-        `room` is the number of tokens that fit after the prompt. Each answer has a seed of its own.
+        `room` is the number of tokens that fit after the prompt. `number` counts the answers to a prompt and is added
+        to the seed, so that they differ.
         """
         return SamplingParams(
             # The model is asked for a token after an echo, too: nobody sees it.
@@ -218,7 +225,7 @@ class CompletionRequest(Strict):
 
 
 class ChatRequest(CompletionRequest):
-    """A validated request of a chat."""
+    """A validated request of /v1/chat/completions."""
 
     needed = "messages"
     elsewhere = frozenset({"prompt", "echo"})
@@ -271,10 +278,7 @@ class ChatRequest(CompletionRequest):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens of the answer.
-
-        `max_completion_tokens`, else `max_tokens`; None for as many as fit into the context.
-        """
+        """The most tokens of the answer: `max_completion_tokens`, else `max_tokens`; None for all that fit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 

@@ -16,8 +16,8 @@ from serving_client.engine.batching.sampling import SamplingParams
 class Delta:
     """The text and tokens that one step added to an answer. The last one has a finish reason or a failure.
 
-    `index` is the answer's place among those of its request. The first delta has the prompt's log-probabilities, of all
-    tokens but the first, if they are wanted.
+    `index` is the answer's number among those of its request. The first delta also has the prompt's log-probabilities,
+    of all its tokens but the first, if they are wanted.
     """
 
     text: str = ""
@@ -36,7 +36,11 @@ class Delta:
 
 
 class Sequence:
-    """A request in the engine. `tell` is called with every delta, in the engine's thread."""
+    """One answer in the engine: its request, its tokens so far and its text.
+
+    `tell` is called with every delta, in the engine's thread. `adapter` is None for the base model, `grammar` None for
+    free text; `index` is the answer's number among those of its request.
+    """
 
     def __init__(
         self,
@@ -92,7 +96,8 @@ class Sequence:
     def add(self, token: int, ends: frozenset[int], logprobs: tuple[TokenLogprobs, ...] = ()) -> None:
         """Append the next token and report its delta; `ends` are the model's end-of-text tokens.
 
-        The sequence is finished after a stop string, an end, or the last token, and fails if its grammar cannot go on.
+        The sequence is finished after a stop string, an end-of-text token or max_tokens, and fails if its grammar
+        cannot go on.
         """
         self.tokens.append(token)
         try:

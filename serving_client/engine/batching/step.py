@@ -18,10 +18,7 @@ class Result(NamedTuple):
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> Result:
-        """Return the result for logits (rows, vocabulary).
-
-        The most likely token of each row, and whether all its logits are finite.
-        """
+        """Compute the result for logits (rows, vocabulary): most likely tokens, and whether the logits are finite."""
         smallest, largest = logits.aminmax(dim=-1)
         return cls(logits, logits.argmax(dim=-1), smallest.isfinite() & largest.isfinite())
 

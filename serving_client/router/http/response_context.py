@@ -58,13 +58,16 @@ class Answer:
         self._pass(chunk)
 
     def streamed(self, reader: StreamReader) -> None:
-        """Take what was read of a stream that has ended: its counts, and whether the engine failed in its midst."""
+        """Take the results of a stream that has ended: its token counts, and the status if the engine failed."""
         self.stopped(reader)
         self.status = reader.failure or self.status
         self.is_whole = True
 
     def stopped(self, reader: StreamReader) -> None:
-        """Take the counts of a stream as far as it came; where the engine has not counted yet, its parts are."""
+        """Take the token counts of a stream, whole or not.
+
+        Until the engine has sent them, they are estimated from the question and the number of parts.
+        """
         self.usage = reader.usage or Usage(self.question_tokens, reader.parts, is_estimated=True)
 
     def is_all(self, content: bytes) -> None:

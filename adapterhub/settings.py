@@ -345,6 +345,7 @@ CELERY_BEAT_SCHEDULE = {
     "webhooks": {"task": "adapterhub.webhooks.tasks.send_due", "schedule": 2.0, "options": {"expires": 10}},
     "mlflow": {"task": "training.tasks.mirror", "schedule": 30.0, "options": {"expires": 60}},
     "answers": {"task": "adapterhub.api.tasks.drop_old_answers", "schedule": timedelta(hours=1)},
+    "staged": {"task": "registry.tasks.drop_staged_files", "schedule": timedelta(hours=1)},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 

@@ -91,6 +91,7 @@ api: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("healthz", healthz),
     path("api/v1/", include((api, "api"))),
+    path("api/2.0/", include(("registry.api.mlflow.urls", "mlflow"))),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(permission_classes=[AllowAny]), name="docs"),
     path("", include("registry.urls")),

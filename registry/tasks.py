@@ -10,12 +10,12 @@ from adapterhub.core.unpublished_changes import note_unpublished
 from adapterhub.jobs import task_times
 from registry.base_models import check as base_model_check
 from registry.evidence import served_comparison
-from registry.models import AdapterVersion, BaseModel, VersionStatus
+from registry.models import AdapterVersion, BaseModel, StagedFile, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
 from registry.serving import routing_table as publishing
 from registry.serving.cluster_threads import resident
 from registry.serving.coalescing import CoalescedRun, StillRunning
-from registry.uploads import verification
+from registry.uploads import staging, verification
 
 log = logging.getLogger(__name__)
 # Shared by all threads of the process: a table read after a caller's commit holds that change, whoever publishes it.
@@ -85,6 +85,12 @@ def check_versions() -> None:
     """Check versions whose check is overdue because the task message or the worker was lost."""
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
+
+
+@shared_task
+def drop_staged_files() -> None:
+    """Drop the files of which nothing has arrived for a day and no version was made."""
+    staging.drop(StagedFile.objects.expired())
 
 
 @shared_task

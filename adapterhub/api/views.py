@@ -44,6 +44,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     scopes: dict[str, str] = {}
     # Actions to which files may be uploaded, so that their requests may be larger than others.
     takes_files: tuple[str, ...] = ()
+    # Actions whose body is one file, which no parser reads.
+    takes_raw_body: tuple[str, ...] = ()
     # Query parameters that filter the list: parameter -> field.
     filters: dict[str, str] = {}
     # Fields of bodies that may be as long as the body.
@@ -98,8 +100,9 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         Raises TooLarge and Invalid, and what `claim_key` raises.
         """
         super().initial(request, *args, **kwargs)
-        require_small(request)
-        require_few_values(request)
+        if self.action not in self.takes_raw_body:
+            require_small(request)
+            require_few_values(request)
         require_texts(request.query_params)
         self.idempotent = None
         key = request.headers.get("Idempotency-Key")

@@ -6,6 +6,7 @@ The rewriting needs torch, which only a child process may load.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
+
+from django.http import Http404
 
 from adapterhub.artifacts import ArtifactError, File, StoreAway, digest_of
 from adapterhub.core.errors import Conflict, Unavailable
@@ -51,6 +54,27 @@ def download(version: AdapterVersion) -> IO[bytes]:
             archive.close()
             raise ArtifactError("its files have been changed in the store.")
         return archive
+
+
+def verified_file(version: AdapterVersion, name: str) -> IO[bytes]:
+    """Return one published file, open at its beginning and compared with the version's digest.
+
+    Raises Http404 for a name that the version lacks, and Unavailable as `download` does.
+    """
+    with scratch() as folder, readable(version):
+        version.require_downloadable()
+        stored = version.stored(folder / "stored")
+        if name not in {path.name for path in stored.iterdir()}:
+            raise Http404
+        with temporary_file(work_folder()) as copy, (stored / name).open("rb") as source:
+            shutil.copyfileobj(source, copy, 2**20)
+    return copy
+
+
+def file_sizes(version: AdapterVersion) -> dict[str, int]:
+    """Return the bytes of each published file by its name. Raises Unavailable if the store cannot give them."""
+    with readable(version), version.opened() as folder:
+        return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:

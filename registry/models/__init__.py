@@ -16,6 +16,7 @@ from registry.models.response import Response, UsageDay
 from registry.models.rollout import Rollout
 from registry.models.rollout_measurement import RolloutMinute, RolloutUnit
 from registry.models.rollout_states import RolloutStatus
+from registry.models.staged_file import StagedFile
 
 __all__ = [
     "Adapter",
@@ -42,6 +43,7 @@ __all__ = [
     "RolloutUnit",
     "ServedComparison",
     "Signature",
+    "StagedFile",
     "UsageDay",
     "VersionEvaluation",
     "VersionStatus",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,34 @@ def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[
     except Unreadable as error:
         raise refusal([error.finding]) from None
     return Received(folder, notes)
+
+
+def receive_local(files: Mapping[str, Path], folder: Path) -> Received:
+    """Put the adapter among files of the server's own into a new folder. Raises Invalid if there is none.
+
+    `files` maps each path as it was sent to the file, which is moved. One file may be a zip.
+    """
+    folder.mkdir()
+    try:
+        (first, *others) = files.values()
+        if not others and is_zip_file(first):
+            with first.open("rb") as packed:
+                chosen, parts = unpack(packed, folder, settings.UPLOAD_BYTES)
+            notes: tuple[str, ...] = ("The zip was unpacked.", *chosen.notes)
+        else:
+            chosen = select(list(files))
+            parts = [files[path].rename(folder / str(place)) for place, path in enumerate(chosen.files)]
+            notes = chosen.notes
+        put_together(parts, folder)
+    except Unreadable as error:
+        raise refusal([error.finding]) from None
+    return Received(folder, notes)
+
+
+def is_zip_file(path: Path) -> bool:
+    """Return True for a file that begins as a zip does."""
+    with path.open("rb") as file:
+        return is_zip(file)
 
 
 def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Path) -> list[Path]:

@@ -98,13 +98,19 @@ def upload(token: str, folder: Path, name: str) -> Any:
 def test_nothing_is_deleted_by_a_call(version: AdapterVersion, alice: User) -> None:
     """Evidence is never deleted, by an administrator neither; the content of a dataset has its request and two people.
 
-    Replicas and clusters leave the fleet; the trail keeps that they were there.
+    Replicas and clusters leave the fleet; the trail keeps that they were there. MLflow's client drops tags, and files
+    that never became a version; its calls that delete evidence are refused.
     """
     User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)
     api = APIClient()
     api.force_login(User.objects.get(pk=alice.pk))
     assert api.delete("/api/v1/adapters/dora/versions/1/").status_code in (403, 405)
-    assert {route.partition("/")[0] for route in takers(get_resolver().url_patterns)} == {"^clusters", "^replicas"}
+    assert {route.partition("/")[0] for route in takers(get_resolver().url_patterns)} == {
+        "^clusters",
+        "^replicas",
+        "mlflow",
+        "mlflow-artifacts",
+    }
 
 
 def takers(patterns: list[Any]) -> list[str]:

@@ -1,0 +1,115 @@
+"""MLflow's search: its filter expressions, orders and page tokens, as far as adapters and versions have the fields."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from rest_framework import serializers
+
+from adapterhub.core.errors import Invalid
+from adapterhub.core.references import parts_of
+
+TEXT = r"'[^']*'|\"[^\"]*\""
+CONDITION = re.compile(
+    rf"\s*(?P<field>[\w.]+(?:`[^`]*`)?)\s*(?P<verb>!=|=|ILIKE\b|LIKE\b|IN\b)\s*(?P<value>{TEXT}|\d+|\([^()]*\))\s*",
+    re.IGNORECASE,
+)
+AND = re.compile(r"AND\b", re.IGNORECASE)
+ORDER = re.compile(r"\s*(\w+)(?:\s+(ASC|DESC))?\s*", re.IGNORECASE)
+MOST_ROWS = 1000
+
+
+class SearchSerializer(serializers.Serializer[Any]):
+    """The parameters of a search."""
+
+    filter = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+    max_results = serializers.IntegerField(required=False, default=100, min_value=1, max_value=200_000)
+    order_by = serializers.ListField(child=serializers.CharField(max_length=100), required=False, default=list)
+    page_token = serializers.RegexField(r"^\d{1,9}$", required=False, allow_blank=True, default="")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One comparison of a filter: the field, `=`, `!=`, `LIKE`, `ILIKE` or `IN`, and its texts."""
+
+    field: str
+    verb: str
+    values: tuple[str, ...]
+
+
+def conditions(text: str) -> list[Condition]:
+    """Return the comparisons of a filter, which are joined by AND. Raises Invalid for another text."""
+    comparisons, place = [], 0
+    while text.strip():
+        match = CONDITION.match(text, place)
+        if match is None:
+            raise unreadable(text[place:])
+        raw = match["value"]
+        values = re.findall(TEXT, raw) if raw.startswith("(") else [raw]
+        comparisons.append(
+            Condition(
+                match["field"].replace("`", ""), match["verb"].upper(), tuple(value.strip("'\"") for value in values)
+            )
+        )
+        place = match.end()
+        if place == len(text):
+            break
+        joined = AND.match(text, place)
+        if joined is None:
+            raise unreadable(text[place:])
+        place = joined.end()
+    return comparisons
+
+
+def unreadable(rest: str) -> Invalid:
+    """Return the Invalid for a part of a filter that is no comparison."""
+    return Invalid(
+        f"The filter cannot be read at {rest[:50]!r}: write comparisons such as name = 'dora', joined by AND.",
+        field="filter",
+        code="bad_filter",
+    )
+
+
+def unknown(condition: Condition, known: str) -> Invalid:
+    """Return the Invalid for a comparison that the search does not make."""
+    return Invalid(
+        f"{condition.field} {condition.verb} cannot be searched for here; {known} can.",
+        field="filter",
+        code="bad_filter",
+    )
+
+
+def name_condition(condition: Condition, path: str) -> Q:
+    """Return the lookup of a registered model's name; `path` leads from a row to its adapter, and may be empty."""
+    slug, project_path = f"{path}slug", f"{path}project__slug"
+    if condition.verb in ("LIKE", "ILIKE"):
+        pattern = "".join({"%": ".*", "_": "."}.get(letter, re.escape(letter)) for letter in condition.values[0])
+        return Q(**{f"{slug}__{'iregex' if condition.verb == 'ILIKE' else 'regex'}": f"^{pattern}$"})
+    matching = Q()
+    for name in condition.values:
+        project, own = parts_of(name)
+        matching |= Q(**{slug: own}, **({project_path: project} if project else {}))
+    return ~matching if condition.verb == "!=" else matching
+
+
+def ordered(rows: QuerySet[Any], wanted: list[str], fields: dict[str, str], default: list[str]) -> QuerySet[Any]:
+    """Return the rows in the wanted order, and among equal ones in the default's. Raises Invalid for another field."""
+    keys = []
+    for text in wanted:
+        match = ORDER.fullmatch(text)
+        if match is None or match[1].lower() not in fields:
+            raise Invalid(
+                f"order_by is one of {', '.join(fields)}, with ASC or DESC, not {text[:50]!r}.", field="order_by"
+            )
+        keys.append(("-" if (match[2] or "").upper() == "DESC" else "") + fields[match[1].lower()])
+    return rows.order_by(*keys, *default)
+
+
+def page(rows: QuerySet[Any], search: dict[str, Any]) -> tuple[list[Any], dict[str, str]]:
+    """Return one page of rows, at most MOST_ROWS, and the field with the token of the next page, if there is one."""
+    start, size = int(search["page_token"] or 0), min(search["max_results"], MOST_ROWS)
+    matches = list(rows[start : start + size + 1])
+    return matches[:size], {"next_page_token": str(start + size)} if len(matches) > size else {}

@@ -24,8 +24,8 @@ PLACES = {
 def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Finding]:
     """Return one fault that names every embedding which differs from the base model's, or an empty list.
 
-    `copies` maps names of tensors in the folder `adapter` to the embedding that each holds; `base` is the base model's
-    folder.
+    `copies` maps names of tensors in the folder `adapter` to the embedding that each holds (`embed_tokens` or
+    `lm_head`); `base` is the base model's folder. Raises Unreadable.
     """
     changed = [name for name, embedding in copies.items() if not is_copy(adapter / WEIGHTS, name, base, embedding)]
     if not changed:
@@ -37,7 +37,8 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
 def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
     """Return True if the tensor is a copy of the base model's embedding, exact or rounded to a type of fewer bits.
 
-    False if it differs, or if the base model's files hold no such embedding. Raises Unreadable.
+    `name` is the tensor in the file `weights`; `embedding` is `embed_tokens` or `lm_head`. False if it differs, or if
+    the base model's files hold no such embedding. Raises Unreadable.
     """
     for place in PLACES[embedding]:
         for shard in sorted(base.glob("*.safetensors")):
@@ -48,7 +49,7 @@ def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
 
 
 def base_tensors(shard: Path) -> dict[str, Tensor]:
-    """Return the tensors of a base model's file; none if its header cannot be read here."""
+    """Return the tensors of a base model's safetensors file, by name; an empty dict if its header cannot be read."""
     try:
         return read_header(shard)
     except Unreadable:
@@ -56,9 +57,9 @@ def base_tensors(shard: Path) -> dict[str, Tensor]:
 
 
 def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
-    """Return True if the tensor equals the base's tensor `own`, rounded to the type of the copy.
+    """Return True if `tensor` in `weights` equals `own`, a tensor in `shard`, rounded to the data type of `tensor`.
 
-    It reads block by block.
+    False for another shape. The files are read block by block.
     """
     if tensor.shape != own.shape:
         return False
@@ -68,7 +69,10 @@ def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
 
 
 def blocks(stream: BinaryIO, tensor: Tensor) -> Iterator[np.ndarray]:
-    """Yield the tensor's numbers as float32 arrays of a fixed number of elements, whatever the type of the tensor."""
+    """Yield the tensor's numbers from the safetensors file as flat float32 arrays of at most 8 MiB each.
+
+    Raises KeyError for a data type that is not a float of 16 to 64 bits.
+    """
     stream.seek(0)
     stream.seek(8 + int.from_bytes(stream.read(8), "little") + tensor.start)
     count = int(np.prod(tensor.shape, dtype=np.int64))

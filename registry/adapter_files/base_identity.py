@@ -1,7 +1,7 @@
 """The base model that a configuration names, as trainers write it: hub ids, folders, caches, quantised copies. Pure.
 
-A name is compared with the names of the adapter's base model. Where it stands (the owner, the folder) does not count,
-because a copy of the same weights lies anywhere; what differs in the name does.
+A name is compared with the names of the adapter's base model. The hub's owner and the folder before it are ignored,
+because copies of the same weights lie in many places; any difference in the name itself counts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ SAME = re.compile(r"[-_.](?:bf16|fp16|f16|16-?bit|hf|safetensors)$", re.IGNORECA
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """The adapter's base model as the check knows it. Without `names` any name is accepted.
+    """The facts about an adapter's base model that the check uses.
 
-    `shapes` maps a kind of module to (out, in). `highest_rank` is what its clusters serve; 0 if there is no cluster.
+    `shapes` maps a kind of module (`q_proj`) to (out, in). `names` are the accepted names; an empty tuple accepts any.
+    `vocabulary` and `hidden` are the embedding's rows and columns, 0 if not known. `highest_rank` is the highest LoRA
+    rank that the base model's clusters serve; 0 if there is no cluster.
     """
 
     shapes: dict[str, tuple[int, int]]
@@ -49,8 +51,8 @@ class BaseFacts:
 class NamedBase:
     """A base model as a configuration names it.
 
-    `name` lacks the mark of a quantisation (`-bnb-4bit`), which sets `is_quantised`; `commit` is "" outside the hub's
-    cache.
+    `name` lacks endings that mark a quantised copy (`-bnb-4bit`), which set `is_quantised`, or a copy of the same
+    numbers (`-bf16`). `commit` is "" unless the configuration gives a path in the hub's cache.
     """
 
     owner: str
@@ -76,7 +78,8 @@ class NamedBase:
 def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "") -> Iterator[Finding]:
     """Yield a fault if the configuration names another base model, and notices on its revision and quantisation.
 
-    A person's reason in `confirmation` makes the fault a notice. Nothing is yielded if `base.names` is empty.
+    A configuration that names none yields only a notice. A person's reason in `confirmation` makes the fault a notice.
+    Nothing is yielded if `base.names` is empty.
     """
     if not base.names:
         return
@@ -98,7 +101,10 @@ def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "
 
 
 def fits(text: str, named: NamedBase, names: tuple[str, ...]) -> bool:
-    """Return True if the whole text, its last part, or the name without its quantisation is one of `names`."""
+    """Return True if the text, its last path part, or `named.name` is one of `names`.
+
+    Upper and lower case are the same.
+    """
     known = {name.casefold() for name in names}
     return bool({text.casefold(), named.name.casefold()} & known) or last(text) in known
 

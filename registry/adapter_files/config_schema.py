@@ -1,8 +1,8 @@
 """Allow-list of fields and values for an uploaded adapter_config.json. Pure: no torch, no database.
 
 Engines and libraries act on some of these fields: they import modules, run regular expressions, open other paths and
-change the base weights. So a key that acts must have the value that does nothing, and an unknown one must be switched
-off. Replicas never read this file: the configuration that they read is written anew.
+change the base weights. So such a field must have the value that switches it off, and so must an unknown field.
+Replicas never read this file: the configuration that they read is generated.
 """
 
 from __future__ import annotations
@@ -38,32 +38,35 @@ def is_share(value: Any) -> bool:
 
 
 def is_rank(value: Any) -> bool:
-    """Return True for a whole number that can be a rank."""
+    """Return True for a whole number from 1 to 32768, the permitted ranks."""
     return type(value) is int and 1 <= value <= 2**15
 
 
 def is_alpha(value: Any) -> bool:
-    """Return True for a positive number that can be an alpha."""
+    """Return True for a number above 0 and at most 2**20, the permitted alphas."""
     return type(value) in (int, float) and 0 < value <= 2**20
 
 
 def is_names(value: Any) -> bool:
-    """Return True for None or a list of at most MAX_NAMES texts."""
+    """Return True for None or a list of at most MAX_NAMES names, each a text of at most MAX_TEXT characters or None."""
     return value is None or (isinstance(value, list) and len(value) <= MAX_NAMES and all(map(is_text, value)))
 
 
 def is_targets(value: Any) -> bool:
-    """Return True for a list of module names, a short text (a pattern or `all-linear`), or None."""
+    """Return True for None, a list of names, or a text of at most MAX_PATTERN characters.
+
+    A text is a pattern or `all-linear`.
+    """
     return (isinstance(value, str) and len(value) <= MAX_PATTERN) or is_names(value)
 
 
 def is_layers(value: Any) -> bool:
-    """Return True for a layer's number, a list of them, or None."""
+    """Return True for a layer's number, a list of layer numbers, or None."""
     return value is None or all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
 
 
 def is_pattern(value: Any) -> bool:
-    """Return True for a mapping whose values are all positive numbers, or None."""
+    """Return True for None or a mapping whose values are all numbers above 0 and at most 2**20."""
     return value is None or (isinstance(value, dict) and all(map(is_alpha, value.values())))
 
 
@@ -73,7 +76,10 @@ def is_off(value: Any) -> bool:
 
 
 def is_plain_init(value: Any) -> bool:
-    """Return True for an initialisation that keeps the base weights; with any other the adapter alone is wrong."""
+    """Return True for an initialisation that leaves the base weights unchanged.
+
+    With any other the training changed the base weights, and the adapter on the original base model is wrong.
+    """
     return value in (None, True, False, "gaussian", "eva", "orthogonal")
 
 
@@ -83,7 +89,7 @@ def is_default_module(value: Any) -> bool:
 
 
 def is_unread(value: Any) -> bool:
-    """Return True for every value: neither we nor the engines read the field."""
+    """Return True for every value: neither AdapterHub nor the engines read the field."""
     return True
 
 
@@ -166,9 +172,10 @@ METHOD_ROUTES |= dict.fromkeys(("XLORA", "POLY"), "It mixes several adapters: se
 
 
 def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
-    """Yield every fault of a configuration, and a notice of the unknown keys that are off.
+    """Yield every fault of a configuration, and one notice that lists the ignored fields.
 
-    A configuration of another method yields only the fault that says so.
+    Ignored are unknown fields that are switched off and those of INFORMATIVE. A configuration of a method other than
+    LoRA yields only the fault that says so.
     """
     if other_method := method_fault(config):
         yield other_method
@@ -192,12 +199,12 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def are_valid(config: dict[str, Any], names: Iterable[str]) -> bool:
-    """Return True if each of these fields has a permitted value or is left out."""
+    """Return True if each field in `names` has a permitted value or is left out."""
     return all(name not in config or FIELDS[name][0](config[name]) for name in names)
 
 
 def method_fault(config: dict[str, Any]) -> Finding | None:
-    """Return the fault of a configuration that is not PEFT's, or of another method than LoRA; None for LoRA."""
+    """Return the fault of a configuration whose method is not LoRA or that is not PEFT's (MLX); None for LoRA."""
     method = config.get("peft_type")
     if method == "LORA":
         return None
@@ -209,7 +216,7 @@ def method_fault(config: dict[str, Any]) -> Finding | None:
 
 
 def unknown_field(name: str) -> Finding:
-    """Return the fault of a key that is not known and is switched on."""
+    """Return the fault of a field that is not known and is switched on."""
     # The name becomes part of an error response, so characters outside ASCII are escaped.
     quoted = printable(name[:100])
     cause = f"{quoted!r} is not a known field of a LoRA configuration, and it is switched on."
@@ -217,7 +224,10 @@ def unknown_field(name: str) -> Finding:
 
 
 def pattern_findings(pattern: Any, field: str) -> Iterator[Finding]:
-    """Yield a fault if the pattern has a key that RE2 cannot run; nothing if it is no mapping."""
+    """Yield a fault if a key of the pattern cannot be run by RE2, or too many keys are regular expressions.
+
+    Nothing is yielded if `pattern` is not a mapping. `field` is the field to blame.
+    """
     if not isinstance(pattern, dict):
         return
     try:

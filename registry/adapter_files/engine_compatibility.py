@@ -1,9 +1,8 @@
 """Compatibility of an adapter with each engine, with the reason if its output would differ from PEFT's.
 
-No torch, no database.
-
-vLLM reads rank_pattern and alpha_pattern from 0.32 on; before, it scales every module by the configuration's own
-alpha and r. SGLang does so too, without rsLoRA, and its buffers have one rank for each adapter. llama.cpp reads GGUF.
+No torch, no database. vLLM reads rank_pattern and alpha_pattern from 0.32 on; older versions scale every module by the
+configuration's own alpha and r. So does SGLang, which also ignores rsLoRA and has one rank for each adapter in its
+buffers. llama.cpp reads GGUF.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from registry.adapter_files.manifest import scale_of
 
 
 class Engine(StrEnum):
-    """The engines that AdapterHub knows."""
+    """The inference engines that AdapterHub can judge an adapter for."""
 
     VLLM = "vllm"
     VLLM_OLD = "vllm-old"
@@ -37,7 +36,7 @@ LABELS = {
 
 
 class Outcome(StrEnum):
-    """The results of judging an adapter for an engine: it serves as it is, only after an export, or not at all."""
+    """The outcome of judging an adapter for an engine: it serves as it is, only after an export, or not at all."""
 
     SERVES = "serves"
     SERVES_AFTER_EXPORT = "serves_after_export"
@@ -48,7 +47,8 @@ class Outcome(StrEnum):
 class Traits:
     """The properties of an adapter that decide which engines can run it.
 
-    `scales` holds each module's factor of B @ A. `own_scale` is the factor where no pattern applies.
+    `ranks` and `scales` map module names to the rank and to the factor of B @ A. `own_scale` is the factor of modules
+    that no pattern names. `base_digest` is "" if not known.
     """
 
     ranks: Mapping[str, int]
@@ -83,7 +83,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome for one engine, with its reason in one sentence."""
+    """The outcome of judging an adapter for one engine, with its reason in one sentence."""
 
     engine: Engine
     outcome: Outcome
@@ -96,7 +96,10 @@ class Verdict:
 
 
 def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
-    """Return the scale that applies without patterns, with PEFT's defaults; NaN if r or lora_alpha is not usable."""
+    """Return the scale of modules that no pattern names, with PEFT's defaults; NaN if r or lora_alpha is not usable.
+
+    `stabilised` is True for rsLoRA, which divides alpha by the square root of r.
+    """
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         return math.nan
@@ -106,9 +109,9 @@ def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
 def verdict(
     engine: Engine, traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None
 ) -> Verdict:
-    """Decide whether a fleet of this engine can serve the adapter: as it is, only after export, or not at all.
+    """Decide whether replicas of this engine can serve the adapter: as it is, only after an export, or not at all.
 
-    `base_digest` and `max_lora_rank` describe the fleet; None skips the comparison with it.
+    `base_digest` is the base model that they serve and `max_lora_rank` their highest rank; None skips the comparison.
     """
     if reason := hindrance(engine, traits, base_digest, max_lora_rank):
         return Verdict(engine, Outcome.CANNOT, reason)
@@ -118,12 +121,15 @@ def verdict(
 
 
 def verdicts(traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None) -> list[Verdict]:
-    """Return the verdict of every engine on the adapter."""
+    """Return the verdict of every engine on the adapter. The keywords are those of `verdict`."""
     return [verdict(engine, traits, base_digest=base_digest, max_lora_rank=max_lora_rank) for engine in Engine]
 
 
 def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_rank: int | None) -> str:
-    """Return the reason why the engine cannot serve the adapter, even after an export, or ""."""
+    """Return the reason why the engine cannot serve the adapter even after an export; "" if it can.
+
+    The rank does not count for llama.cpp.
+    """
     if base_digest is not None and traits.base_digest != base_digest:
         return "It was trained on another base model than the fleet serves."
     if traits.dora:
@@ -138,7 +144,7 @@ def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_
 
 
 def misreading(engine: Engine, traits: Traits) -> str:
-    """Return the reason why the engine would reject or miscompute the unconverted files, or ""."""
+    """Return the reason why the engine would reject or miscompute the files without an export; "" if it would not."""
     if engine is Engine.LLAMA_CPP:
         return "llama.cpp reads GGUF: take the portable export and convert it with convert_lora_to_gguf.py."
     if engine is Engine.VLLM_OLD and not scaled_alike(traits, traits.own_scale):
@@ -149,7 +155,7 @@ def misreading(engine: Engine, traits: Traits) -> str:
 
 
 def misread_by_sglang(traits: Traits) -> str:
-    """Return the reason why SGLang would serve the adapter wrongly; empty if it would not."""
+    """Return the reason why SGLang would compute the adapter wrongly; "" if it would not."""
     if traits.rank_stabilised:
         return "SGLang scales by alpha / r and ignores rsLoRA: it would scale every module wrongly."
     if len(set(traits.ranks.values())) > 1:
@@ -160,5 +166,5 @@ def misread_by_sglang(traits: Traits) -> str:
 
 
 def scaled_alike(traits: Traits, scale: float) -> bool:
-    """Return True if every module has this scale."""
+    """Return True if every module has the scale `scale`."""
     return all(math.isclose(value, scale, rel_tol=1e-6) for value in traits.scales.values())

@@ -1,4 +1,4 @@
-"""Findings about an adapter's files: what is wrong or worth knowing, where, why, and the way out. Pure."""
+"""Findings about an adapter's files: what is wrong or worth knowing, where, why, and how to fix it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST = 40
 
 
 class Level(StrEnum):
-    """The weight of a finding: a fault refuses the adapter, a notice is kept with the version."""
+    """The severity of a finding: a fault rejects the adapter, a notice is stored with the version."""
 
     FAULT = "fault"
     NOTICE = "notice"
@@ -21,7 +21,11 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault or notice. `field` names the file and its field, `cause` what was found, `route` what to do."""
+    """One fault or notice on an adapter's files.
+
+    `code` is its kind in an API response, `field` the file and its field, `cause` what was found, and `route` what to
+    do, which may be empty.
+    """
 
     level: Level
     code: str
@@ -31,7 +35,7 @@ class Finding:
 
     @property
     def is_fault(self) -> bool:
-        """Return True if the adapter is refused for it."""
+        """Return True if the finding rejects the adapter."""
         return self.level is Level.FAULT
 
     @property
@@ -40,28 +44,31 @@ class Finding:
         return f"{self.cause} {self.route}".strip()
 
     def as_dict(self) -> dict[str, str]:
-        """Return the finding as JSON."""
+        """Return the finding as a dict for JSON, with the keys level, code, field, cause and route."""
         names = ("code", "field", "cause", "route")
         return {"level": str(self.level), **{name: getattr(self, name) for name in names}}
 
 
 def fault(code: str, field: str, cause: str, route: str = "") -> Finding:
-    """Return a fault."""
+    """Return a finding of level FAULT, without raising anything."""
     return Finding(Level.FAULT, code, field, cause, route)
 
 
 def notice(code: str, field: str, cause: str, route: str = "") -> Finding:
-    """Return a notice."""
+    """Return a finding of level NOTICE."""
     return Finding(Level.NOTICE, code, field, cause, route)
 
 
 def faults_of(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings that refuse the adapter."""
+    """Return the findings that reject the adapter, without the notices."""
     return [finding for finding in findings if finding.is_fault]
 
 
 def refusal(faults: Sequence[Finding]) -> Invalid:
-    """Return the error that refuses an adapter: the first fault as its text, and up to LONGEST faults in `errors`."""
+    """Return, without raising it, the error that rejects an adapter.
+
+    Its text is the first fault; its `errors` lists up to LONGEST faults. `faults` must not be empty.
+    """
     first = faults[0]
     rest = f" {len(faults) - 1} more: see `errors`." if len(faults) > 1 else ""
     error = Invalid(f"{first.message}{rest}", field=first.field, code="bad_adapter")
@@ -79,5 +86,5 @@ def listed(names: Sequence[str], count: int = 3) -> str:
 
 
 def printable(name: str) -> str:
-    """Return the first 200 characters of a name that others wrote, with those outside ASCII escaped."""
+    """Return the first 200 characters of a name that an uploader chose, with characters outside ASCII escaped."""
     return name[:200].encode("ascii", "backslashreplace").decode()

@@ -22,11 +22,10 @@ FORMATS: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 def fault_in(path: Path) -> str:
-    """Return what is wrong with the weights of a safetensors file, or "".
+    """Return what is wrong with the weights of a LoRA's safetensors file, or "" if they are fine.
 
-    NaN, infinity, or no module that changes anything.
-
-    The header must have been checked before.
+    Faults are NaN or infinity in a tensor, and an A or B of zeros in every module. The header must have been checked
+    before.
     """
     zeros: dict[str, bool] = {}
     with path.open("rb") as stream:
@@ -42,7 +41,10 @@ def fault_in(path: Path) -> str:
 
 
 def non_finite_in(path: Path) -> str:
-    """Return the fault of a file that holds NaN or infinity, or "". Unlike `fault_in`, of any method's tensors."""
+    """Return the fault of a safetensors file that holds NaN or infinity, or "".
+
+    Unlike `fault_in` it accepts tensors of any method, and tensors of zeros. The header must have been checked before.
+    """
     with path.open("rb") as stream:
         for name, tensor in in_order(stream):
             if not judge(stream, tensor)[0]:
@@ -51,16 +53,16 @@ def non_finite_in(path: Path) -> str:
 
 
 def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each tensor's name and header entry in file order; the stream is left at the first tensor's data."""
+    """Yield each tensor's name and header entry in file order; the stream is left at the first tensor's bytes."""
     header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
     yield from sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
 
 
 def judge(stream: BinaryIO, tensor: dict[str, Any]) -> tuple[bool, bool]:
-    """Read the next tensor from the stream; return (all values finite, all values zero).
+    """Read the tensor's bytes, which come next in the stream; return (all values finite, all values zero).
 
-    Both are False if it is cut.
+    Both are False if the file ends before the tensor does.
     """
     kind, exponent, magnitude = FORMATS[tensor["dtype"]]
     start, stop = tensor["data_offsets"]

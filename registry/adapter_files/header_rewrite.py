@@ -1,4 +1,4 @@
-"""Writing safetensors files anew: other names, fewer tensors, several files in one; the numbers stay. Pure."""
+"""Rewriting of safetensors files: other names, fewer tensors, several files in one. The tensors' bytes stay. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Row = tuple[Path, Tensor, str]
 
 
 def rewrite(path: Path, names: dict[str, str]) -> None:
-    """Replace a safetensors file by one that has only the tensors that `names` maps, under their new names.
+    """Replace a safetensors file by one that has only the tensors in `names`, which maps old names to new ones.
 
-    The file is replaced in one step; the tensors' bytes stay as they are. Raises Unreadable for another file.
+    The file is replaced in one step; the tensors' bytes stay as they are. Raises Unreadable for a file of another
+    format, and KeyError for a name that it lacks.
     """
     tensors = read_header(path)
     chosen = [(path, tensors[old], new) for old, new in names.items()]
@@ -29,7 +30,10 @@ def rewrite(path: Path, names: dict[str, str]) -> None:
 
 
 def join(shards: Iterable[Path], target: Path) -> None:
-    """Write the tensors of several files into one. Raises Unreadable if a name stands in two of them."""
+    """Write the tensors of all `shards` into the safetensors file `target`.
+
+    Raises Unreadable if a shard cannot be read, or two shards have a tensor of the same name.
+    """
     rows = [(shard, tensor, name) for shard in shards for name, tensor in ordered(read_header(shard))]
     counts = Counter(name for _, _, name in rows)
     if doubled := sorted(name for name, count in counts.items() if count > 1):
@@ -43,7 +47,7 @@ def ordered(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def write(rows: list[Row], target: Path) -> None:
-    """Write a file of these tensors, in their order."""
+    """Write the tensors of `rows`, in their order, as the safetensors file `target`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for _, tensor, name in rows:
@@ -61,7 +65,7 @@ def write(rows: list[Row], target: Path) -> None:
 
 
 def copy_bytes(source: BinaryIO, sink: BinaryIO, count: int) -> None:
-    """Copy so many bytes in blocks. Raises EOFError if the source ends before."""
+    """Copy `count` bytes from source to sink in blocks. Raises EOFError if the source ends earlier."""
     while count:
         block = source.read(min(BLOCK_BYTES, count))
         if not block:

@@ -1,6 +1,6 @@
 """The check of an adapter before anything is stored: every fault and every notice at once. Pure.
 
-It needs the configuration and the header of the weights, not the weights: a client sends both before it uploads.
+It needs the configuration and the header of the weights, not the numbers: a client sends both before it uploads.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of the check. `names` maps each LoRA tensor of the file to PEFT's name for it.
+    """The result of the check of an adapter's configuration and header.
 
-    `copies` are tensors that may be unchanged copies of the base model's embeddings; only their numbers tell.
-    `expected` is the number of modules that the configuration adapts, None if that cannot be said.
+    `names` maps each LoRA tensor of the file to PEFT's name for it. `copies` maps tensors that may be unchanged copies
+    of the base model's embeddings to `embed_tokens` or `lm_head`; only their numbers, which are not read here, can
+    decide. `ranks` maps modules whose A and B fit the base model to their rank. `parameters` counts the LoRA tensors'
+    numbers. `expected` is the number of modules that the configuration adapts, None if it cannot be known.
     """
 
     config: Config
@@ -61,7 +63,7 @@ class Inspection:
 
     @property
     def max_rank(self) -> int:
-        """Return the highest rank of a module; 0 if none fits."""
+        """Return the highest rank of a module; 0 if no module fits."""
         return max(self.ranks.values(), default=0)
 
     @property
@@ -70,7 +72,7 @@ class Inspection:
         return not faults_of(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as the JSON of a check's answer, with at most LONGEST findings."""
+        """Return the result as the JSON that the REST check answers, with at most LONGEST findings."""
         return {
             "accepted": self.is_accepted,
             "findings": [finding.as_dict() for finding in self.findings[:LONGEST]],
@@ -81,9 +83,10 @@ class Inspection:
         }
 
     def report(self) -> dict[str, Any]:
-        """Return what is kept with the version: what was sent, and what the check found and changed.
+        """Return the report that is stored with the version: what was sent, and what the check found and changed.
 
-        The configuration is kept as text, because a database's JSON holds less than a file's.
+        The configuration is stored as text, because JSON in Postgres cannot hold everything that JSON in a file can; at
+        most MOST_KEPT characters of it are stored.
         """
         sent = {
             name: printable(str(self.config[name]))
@@ -100,7 +103,7 @@ class Inspection:
         }
 
     def require(self) -> None:
-        """Raise Invalid with the inspection's faults, if there are any."""
+        """Raise Invalid with the inspection's faults; do nothing if there is none."""
         if faults := faults_of(self.findings):
             raise refusal(faults)
 
@@ -114,11 +117,12 @@ def inspect(
     any_scale: bool = False,
     confirmation: str = "",
 ) -> Inspection:
-    """Check a configuration and the header of its weights against a base model; return all findings, and raise none.
+    """Check a configuration and the header of its weights against a base model, and return all findings.
 
-    A foreign adapter is also checked for contradictions between the two files. With `any_scale` the modules may have
-    different effective scales. `confirmation` is a person's reason why the adapter fits although it names another base.
-    A configuration of another method than LoRA is not looked at further.
+    Faults are returned, not raised. With `is_foreign` the modules of the file are also compared with those that the
+    configuration targets. With `any_scale` modules may have different effective scales. `confirmation` is a person's
+    reason why the adapter fits although it names another base model. For a method other than LoRA only the base model
+    and the number formats are checked.
     """
     if other_method := method_fault(config):
         return Inspection(config, (other_method, *base_findings(config, base, confirmation), *dtype_findings(tensors)))
@@ -155,7 +159,7 @@ def inspect(
 
 
 def rank_findings(ranks: dict[str, int], base: BaseFacts) -> Iterator[Finding]:
-    """Yield a notice if no cluster of the base model serves so high a rank."""
+    """Yield a notice if the highest rank exceeds what the clusters of the base model serve."""
     highest = max(ranks.values(), default=0)
     if base.highest_rank and highest > base.highest_rank:
         cause = f"Its highest rank is {highest}; the clusters of its base model serve at most {base.highest_rank}."
@@ -164,7 +168,7 @@ def rank_findings(ranks: dict[str, int], base: BaseFacts) -> Iterator[Finding]:
 
 
 def no_tensors(tensors: dict[str, Tensor]) -> Finding:
-    """Return the fault of a file without any LoRA tensor."""
+    """Return the fault of a file without LoRA tensors; `tensors` are all tensors of the file."""
     return fault(
         "no_tensors",
         WEIGHTS,
@@ -174,7 +178,7 @@ def no_tensors(tensors: dict[str, Tensor]) -> Finding:
 
 
 def dtype_findings(tensors: dict[str, Tensor]) -> Iterator[Finding]:
-    """Yield a fault for each number format in the file that engines do not load as an adapter."""
+    """Yield a fault for each number format in the file other than F32, F16 and BF16."""
     for dtype, count in sorted(Counter(tensor.dtype for tensor in tensors.values()).items()):
         if dtype not in NATIVE:
             route = CONVERT if dtype in CONVERTIBLE else "Save it as float32, float16 or bfloat16."
@@ -183,7 +187,10 @@ def dtype_findings(tensors: dict[str, Tensor]) -> Iterator[Finding]:
 
 
 def copy_findings(copies: dict[str, str], tensors: dict[str, Tensor], base: BaseFacts) -> Iterator[Finding]:
-    """Yield a fault if an embedding has another shape than the base model's, else a notice that it will be compared."""
+    """Yield a fault if an embedding has another shape than the base model's, else a notice that it will be compared.
+
+    Nothing is yielded if `copies` is empty.
+    """
     if not copies:
         return
     resized = [name for name in copies if tensors[name].shape != (base.vocabulary, base.hidden)]
@@ -198,7 +205,7 @@ def copy_findings(copies: dict[str, str], tensors: dict[str, Tensor], base: Base
 
 
 def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
-    """Yield a notice if tensors are renamed, and a fault if two of them would get one name."""
+    """Yield a notice if tensors are renamed, and a fault if several would get the same name."""
     renamed = [name for name, lora in loras.items() if name != lora.peft]
     if renamed:
         cause = f"{len(renamed):,} tensors get the names that PEFT writes: {listed(renamed, 1)}"
@@ -212,7 +219,7 @@ def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
 def ranks_of(
     loras: dict[str, LoraName], tensors: dict[str, Tensor], base: BaseFacts
 ) -> tuple[dict[str, int], list[Finding]]:
-    """Return the rank of each module whose A and B fit the base model, and the faults of all other LoRA tensors."""
+    """Return the rank of each module whose A and B fit the base model, and the faults of the other LoRA tensors."""
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     unknown = []
     for name, lora in loras.items():
@@ -234,7 +241,10 @@ def ranks_of(
 
 
 def misfit(a: tuple[int, ...], b: tuple[int, ...], out: int, width: int) -> str:
-    """Return why A and B do not fit a layer of `out` outputs and `width` inputs."""
+    """Return why A and B, given by their shapes, do not fit a layer of `out` outputs and `width` inputs.
+
+    An empty shape stands for a missing matrix.
+    """
     if not a or not b:
         return f"it has {'B and no A' if b else 'A and no B'}"
     text = f"A {list(a)} and B {list(b)} do not fit a layer of shape {[out, width]}"
@@ -246,7 +256,10 @@ def misfit(a: tuple[int, ...], b: tuple[int, ...], out: int, width: int) -> str:
 
 
 def shape_faults(wrong: list[str], empty: list[str]) -> Iterator[Finding]:
-    """Yield the faults of modules whose matrices do not fit, and of empty ones."""
+    """Yield a fault for modules whose matrices do not fit, and one for modules with empty tensors.
+
+    `wrong` holds a sentence for each of the former, `empty` the names of the latter.
+    """
     if empty:
         cause = (
             f"The tensors of {len(empty):,} modules are empty ({listed(empty, 1)}): the training was sharded by ZeRO-3."
@@ -259,7 +272,7 @@ def shape_faults(wrong: list[str], empty: list[str]) -> Iterator[Finding]:
 
 
 def unknown_modules(unknown: list[str], base: BaseFacts) -> Iterator[Finding]:
-    """Yield the fault of LoRA tensors for modules that the base model lacks."""
+    """Yield a fault if there are LoRA tensors, `unknown`, for modules that the base model lacks."""
     if unknown:
         cause = f"{listed(unknown)}: no LoRA tensor of this base model, which has {base.layers} layers."
         yield fault("unknown_module", WEIGHTS, cause, "Send it to an adapter of the base model that it was trained on.")
@@ -278,9 +291,11 @@ def linear_modules(base: BaseFacts) -> list[str]:
 def modules_against_configuration(
     config: Config, ranks: dict[str, int], base: BaseFacts
 ) -> tuple[int | None, list[Finding]]:
-    """Return the number of modules that the configuration adapts (None if it cannot be known), and the findings.
+    """Compare the modules in the file with those that the configuration targets.
 
-    A fault is a module with tensors that is not adapted, or an adapted one without tensors.
+    Returns the number of modules that the configuration adapts, None if it cannot be known, and the findings: a fault
+    for modules with tensors that are not targeted and for targeted ones without tensors, and notices. `ranks` holds the
+    modules of the file.
     """
     target = f"{CONFIG}.target_modules"
     try:

@@ -1,4 +1,4 @@
-"""Reader for an adapter's files that checks them against the base model before storage. No torch, no database."""
+"""Reading of an adapter's files, checked against the base model before they are stored. No torch, no database."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Shapes = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked LoRA adapter: rank of each module, parameter count, size, and the configuration to serve.
+    """A checked LoRA adapter: ranks by module, parameter count, size of the weights, and configuration to serve.
 
-    `scale` is the effective scale that all modules share; that of the first module where they may differ.
+    `scale` is the effective scale (alpha / r) of all modules; that of the first module if they were allowed to differ.
     """
 
     ranks: dict[str, int]
@@ -46,15 +46,16 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, shapes: Shapes, layers: int, bases: tuple[str, ...] = ()) -> Manifest:
-        """Read and check a PEFT folder; `shapes` maps each module kind to (out, in). Raises Invalid.
+        """Read and check a folder with PEFT's two files. Raises Invalid with every fault.
 
-        `bases` lists the names that the configuration may give for its base model; an empty tuple allows any.
+        `shapes` maps each module kind to (out, in); `layers` is their number. `bases` lists the names that the
+        configuration may give for its base model; an empty tuple allows any.
         """
         return cls.of(folder, inspect_folder(folder, BaseFacts(shapes, layers, bases)), layers)
 
     @classmethod
     def of(cls, folder: Path, inspection: Inspection, layers: int) -> Manifest:
-        """Return the manifest of a folder that was inspected. Raises Invalid with every fault."""
+        """Return the manifest of a folder from its inspection. Raises Invalid with every fault."""
         inspection.require()
         config, ranks = inspection.config, inspection.ranks
         module, rank = next(iter(ranks.items()))
@@ -63,7 +64,10 @@ class Manifest:
         return cls(ranks, inspection.parameters, size, scale, served, inspection)
 
     def report(self, *, folded: bool) -> dict[str, Any]:
-        """Return the report that is kept with the version; `folded` if its scales were folded after it was sent."""
+        """Return the report to store with the version.
+
+        `folded` is True if its scales were folded into B after the upload.
+        """
         report = self.inspection.report()
         if folded:
             report["conversions"].append("The modules' scales were folded into B.")
@@ -72,7 +76,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Replace the folder's configuration by the one to serve.
 
-        Rewrite the weights if names change or embeddings go.
+        The weights are rewritten as well if tensors are renamed or copies of embeddings are left out.
         """
         if self.inspection.renamed or self.inspection.copies:
             rewrite(folder / WEIGHTS, self.inspection.names)
@@ -80,9 +84,9 @@ class Manifest:
 
 
 def inspect_folder(folder: Path, base: BaseFacts, **options: Any) -> Inspection:
-    """Check a folder's two files against a base model, with the options of `inspect`; return the findings.
+    """Check a folder's two files against a base model and return the inspection; `options` are those of `inspect`.
 
-    Raises Invalid if the folder does not hold exactly these two files.
+    Files that cannot be read become faults. Raises Invalid if the folder does not hold exactly these two files.
     """
     refuse_other_files(folder)
     config = parsed(lambda: load_config(folder / CONFIG))
@@ -91,9 +95,9 @@ def inspect_folder(folder: Path, base: BaseFacts, **options: Any) -> Inspection:
 
 
 def inspect_files(config: Any, tensors: Any, base: BaseFacts, **options: Any) -> Inspection:
-    """Inspect a configuration and a header, with the options of `inspect`.
+    """Return the inspection of a configuration and a header; `options` are those of `inspect`.
 
-    Each may be the Finding why it cannot be read.
+    Either may be a Finding that says why it could not be read, which becomes a fault of the inspection.
     """
     unread = tuple(part for part in (config, tensors) if isinstance(part, Finding))
     if isinstance(config, Finding):
@@ -104,7 +108,7 @@ def inspect_files(config: Any, tensors: Any, base: BaseFacts, **options: Any) ->
 
 
 def parsed(read: Any) -> Any:
-    """Return what the function reads; if it raises Unreadable, return the Finding that says why."""
+    """Return the result of calling `read`, or the Finding of the Unreadable that it raises."""
     try:
         return read()
     except Unreadable as error:
@@ -119,7 +123,7 @@ def read_parts(folder: Path, shapes: Shapes, layers: int) -> Inspection:
 
 
 def refused(message: str, field: str) -> Invalid:
-    """Return, without raising it, the error of an adapter that is not accepted."""
+    """Return, without raising it, the error that rejects an adapter because of `field`."""
     return Invalid(message, field=field, code="bad_adapter")
 
 
@@ -132,7 +136,7 @@ def refuse_other_files(folder: Path) -> None:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a configuration as JSON. Raises Unreadable if it is over 1 MB or no JSON object."""
+    """Read the JSON object in a configuration file. Raises Unreadable if it is over 1 MB or holds no JSON object."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise Unreadable(
             fault("config_too_large", CONFIG, "The configuration is over 1 MB.", "Send PEFT's file alone.")
@@ -141,7 +145,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def config_of(raw: bytes) -> dict[str, Any]:
-    """Parse a configuration. Raises Unreadable if it is no JSON object."""
+    """Parse a configuration. Raises Unreadable if it is not a JSON object."""
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError):
@@ -152,7 +156,7 @@ def config_of(raw: bytes) -> dict[str, Any]:
 
 
 def other_config(raw: bytes) -> Finding:
-    """Return the fault of a configuration that is no JSON, named by how it begins and ends."""
+    """Return the fault of a configuration that is not JSON; the way it begins and ends decides what it is called."""
     start, route = raw.lstrip(), "Send PEFT's file as it was saved."
     meaning = "is not valid JSON"
     if not start:
@@ -171,7 +175,7 @@ def other_config(raw: bytes) -> Finding:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a configuration from a file. Raises Invalid if it cannot be read or has a fault."""
+    """Read and check a LoRA configuration from a file. Raises Invalid if it cannot be read or has a fault."""
     config = parsed(lambda: load_config(path))
     if isinstance(config, Finding):
         raise refusal([config])
@@ -181,7 +185,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
-    """Return the module's alpha / r, as PEFT computes it. Raises Invalid for a rank that differs from the file's."""
+    """Return the module's effective scale (alpha / r, or alpha / sqrt(r) for rsLoRA), as PEFT computes it.
+
+    Raises Invalid if `rank`, the file's, differs from the rank that the configuration declares.
+    """
     scales = Scales(config)
     if scales.rank_of(module) != rank:
         raise refused(

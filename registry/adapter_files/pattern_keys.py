@@ -1,7 +1,7 @@
 """The keys of `rank_pattern` and `alpha_pattern`, read as PEFT reads them. Pure.
 
-A key is a regular expression of its sender that has to match up to the module's end, from its start or after a dot; the
-first that matches counts. Plain names are looked up, others are run by RE2.
+A key is a regular expression that has to match from the start of a module's name, or after one of its dots, to the end;
+the first key that matches counts. Plain names are looked up; other keys, which strangers wrote, are run by RE2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ MOST_PATTERNS = 64
 
 
 class PatternKeys:
-    """The entries of a rank or alpha pattern, prepared for many modules.
+    """The entries of a rank or alpha pattern, prepared for looking up many modules; None is an empty pattern.
 
-    The first key that matches decides, as in PEFT.
-
-    Raises ValueError for a key that RE2 cannot run.
+    The first key that matches decides, as in PEFT. Raises ValueError for a key that RE2 cannot run, and for more than
+    MOST_PATTERNS keys that are no plain names.
     """
 
     def __init__(self, pattern: Mapping[str, Any] | None) -> None:
@@ -37,7 +36,7 @@ class PatternKeys:
                 self.patterns.append((place, compiled(key)))
 
     def place(self, module: str) -> int | None:
-        """Return the position of the first entry that matches the module; None if no entry does."""
+        """Return the position of the first entry whose key matches the module; None if none does."""
         parts = module.split(".")
         names = ("^" + module, *(".".join(parts[start:]) for start in range(len(parts))))
         places = [self.names[name] for name in names if name in self.names]
@@ -45,20 +44,20 @@ class PatternKeys:
         return min(places, default=None)
 
     def value(self, module: str, default: Any) -> Any:
-        """Return the value of the first entry that matches the module, else the default."""
+        """Return the value of the first entry whose key matches the module, else the default."""
         place = self.place(module)
         return default if place is None else self.values[place]
 
     def unused(self, modules: list[str]) -> list[str]:
-        """Return the keys that are the first match of no module."""
+        """Return the keys that are the first match of none of the modules."""
         used = {self.place(module) for module in modules}
         return [key for place, key in enumerate(self.keys) if place not in used]
 
 
 def compiled(key: str) -> Callable[[str], bool]:
-    """Return a function that tells if a key matches a module's name, whole or from a dot on.
+    """Return a predicate that is True for module names which the key matches, whole or from after a dot.
 
-    Raises ValueError with the key if RE2 cannot run it.
+    Raises ValueError, which quotes the key, if RE2 cannot run it.
     """
     try:
         return matcher(rf"^(?:.*\.)?(?:{key})$")

@@ -1,4 +1,4 @@
-"""The modules that a configuration adapts, as PEFT reads it, without running a pattern by Python's engine. Pure."""
+"""The modules that a configuration adapts, as PEFT reads it. Patterns are run by RE2, never by Python's `re`. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Config = dict[str, Any]
 
 
 class Undecided(Exception):
-    """Raised when a pattern cannot be evaluated here; the message says why."""
+    """Raised when RE2 cannot run a pattern of the configuration; the message says why."""
 
 
 def adapted_modules(config: Config, modules: Iterable[str]) -> set[str] | None:
-    """Return those of the base model's linear `modules` that PEFT adapts; None if the configuration names none.
+    """Return those of the base model's linear `modules` that PEFT adapts; None without target_modules.
 
-    Raises Undecided for a pattern that only Python's engine runs.
+    Raises Undecided for a pattern that RE2 cannot run.
     """
     targets = config.get("target_modules")
     if targets is None:
@@ -27,7 +27,7 @@ def adapted_modules(config: Config, modules: Iterable[str]) -> set[str] | None:
 
 
 def is_adapted(config: Config, targets: Any, module: str) -> bool:
-    """Return True if PEFT puts a LoRA on the module. Raises Undecided."""
+    """Return True if PEFT adapts the module under these `targets`. Raises Undecided if RE2 cannot run a pattern."""
     excluded = config.get("exclude_modules") or ()
     if names_module(excluded, module):
         return False
@@ -39,9 +39,9 @@ def is_adapted(config: Config, targets: Any, module: str) -> bool:
 
 
 def names_module(targets: Any, module: str) -> bool:
-    """Return True if a list names the module or its last parts, or if a pattern matches the whole name.
+    """Return True if a list has the module's name or its last parts, or if a pattern matches the whole name.
 
-    Raises Undecided.
+    Raises Undecided if RE2 cannot run the pattern.
     """
     if isinstance(targets, str):
         return whole_match(targets, module)
@@ -57,7 +57,10 @@ def whole_match(pattern: str, text: str) -> bool:
 
 
 def is_in_layers(config: Config, module: str) -> bool:
-    """Return True if the module's layer is one of `layers_to_transform`, or if that is not given. Raises Undecided."""
+    """Return True if the module's layer is in `layers_to_transform`, or if that is missing or empty.
+
+    Raises Undecided.
+    """
     wanted = config.get("layers_to_transform")
     if wanted is None or wanted == []:
         return True
@@ -68,11 +71,10 @@ def is_in_layers(config: Config, module: str) -> bool:
 
 
 def layer_of(module: str, patterns: Iterable[str]) -> int | None:
-    """Return the layer's number that stands after a part matched by a pattern.
+    """Return the number in the module's name that follows a part which one of the patterns matches; None without one.
 
-    3 in `model.layers.3.mlp`; None without one.
-
-    Of several such numbers the last counts. Raises Undecided.
+    It is 3 for `model.layers.3.mlp` and the pattern `layers`. Of several such numbers the last counts. Raises
+    Undecided.
     """
     parts = module.split(".")
     for place in range(len(parts) - 2, 0, -1):

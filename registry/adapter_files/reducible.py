@@ -1,6 +1,6 @@
-"""Adapters that PEFT computes and engines do not: which those are, and a configuration that is safe to open. Pure.
+"""Adapters that PEFT computes and engines do not: which ones they are, and a safe configuration to open them. Pure.
 
-They are kept as versions that are never served, and can be reduced to a plain LoRA.
+They are stored as versions that are never served, and can be reduced to a plain LoRA.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ MOST_RANK = 4096
 
 
 def is_reducible(inspection: Inspection) -> bool:
-    """Return True if nothing stands against the adapter but what engines do not serve and PEFT computes."""
+    """Return True if the adapter has faults and all of them are about what PEFT computes and engines do not serve."""
     faults = faults_of(inspection.findings)
     return bool(faults) and all(is_of_peft(finding, inspection.config) for finding in faults)
 
 
 def is_of_peft(finding: Finding, config: Config) -> bool:
-    """Return True if the finding is about something that PEFT computes and engines do not.
+    """Return True if the finding is about something that PEFT computes and engines do not serve.
 
     That is another method of PEFT (LoHa, LoKr, IA3, VeRA), or what CODES and FIELDS list, such as DoRA or a bias.
     """
@@ -48,9 +48,9 @@ def is_of_peft(finding: Finding, config: Config) -> bool:
 
 
 def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> Config:
-    """Return a configuration with which PEFT opens the files: checked values alone, and modules by their names.
+    """Return a configuration with which PEFT can open the files safely: only checked values, and modules by full names.
 
-    Raises ValueError for a value that cannot be taken over.
+    `tensors` are the names of the file's tensors. Raises ValueError for a value that is not permitted.
     """
     config = inspection.config
     modules = sorted(modules_in(tensors, base))
@@ -74,12 +74,15 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> 
 
 
 def shared(modules: list[str]) -> Config:
-    """Return the fields that every method has."""
+    """Return the fields that the configuration of every method has."""
     return {"task_type": "CAUSAL_LM", "target_modules": modules, "inference_mode": True}
 
 
 def modules_in(tensors: list[str], base: BaseFacts) -> set[str]:
-    """Return the modules of the base model that have tensors of an adapter; whole modules are not among them."""
+    """Return the base model's modules, by full names, for which `tensors` has an adapter's tensors.
+
+    Tensors of whole modules, such as a trained lm_head, do not count.
+    """
     known = {
         f"model.layers.{layer}.{GROUPS[kind]}.{kind}"
         for layer in range(base.layers)
@@ -98,7 +101,10 @@ def modules_in(tensors: list[str], base: BaseFacts) -> set[str]:
 
 
 def method_config(config: Config, modules: list[str]) -> Config:
-    """Return the fields of another method than LoRA. Raises ValueError."""
+    """Return the checked fields of a configuration of LoHa, LoKr, IA3 or VeRA.
+
+    Raises ValueError for a value not permitted.
+    """
     for name in ("modules_to_save", "fan_in_fan_out", "bias"):
         if config.get(name) not in (None, False, "none", []):
             raise ValueError(f"{name} is {config[name]!r}")
@@ -120,7 +126,10 @@ def method_config(config: Config, modules: list[str]) -> Config:
 
 
 def patterns(config: Config) -> Config:
-    """Return the patterns of ranks and alphas. Raises ValueError for one that is no object of numbers."""
+    """Return `rank_pattern` and `alpha_pattern` of the configuration, None where one is missing.
+
+    Raises ValueError if one is not an object of names and numbers.
+    """
     for name in ("rank_pattern", "alpha_pattern"):
         values = config.get(name) or {}
         if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
@@ -129,7 +138,10 @@ def patterns(config: Config) -> Config:
 
 
 def names_of(value: Any, field: str) -> list[str]:
-    """Return a list of module names. Raises ValueError for anything else."""
+    """Return the value as a list of module names: one name becomes a list, None an empty one.
+
+    Raises ValueError for anything else; `field` is the name in its message.
+    """
     names = list(value) if isinstance(value, list) else ([] if value is None else [value])
     if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
         raise ValueError(f"{field} is no list of module names")
@@ -137,7 +149,10 @@ def names_of(value: Any, field: str) -> list[str]:
 
 
 def token_indices(value: Any, base: BaseFacts) -> Any:
-    """Return rows of the embedding that were trained. Raises ValueError for others than the vocabulary has."""
+    """Return the trained rows of the embedding as given, a list or lists by module; None if there are none.
+
+    Raises ValueError for rows that the vocabulary does not have.
+    """
     if value in (None, [], {}):
         return None
     lists = list(value.values()) if isinstance(value, dict) else [value]

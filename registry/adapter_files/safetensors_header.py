@@ -42,11 +42,11 @@ class Tensor:
 
 
 class Mismatch(ValueError):
-    """Raised for a header that cannot be right; the message goes on after "The safetensors header"."""
+    """Raised for a header that contradicts itself or the file; the message continues "The safetensors header"."""
 
 
 class Unreadable(Exception):
-    """Raised for a file of which nothing can be read; `finding` says why."""
+    """Raised for a file that cannot be read as what it should be; `finding` says why."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.message)
@@ -54,14 +54,17 @@ class Unreadable(Exception):
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Return the tensors that a file's header names, by name. Raises Unreadable."""
+    """Return the tensors in the header of a safetensors file, by name. Raises Unreadable."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         return header_of(stream.read(min(size, MAX_HEADER_BYTES + 8)), size)
 
 
 def tensors_of(heads: Iterable[tuple[bytes, int]]) -> dict[str, Tensor]:
-    """Return the tensors of all files, each given by its first bytes and its size. Raises Unreadable."""
+    """Return the tensors of several safetensors files together, by name; each is given as its first bytes and its size.
+
+    Raises Unreadable if a file cannot be read, or two have a tensor of the same name.
+    """
     tensors: dict[str, Tensor] = {}
     for first, size in heads:
         header = header_of(first, size)
@@ -72,16 +75,16 @@ def tensors_of(heads: Iterable[tuple[bytes, int]]) -> dict[str, Tensor]:
 
 
 def doubled_tensors(names: Sequence[str]) -> Finding:
-    """Return the fault of tensors that stand in two shards."""
+    """Return the fault of tensors that occur in more than one shard."""
     return fault(
         "doubled_tensors", WEIGHTS, f"{listed(names, 1)} stands in several shards.", "Send one adapter's shards."
     )
 
 
 def header_of(first: bytes, size: int) -> dict[str, Tensor]:
-    """Return the tensors of a file of `size` bytes from its first bytes, which must hold the header.
+    """Return the tensors of a safetensors file of `size` bytes, by name.
 
-    Raises Unreadable.
+    `first` is the file's beginning and must contain the whole header. Raises Unreadable if it does not or is not valid.
     """
     # safetensors itself takes a header of 100 MB, and the last of two tensors with one name.
     length = int.from_bytes(first[:8], "little")
@@ -104,7 +107,7 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
 
 
 def other_file(first: bytes) -> Finding:
-    """Return the fault of a file that is not in safetensors format; its first bytes tell what it is instead."""
+    """Return the fault of a file that is not in safetensors format; its first bytes decide what it is called."""
     if not first:
         return fault("no_safetensors", WEIGHTS, "The file is empty.", "Save or upload it again.")
     if first[257:262] == b"ustar":
@@ -117,14 +120,17 @@ def other_file(first: bytes) -> Finding:
 
 
 def refuse_crowd(raw: bytes) -> None:
-    """Reject a header with too many tensors, by counting brackets before it is parsed. Raises Unreadable."""
+    """Raise Unreadable for a header with more than MAX_TENSORS tensors, by counting brackets before it is parsed."""
     if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS:
         cause = f"The safetensors header names more than {MAX_TENSORS:,} tensors."
         raise Unreadable(fault("too_many_tensors", WEIGHTS, cause))
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a dictionary of JSON pairs. Raises Mismatch for a key that stands there twice."""
+    """Return a dict of JSON pairs, as `object_pairs_hook` of json.loads.
+
+    Raises Mismatch for a key that occurs twice.
+    """
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         raise Mismatch("names one tensor twice")
@@ -132,9 +138,10 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
-    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError or LookupError.
+    """Return the tensors of a parsed header by name, after checking offsets and sizes.
 
-    Tensors must fill the file's body without gap or overlap, and each one's length must match its shape.
+    Tensors must fill the `body_bytes` after the header without gap or overlap, and each one's length must match its
+    shape. Raises ValueError, TypeError or LookupError.
     """
     if not isinstance(header, dict):
         raise TypeError("no object")

@@ -14,7 +14,10 @@ Config = dict[str, Any]
 
 
 class Scales:
-    """The ranks and alphas that a configuration declares. Raises ValueError for a key that cannot be run."""
+    """The ranks and alphas that a configuration declares, with PEFT's defaults.
+
+    Raises ValueError if RE2 cannot run a key of its patterns.
+    """
 
     def __init__(self, config: Config) -> None:
         self.rank, self.alpha = config.get("r", PEFT_DEFAULT), config.get("lora_alpha", PEFT_DEFAULT)
@@ -35,8 +38,8 @@ class Scales:
 def scale_findings(config: Config, ranks: dict[str, int], *, any_scale: bool) -> Iterator[Finding]:
     """Yield faults for ranks that differ from the file's and for unequal scales, and a notice of keys without a match.
 
-    Unequal scales are allowed with `any_scale`: with a single scale, engines that ignore the patterns still scale
-    correctly. Nothing is yielded for values that are no numbers.
+    `ranks` are the file's. Unequal scales are allowed with `any_scale`; otherwise all modules must have one scale, so
+    that engines which ignore the patterns still scale correctly. Nothing is yielded if a value is not a number.
     """
     try:
         scales = Scales(config)
@@ -59,7 +62,10 @@ def scale_findings(config: Config, ranks: dict[str, int], *, any_scale: bool) ->
 
 
 def other_ranks(scales: Scales, wrong: dict[str, int]) -> Finding:
-    """Return the fault of modules whose rank is not the declared one, at the field that declares it."""
+    """Return the fault of modules whose rank in the file is not the declared one; it names the field that declares it.
+
+    `wrong` maps these modules to their rank in the file.
+    """
     module, rank = next(iter(wrong.items()))
     by_pattern = scales.rank_pattern.place(module) is not None
     field = f"{CONFIG}.{'rank_pattern' if by_pattern else 'r'}"

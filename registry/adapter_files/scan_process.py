@@ -3,7 +3,7 @@
     python -m registry.adapter_files.scan_process FOLDER NORMS.json OUT.json
 
 Exit 0: the weights are valid. Exit 3: they are not, and the last line of output says why. Any other exit: the scan was
-stopped.
+killed or failed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ REJECTED = 3
 
 
 def limit() -> None:
-    """Limit this process's memory and CPU time, so that a malicious file can end this process only."""
+    """Limit this process's memory (2 GiB) and CPU time (120 s), so that a malicious file can end this process only."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
 
 
 def main(folder: Path, norms: Path, target: Path) -> int:
-    """Scan the weights under limits; return 0, or print the fault to stdout and return REJECTED.
+    """Scan the weights under the limits; return 0, or print the fault to stdout and return REJECTED.
 
-    The sizes of the updates are written as JSON to `target`, unless the weights themselves are faulty.
+    `norms` is a JSON file of the base weights' norms by module. The sizes of the updates and the findings on them are
+    written as JSON to `target`, unless the weights hold NaN or infinity or have no effect.
     """
     limit()
     if fault := fault_in(folder / WEIGHTS):

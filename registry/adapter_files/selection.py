@@ -1,4 +1,4 @@
-"""The choice of one adapter's files among those that somebody sent: a folder, a run's folder, an archive. Pure."""
+"""The choice of one adapter's files among those that were sent: a folder, a training run's folder, an archive. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ASIDE = re.compile(r"(?:optimizer|scheduler|training_args|rng_state|scaler|rando
 
 @dataclass(frozen=True)
 class Selection:
-    """The files of one adapter, as paths among those that were sent. `notes` say what was chosen and left out."""
+    """The files of one adapter, as paths among those that were sent; `notes` say what was chosen and what left out."""
 
     config: str
     weights: tuple[str, ...]
@@ -33,14 +33,15 @@ class Selection:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Return the configuration and the weights."""
+        """Return the paths of the configuration and the weights."""
         return (self.config, *self.weights)
 
 
 def select(paths: Iterable[str]) -> Selection:
-    """Choose the adapter: the one in the topmost folder, else the newest checkpoint. Raises Unreadable.
+    """Choose the adapter in the topmost folder, else the newest checkpoint.
 
-    Hidden files are left out without a word, among them those that macOS adds to an archive.
+    Hidden files, among them those that macOS adds to an archive, are left out and not mentioned in the notes. Raises
+    Unreadable if there is no complete adapter, or no way to choose among several.
     """
     folders: dict[PurePosixPath, list[str]] = defaultdict(list)
     for path in paths:
@@ -56,7 +57,7 @@ def select(paths: Iterable[str]) -> Selection:
 
 
 def is_hidden(path: PurePosixPath) -> bool:
-    """Return True for a hidden file or folder, and for what macOS adds to an archive."""
+    """Return True if a part of the path begins with a dot, or is `__MACOSX`, which macOS adds to archives."""
     return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in path.parts)
 
 
@@ -66,19 +67,22 @@ def base_name(path: str) -> str:
 
 
 def configs(paths: Iterable[str]) -> list[str]:
-    """Return the configurations among the paths, the one under PEFT's own name first."""
+    """Return the paths of adapter_config.json and its copies (`adapter_config (1).json`), the shortest path first."""
     return sorted(
         (path for path in paths if CONFIG_NAME.fullmatch(base_name(path))), key=lambda path: (len(path), path)
     )
 
 
 def is_weights(path: str) -> bool:
-    """Return True for a safetensors file."""
+    """Return True if the path ends in .safetensors."""
     return base_name(path).endswith(".safetensors")
 
 
 def chosen_folder(folders: list[PurePosixPath]) -> PurePosixPath:
-    """Return the folder that holds all the others, else the newest checkpoint, else the only one. Raises Unreadable."""
+    """Return the folder that contains all the others, else the newest of checkpoints beside one another.
+
+    Raises Unreadable for other folders, of which none can be preferred.
+    """
     top = min(folders, key=lambda folder: len(folder.parts))
     if all(folder == top or top in folder.parents for folder in folders):
         return top
@@ -90,7 +94,10 @@ def chosen_folder(folders: list[PurePosixPath]) -> PurePosixPath:
 
 
 def selection_in(folder: PurePosixPath, paths: list[str], others: list[PurePosixPath]) -> Selection:
-    """Choose configuration and weights in a folder. Raises Unreadable for weights of which several could be meant."""
+    """Choose configuration and weights among the paths in `folder`; `others` are folders of adapters that are left out.
+
+    Raises Unreadable if several files could be the weights.
+    """
     config = configs(paths)[0]
     weights = weights_in(paths)
     notes = [] if folder == PurePosixPath() else [f"Taken from {printable(str(folder))}/."]
@@ -109,7 +116,10 @@ def selection_in(folder: PurePosixPath, paths: list[str], others: list[PurePosix
 
 
 def weights_in(paths: list[str]) -> tuple[str, ...]:
-    """Return the file of weights, or its shards in order. Raises Unreadable."""
+    """Return the path of the weights, or those of all shards in order.
+
+    Raises Unreadable if several files could be the weights, or a shard is missing.
+    """
     files = sorted(path for path in paths if is_weights(path))
     if named := [path for path in files if base_name(path) == WEIGHTS]:
         return (named[0],)
@@ -123,7 +133,7 @@ def weights_in(paths: list[str]) -> tuple[str, ...]:
 
 
 def complete_shards(shards: dict[str, re.Match[str]]) -> tuple[str, ...]:
-    """Return the shards in order. Raises Unreadable if one is missing."""
+    """Return the paths of the shards in order. Raises Unreadable if one is missing."""
     first = next(iter(shards.values()))
     there = {int(match["part"]) for match in shards.values()}
     count = int(first["count"])
@@ -135,7 +145,10 @@ def complete_shards(shards: dict[str, re.Match[str]]) -> tuple[str, ...]:
 
 
 def no_adapter(configured: dict[PurePosixPath, list[str]], paths: list[str]) -> Finding:
-    """Return the fault of files among which is no adapter, with what is there instead and the way out."""
+    """Return the fault of files without a complete adapter; it says what is there instead and what to send.
+
+    `configured` maps folders with a configuration to their paths, `paths` are all that were sent.
+    """
     names = [base_name(path) for path in paths]
     if not names:
         return fault("no_files", FILES, "No file was sent.", f"Send {CONFIG} and {WEIGHTS}, their folder, or a zip.")

@@ -19,7 +19,7 @@ Config = dict[str, Any]
 def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
     """Return a configuration with only the keys that PEFT and engines need, equal in effect to the checked `config`.
 
-    `ranks` maps module names to ranks. The caller adds the base model's name.
+    `ranks` maps full module names to ranks; `layers` is the base model's number. The caller adds the base model's name.
     """
     own_rank, own_alpha = config.get("r", PEFT_DEFAULT), config.get("lora_alpha", PEFT_DEFAULT)
     pattern = PatternKeys(config.get("alpha_pattern"))
@@ -44,16 +44,16 @@ def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
 
 
 def anchored(pattern: dict[str, Any]) -> dict[str, Any]:
-    """Return the pattern with each key escaped and anchored by ^, so that it matches one module alone."""
+    """Return the pattern with each key escaped and anchored by ^, so that it matches one module only."""
     return {f"^{re.escape(module)}": value for module, value in pattern.items()}
 
 
 def targets(ranks: dict[str, int], layers: int) -> list[str]:
-    """Return module kinds if each kind is adapted in every layer, otherwise the full module names."""
+    """Return the module kinds (`q_proj`) if each is adapted in every layer, otherwise the full module names."""
     kinds = {module.rsplit(".", 1)[1] for module in ranks}
     return sorted(kinds) if len(ranks) == len(kinds) * layers else sorted(ranks)
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Overwrite the folder's configuration file; equal configurations give identical bytes."""
+    """Overwrite the folder's adapter_config.json; equal configurations give identical bytes."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,8 +1,8 @@
-"""The names of an adapter's tensors, as PEFT writes them and as other tools do. Pure.
+"""The names of an adapter's tensors, as PEFT and other tools write them. Pure.
 
-PEFT's own name is `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`. Wrappers of training frameworks,
-the adapter's own name and a missing beginning are read as PEFT would have written them; the layouts of other tools are
-recognised, so that the refusal can name the way out.
+PEFT's own name is `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`. Names that differ from it by the
+wrappers of training frameworks, the adapter's own name or a missing beginning are read as PEFT would have written them.
+The layouts of other tools are recognised, so that the refusal can say how to convert them.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ FOREIGN: tuple[tuple[Pattern, str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class LoraName:
-    """The parts of a LoRA tensor's name: full name of its module, kind (`q_proj`), layer, and side (A or B)."""
+    """The parts of a LoRA tensor's name: full name of its module, kind (`q_proj`), layer number, and side (A or B)."""
 
     module: str
     kind: str
@@ -156,7 +156,7 @@ class LoraName:
 
     @property
     def peft(self) -> str:
-        """Return the name that PEFT writes."""
+        """Return the name under which PEFT writes the tensor."""
         return f"{PREFIX}{self.module}.lora_{self.side}.weight"
 
 
@@ -172,13 +172,16 @@ def lora_name(tensor: str) -> LoraName | None:
 
 
 def embedding_of(tensor: str) -> str:
-    """Return `embed_tokens` or `lm_head` for a tensor that holds that whole module, else ""."""
+    """Return `embed_tokens` or `lm_head` if the tensor is that whole module, else ""."""
     match = EMBEDDINGS.fullmatch(WRAPPERS.sub("", tensor))
     return match["name"] if match else ""
 
 
 def foreign_findings(tensors: Iterable[str]) -> Iterator[Finding]:
-    """Yield one fault for each kind of tensor that is no LoRA of a linear module, with a name or two as examples."""
+    """Yield one fault for each kind of tensor that is not a LoRA of a linear module, with names as examples.
+
+    `tensors` are the names of such tensors.
+    """
     kinds: dict[int, list[str]] = {}
     for tensor in tensors:
         text = tensor.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Numbers of safetensors files as numpy arrays; bfloat16, which numpy lacks, by its bits. No torch."""
+"""Numbers of safetensors files as numpy arrays, with bfloat16, which numpy lacks. No torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 def as_float32(dtype: str, raw: bytes) -> np.ndarray:
-    """Return the numbers of F32, F16, BF16 or F64 bytes as float32. Raises KeyError for another type."""
+    """Return little-endian F32, F16, BF16 or F64 bytes as a flat float32 array. Raises KeyError for another `dtype`."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
 
 
 def rounded_to(dtype: str, values: np.ndarray) -> np.ndarray:
-    """Return the float32 values rounded to what the type can hold, as float32; unchanged for types but F16 and BF16."""
+    """Return float32 values rounded to the precision of F16 or BF16, still as float32.
+
+    They are unchanged for any other `dtype`.
+    """
     if dtype == "F16":
         return values.astype(np.float16).astype(np.float32)
     if dtype == "BF16":

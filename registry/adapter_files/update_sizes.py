@@ -1,7 +1,7 @@
 """The size of an adapter's updates against its base model's weights, and rows of zeros. numpy, no torch, no database.
 
-Weights are read in blocks; an update is never multiplied out: |B A| in the Frobenius norm follows from two rank x rank
-matrices, sqrt(trace((B'B) (A A'))).
+Weights are read in blocks. B A is never multiplied out: its Frobenius norm follows from two rank x rank matrices,
+sqrt(trace((B'B) (A A'))).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MANY_ZERO_ROWS = 0.1
 
 @dataclass(frozen=True)
 class UpdateSize:
-    """The size of a module's update: its Frobenius norm, and the norm's share of the base weight's (None if not known).
+    """The size of a module's update: its Frobenius norm, and that norm as a share of the base weight's.
 
-    `zero_rows` of B's `rows` rows are zero.
+    `share` is None if the base weight's norm is not known. `zero_rows` of the `rows` rows of B are zero.
     """
 
     norm: float
@@ -43,7 +43,7 @@ class UpdateSize:
 def weight_norms(base: Path) -> dict[str, float]:
     """Return the Frobenius norm of each linear module's weight by module name, from all safetensors files in `base`.
 
-    Weights of integer types are left out.
+    Weights of integer types, and files whose header cannot be read, are left out.
     """
     norms = {}
     for shard in sorted(base.glob("*.safetensors")):
@@ -56,9 +56,9 @@ def weight_norms(base: Path) -> dict[str, float]:
 
 
 def update_sizes(folder: Path, config: Mapping[str, Any], norms: Mapping[str, float]) -> dict[str, UpdateSize]:
-    """Return the size of every module's update in a checked adapter's folder; `norms` are the base weights'.
+    """Return the size of every module's update in a checked adapter's folder, by module name.
 
-    Raises Unreadable.
+    `norms` holds the Frobenius norms of the base weights by module. Raises Unreadable.
     """
     scales, tensors = Scales(dict(config)), read_header(folder / WEIGHTS)
     sizes = {}
@@ -80,7 +80,7 @@ def matrix(path: Path, tensor: Tensor) -> np.ndarray:
 
 
 def size_findings(sizes: Mapping[str, UpdateSize]) -> Iterator[Finding]:
-    """Yield a fault if the adapter changes nothing in float32, and notices of small or idle modules and zero rows."""
+    """Yield a fault if the adapter changes nothing in float32, and notices of small or idle updates and zero rows."""
     shares = [size.share for size in sizes.values() if size.share is not None]
     if shares and len(shares) == len(sizes) and max(shares) < LOST:
         cause = f"The largest update is {max(shares):.1e} of its base weight, too little to change it in float32."

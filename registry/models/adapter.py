@@ -37,7 +37,7 @@ from registry.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):
-    """Adapters, archived ones included unless `live` is called."""
+    """Adapters, including archived ones unless `live` is called."""
 
     def live(self) -> AdapterQuerySet:
         """Return the adapters that are not archived."""
@@ -45,10 +45,7 @@ class AdapterQuerySet(models.QuerySet["Adapter"]):
 
 
 class Adapter(models.Model):
-    """A named line of work on one base model; its versions are trained, served and compared.
-
-    Each change is recorded.
-    """
+    """A named series of versions on one base model; each change is recorded in the audit trail."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="adapters")
     slug = models.SlugField()
@@ -69,12 +66,15 @@ class Adapter(models.Model):
 
     @property
     def ref(self) -> str:
-        """The reference that names it among all projects: `project.adapter`."""
+        """The adapter's name among all projects: `project.adapter`."""
         return f"{self.project.slug}.{self.slug}"
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Adapter:
-        """Create and record an adapter. Raises Conflict for a slug that the project uses or used."""
+        """Create an adapter and record it.
+
+        Raises Conflict if another adapter of the project has the slug, archived ones included.
+        """
         try:
             with transaction.atomic():
                 adapter = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -86,8 +86,9 @@ class Adapter(models.Model):
     def read(self, folder: Path, *, foreign: bool, any_scale: bool = False, confirmation: str = "") -> Manifest:
         """Check the folder against the base model and replace its files by those to serve; return the manifest.
 
-        Raises Invalid with every fault. With `any_scale` the modules may have different effective scales.
-        `confirmation` is a person's reason why the adapter fits although it names another base model.
+        `foreign` is True for files from outside, which are also checked for contradictions and for the base model that
+        they name. With `any_scale` the modules may have different effective scales. `confirmation` is a person's reason
+        why the adapter fits although it names another base model. Raises Invalid with every fault.
         """
         facts = self.base_model.facts(self.project, named=foreign)
         inspection = inspect_folder(folder, facts, is_foreign=foreign, any_scale=any_scale, confirmation=confirmation)
@@ -99,15 +100,20 @@ class Adapter(models.Model):
         return manifest
 
     def inspect(self, config: bytes, heads: Sequence[tuple[bytes, int]], **options: Any) -> Inspection:
-        """Return all findings on a configuration and the first bytes of its weights.
+        """Return all findings on a configuration and the headers of its weights; nothing is stored or raised.
 
-        `heads` holds each file's first bytes and its whole size: one file, or the shards.
+        `heads` holds the first bytes and the whole size of each file: one file, or the shards. `options` are those of
+        `inspection.inspect`.
         """
         read = (parsed(lambda: config_of(config)), parsed(lambda: tensors_of(heads)))
         return inspect_files(*read, self.base_model.facts(self.project, named=True), **options)
 
     def inspect_folder(self, folder: Path, **options: Any) -> Inspection:
-        """Check a folder that somebody sent; nothing is changed. Raises Invalid if one of its two files is missing."""
+        """Return all findings on a folder that somebody sent; nothing is changed.
+
+        `options` are those of `inspection.inspect`. Raises Invalid if the folder does not hold exactly an adapter's two
+        files.
+        """
         return inspect_folder(folder, self.base_model.facts(self.project, named=True), **options)
 
     @property
@@ -116,7 +122,10 @@ class Adapter(models.Model):
         return tag_of([self.description, self.tags, str(self.archived_at)])
 
     def describe(self, *, by: Actor, expected: str = "", **changes: Any) -> None:
-        """Change description or tags. Raises PreconditionFailed if `expected` is given and is not the ETag."""
+        """Change description or tags, and record that.
+
+        Raises PreconditionFailed if `expected` is given and is not the ETag.
+        """
         with transaction.atomic():
             adapter = Adapter.objects.select_for_update().get(pk=self.pk)
             require_tag(adapter, expected)
@@ -127,7 +136,7 @@ class Adapter(models.Model):
 
 
 class VersionStatus(models.TextChoices):
-    """The states of a version. An unservable one is kept to be downloaded and reduced, and never loaded."""
+    """The states of a version. An unservable one can be downloaded and reduced to a plain LoRA, but is never loaded."""
 
     CHECKING = "checking"
     READY = "ready"
@@ -137,14 +146,14 @@ class VersionStatus(models.TextChoices):
 
 
 class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
-    """Versions by their status and by what can serve them."""
+    """Versions, selected by their status or by what can serve them."""
 
     def ready(self) -> AdapterVersionQuerySet:
         """Return the versions that may be served."""
         return self.filter(status=VersionStatus.READY)
 
     def waiting_long(self) -> AdapterVersionQuerySet:
-        """Return the versions whose check has not ended a minute after they were published."""
+        """Return the versions that are still `checking` a minute after they were published."""
         return self.filter(status=VersionStatus.CHECKING, created_at__lt=now() - timedelta(minutes=1))
 
     def trained_on(self, base_model: BaseModel) -> AdapterVersionQuerySet:
@@ -152,7 +161,7 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(adapter__base_model=base_model)
 
     def servable_on(self, cluster: Any) -> AdapterVersionQuerySet:
-        """Return the versions that the cluster may and can serve: of its base model and projects, of ranks that fit."""
+        """Return the versions of the cluster's base model and projects whose rank it serves, whatever their status."""
         versions = self.trained_on(cluster.base_model).filter(adapter__project__in=cluster.projects())
         return versions.filter(max_rank__lte=cluster.max_lora_rank)
 
@@ -165,7 +174,7 @@ Rows = TypeVar("Rows", bound=models.QuerySet[Any])
 
 
 def without_bodies(rows: Rows, *paths: str) -> Rows:
-    """Defer the large JSON fields of the versions at these paths; "" means the rows themselves are versions.
+    """Defer the large JSON fields of the versions at these paths; "" means that the rows themselves are versions.
 
     A deferred field is read from the database when it is accessed.
     """
@@ -175,7 +184,8 @@ def without_bodies(rows: Rows, *paths: str) -> Rows:
 class AdapterVersion(models.Model):
     """Immutable weights of an adapter. A database trigger refuses DELETE, and UPDATE of anything but the status.
 
-    The signature is written once, when the version becomes ready. `config` is the configuration that replicas read.
+    The signature is written once, when the version becomes ready, and the report until its check ends. `config` is the
+    configuration that replicas read.
     """
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
@@ -234,14 +244,15 @@ class AdapterVersion(models.Model):
         sent: Manifest | None = None,
         confirmation: str = "",
     ) -> AdapterVersion:
-        """Store the folder's weights and record them as the adapter's next version.
+        """Store the folder's weights and record them as the adapter's next version, which is returned.
 
         The folder's configuration is rewritten from its checked fields. Files are stored before the row is written: a
-        crash leaves an orphan artifact, never a version without weights. A `foreign` version, uploaded from outside,
-        stays `checking` until a child process has scanned its weights. With `may_move` the folder may be moved into
-        the store. `sent` is the manifest of what came, if the folder was folded since. `confirmation` is a person's
-        reason why it fits although it names another base model. Raises Invalid if the files are not an adapter of the
-        base model, and Conflict if a version has these weights.
+        crash leaves an unreferenced artifact, never a version without weights. A `foreign` version, uploaded from
+        outside, stays `checking` until a child process has scanned its weights; any other is scanned and signed here.
+        With `may_move` the folder may be moved into the store. `sent` is the manifest of what was uploaded, if its
+        scales were folded since. `confirmation` is a person's reason why it fits although it names another base model.
+        Raises Invalid if the files are not an adapter of the base model, and Conflict if a version of the adapter has
+        these weights.
         """
         manifest = adapter.read(folder, foreign=foreign, confirmation=confirmation)
         if not foreign and (fault := fault_in(folder / WEIGHTS)):
@@ -287,7 +298,10 @@ class AdapterVersion(models.Model):
 
     @classmethod
     def next_number(cls, adapter: Adapter, digest: str) -> int:
-        """Lock the adapter and return the number of its next version. Raises Conflict if one has these weights."""
+        """Lock the adapter and return the number of its next version.
+
+        Raises Conflict if one of its versions has these weights.
+        """
         Adapter.objects.select_for_update().get(pk=adapter.pk)
         if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
             raise Conflict(f"These weights have already been published as {twin}.", code="version_exists")
@@ -304,20 +318,26 @@ class AdapterVersion(models.Model):
         }
 
     def passed(self, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
-        """Mark the version ready and sign it, unless a check has ended; `scan`, its measurements, joins the report."""
+        """Mark the version ready, sign it and record that, unless its check has ended already.
+
+        `scan`, the scan's measurements, is added to the report.
+        """
         signature = sign(self.identity(), signing_key())
         report = {**self.report, **(scan or {})}
         self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature, report=report)
 
     def reject(self, message: str, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
-        """Mark the version rejected with the message, unless a check has ended; `scan` joins the report."""
+        """Mark the version rejected with the message and record that, unless its check has ended already.
+
+        `scan`, the scan's measurements, is added to the report.
+        """
         report = {**self.report, **(scan or {})}
         self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message, report=report)
 
     def sign_late(self, *, by: Actor) -> None:
-        """Sign a ready version that was published before versions were signed, and record it.
+        """Sign a ready version that was published before versions were signed, and record that.
 
-        No effect on any other.
+        Nothing happens to a version that is signed or not ready.
         """
         with transaction.atomic():
             signature = sign(self.identity(), signing_key())
@@ -326,7 +346,7 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def end_check(self, tag: Tag, by: Actor, **fields: Any) -> None:
-        """Set the result of the check and record it, unless another check has ended first."""
+        """Set the fields and record the event `tag`, unless the check of this version has ended already."""
         with transaction.atomic():
             checking = AdapterVersion.objects.filter(pk=self.pk, status=VersionStatus.CHECKING)
             if checking.update(**fields):
@@ -335,7 +355,10 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def archive(self, *, reason: str, by: Actor) -> None:
-        """Take the version out of use. Raises InvalidTransition if it is archived, or an alias or rollout serves it."""
+        """Mark the version archived, so that it can no longer be served, and record that.
+
+        Raises InvalidTransition if it is archived already, or an alias or an active rollout serves it.
+        """
         with transaction.atomic():
             version = AdapterVersion.objects.select_for_update().get(pk=self.pk)
             if version.status == VersionStatus.ARCHIVED:
@@ -349,12 +372,18 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def require_servable_on(self, cluster: Any) -> None:
-        """Require that the cluster can and may serve this version. Raises Invalid with the reason if not."""
+        """Check that the cluster may serve this project and can serve this version.
+
+        Raises Invalid with the reason if not.
+        """
         cluster.require_serves(self.project)
         self.require_fits(cluster)
 
     def require_fits(self, cluster: Any) -> None:
-        """Require a ready version, of the base model and a rank that the cluster serves. Raises Invalid."""
+        """Check that the version is ready, and that the cluster serves its base model and rank.
+
+        Raises Invalid if not.
+        """
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:
@@ -386,34 +415,34 @@ class AdapterVersion(models.Model):
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
     def require_signature(self) -> None:
-        """Check the stored signature of the version's identity.
-
-        Raises ArtifactError if no key that we trust made it.
-        """
+        """Check the stored signature of the version's identity. Raises ArtifactError unless a trusted key made it."""
         require_signed(self.signature, self.identity(), trusted_keys())
 
     def require_downloadable(self) -> None:
-        """Check the signature before a download; an unservable version has none, and its digest holds its files.
+        """Check the signature before a download. Raises ArtifactError if it is not valid.
 
-        Raises ArtifactError for an invalid signature.
+        An unservable version has no signature; its files are compared with its digest only.
         """
         if self.status != VersionStatus.UNSERVABLE:
             self.require_signature()
 
     def served_folder(self) -> Path:
-        """Return a verified local copy in a folder of its own, from which replicas load. Raises ArtifactError."""
+        """Return a verified copy of the files in SERVED_DIR, from which replicas load. Raises ArtifactError."""
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """Copy the stored files to `target`, verify files and signature, return `target`. Raises ArtifactError."""
+        """Copy the stored files to the folder `target`, verify files and signature, and return `target`.
+
+        Raises ArtifactError.
+        """
         self.require_signature()
         return self.stored(target)
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
-        """Yield the folder of stored files, unverified: the caller must verify what it reads, see `File`.
+        """Provide the folder of stored files, unverified: the caller must verify the files that it reads, see `File`.
 
-        Raises ArtifactError for an invalid signature.
+        Raises ArtifactError if the version's signature is not valid.
         """
         self.require_downloadable()
         with store().opened(self.digest) as folder:

@@ -26,7 +26,7 @@ from registry.models.fleet.cluster import Cluster
 
 
 class AliasQuerySet(models.QuerySet["Alias"]):
-    """Aliases, by what protects them."""
+    """Aliases, selected by what protects them."""
 
     def protected(self) -> AliasQuerySet:
         """Return the aliases whose promotions need signatures."""
@@ -34,9 +34,9 @@ class AliasQuerySet(models.QuerySet["Alias"]):
 
 
 class Alias(models.Model):
-    """A public name; each change is recorded in the audit trail.
+    """A public name that clients send as `model`; each change is recorded in the audit trail.
 
-    `version` is the version that it serves now; `generation` counts its moves.
+    `version` is the version that it serves now; `generation` counts its moves, the creation included.
     """
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="aliases")
@@ -68,7 +68,7 @@ class Alias(models.Model):
 
     @property
     def ref(self) -> str:
-        """The reference that names it among all projects: `project.alias`."""
+        """The alias' name among all projects: `project.alias`."""
         return f"{self.project.slug}.{self.name}"
 
     @property
@@ -93,10 +93,11 @@ class Alias(models.Model):
         by: Actor,
         default: bool = False,
     ) -> Alias:
-        """Create an alias that serves a version at once; with `default`, its adapter's bare name stands for it.
+        """Create an alias that serves a version at once, record that, and return it.
 
-        Raises Invalid for a policy or version that cannot be used, Conflict for a used name or like `set_default`. The
-        first alias of a project on another project's cluster accepts the grant of that cluster.
+        With `default`, the adapter's bare name stands for it. The first alias of a project on another project's cluster
+        accepts the grant of that cluster. Raises Invalid for a policy or version that cannot be used, and Conflict for
+        a used name and as `set_default` does.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
@@ -120,11 +121,12 @@ class Alias(models.Model):
     def move(
         self, version: AdapterVersion, *, expected: AdapterVersion, reason: str, by: Actor, expected_tag: str = ""
     ) -> None:
-        """Serve another version at once, if the alias still serves the expected one.
+        """Serve another version at once, if the alias still serves the expected one, and record that.
 
-        Raises Conflict with the served version if that is not the expected one, and while a rollout is active;
-        NotAllowed for a protected alias; Invalid for a version that the cluster cannot serve; PreconditionFailed if
-        `expected_tag` is given and is not the ETag.
+        A version that the alias never served must have the evaluations that its policy asks for. Raises Conflict with
+        the served version if that is not the expected one, and while a rollout is active; NotAllowed for a protected
+        alias; Invalid for a version that the cluster cannot serve; PreconditionFailed if `expected_tag` is given and is
+        not the ETag.
         """
         with transaction.atomic():
             alias = (
@@ -160,11 +162,11 @@ class Alias(models.Model):
         self.version, self.generation = version, alias.generation
 
     def set_default(self, wanted: bool, *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Let the bare name of the served adapter stand for this alias, or, with `wanted` False, no longer.
+        """Make the served adapter's bare name stand for this alias, or, with `wanted` False, no longer; record that.
 
-        The name is taken from the alias that had it. No effect if nothing would change. Raises PreconditionFailed like
-        `move`, and Conflict if that takes the name from a protected alias, whose callers would get versions that nobody
-        approved for it.
+        The alias that had the name loses it. Nothing happens if nothing would change. Raises PreconditionFailed as
+        `move` does, and Conflict if it would take the name from a protected alias, whose callers would get versions
+        that nobody approved for it.
         """
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
@@ -196,9 +198,10 @@ class Alias(models.Model):
         self.refresh_from_db()
 
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
-        """Return the version that the last move replaced, or None.
+        """Return the version that the alias' last move replaced, if that move is recent and was to a new version.
 
-        It is None if the last move was before `since`, the first one, or to a version that the alias had served before.
+        Else None. None if the last move was before `since`, was the first one, or was to a version that the alias had
+        served before.
         """
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
         is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
@@ -221,10 +224,10 @@ class Alias(models.Model):
         send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Replace the policy (quorum, canary, cache, replicas).
+        """Replace the policy (quorum, canary, cache, evaluations, replicas) and record that.
 
-        Raises Invalid for a bad policy, NotAllowed if the alias is protected and nobody approved exactly this change,
-        and PreconditionFailed if `expected_tag` is given and is not the ETag.
+        An approval for it is used up. Raises Invalid for a bad policy, NotAllowed if the alias is protected and nobody
+        approved exactly this change, and PreconditionFailed if `expected_tag` is given and is not the ETag.
         """
         check_policy(policy)
         with transaction.atomic():
@@ -249,7 +252,7 @@ class Alias(models.Model):
         self.refresh_from_db()
 
     def policy_approval(self, policy: dict[str, Any]) -> Approval:
-        """Return, locked, the approval that allows this policy. Raises NotAllowed if there is none."""
+        """Return the unused approval of exactly this policy, locked. Raises NotAllowed if there is none."""
         matching = self.approvals.select_for_update().filter(
             kind=ApprovalKind.ALIAS_POLICY,
             status=ApprovalStatus.APPROVED,
@@ -287,10 +290,10 @@ class Alias(models.Model):
 
 
 class AliasMoveQuerySet(models.QuerySet["AliasMove"]):
-    """Moves of aliases by their time."""
+    """Moves of aliases, selected by their time."""
 
     def replaced_since(self, moment: datetime) -> AliasMoveQuerySet:
-        """Return the moves whose version was replaced at or after the moment."""
+        """Return the moves whose version was replaced by a later move at or after the moment."""
         until = Window(Lead("at"), partition_by="alias", order_by=["at", "id"])
         return self.annotate(until=until).filter(until__gte=moment)
 

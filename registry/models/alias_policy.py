@@ -40,9 +40,9 @@ def check_policy(policy: dict[str, Any]) -> None:
 
 
 def copies(policy: dict[str, Any]) -> int | None:
-    """Return how many replicas should hold what the alias serves; None for all.
+    """Return the number of replicas that should hold what the alias serves; None for all.
 
-    `auto` is one replica, and two for a protected alias, which must not wait for a load when one is lost.
+    The policy "auto" is one replica, and two for a protected alias, which must not wait for a load when one is lost.
     """
     wanted = policy.get("replicas", ALL)
     if wanted == AUTO:
@@ -68,7 +68,7 @@ def check_cache(cache: Any) -> None:
 
 
 def check_evaluations(wanted: Any) -> None:
-    """Check that each is {task, metric} with the least or the greatest score. Raises Invalid."""
+    """Check that each entry is {task, metric} with either `at_least` or `at_most`, a number. Raises Invalid."""
     require(
         isinstance(wanted, list) and len(wanted) <= MAX_EVALUATIONS,
         f"evaluations is a list of at most {MAX_EVALUATIONS}.",
@@ -98,6 +98,6 @@ def is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise Invalid naming the policy unless the condition holds."""
+    """Raise Invalid with the message, which blames the field `policy`, unless the condition holds."""
     if not condition:
         raise Invalid(message, field="policy", code="bad_policy")

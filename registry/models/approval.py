@@ -35,7 +35,7 @@ REVIEW_WITHIN = timedelta(hours=24)
 
 
 class ApprovalKind(models.TextChoices):
-    """The subjects of an approval."""
+    """What an approval is for: the promotion of a rollout, or a change of an alias' policy."""
 
     PROMOTION = "promotion"
     ALIAS_POLICY = "alias_policy", "policy of an alias"
@@ -62,19 +62,19 @@ def digest_of(evidence: dict[str, Any]) -> str:
 
 
 class ApprovalQuerySet(models.QuerySet["Approval"]):
-    """Approvals by the step that they wait for."""
+    """Approvals, selected by the step that they wait for."""
 
     def open(self) -> ApprovalQuerySet:
-        """Return approvals that are pending, approved but unused, or a broken glass without review."""
+        """Return approvals that are pending, approved but unused, or allowed by break-glass and not yet reviewed."""
         return self.filter(status__in=OPEN)
 
     def waiting(self) -> ApprovalQuerySet:
-        """Return approvals that wait for a person: for a signature, or for the review of a broken glass."""
+        """Return approvals that wait for a person: for a signature, or for the review of a break-glass change."""
         return self.filter(status__in=(ApprovalStatus.PENDING, ApprovalStatus.GLASS_BROKEN))
 
 
 class Approval(models.Model):
-    """A request for a change that one person may not make alone, with the evidence as of the request."""
+    """A request for a change that one person may not make alone, with the evidence as it was at the request."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="approvals")
@@ -119,10 +119,11 @@ class Approval(models.Model):
     def request(
         cls, kind: ApprovalKind, alias: Any, *, evidence: dict[str, Any], reason: str, by: Actor, **subject: Any
     ) -> Approval:
-        """Request signatures; pending and approved requests of the same kind on this alias lapse.
+        """Create a request for signatures and record it; open requests of the same kind on this alias lapse.
 
-        Raises Conflict while a broken glass of the alias is overdue for its review, and Invalid if nobody answers for
-        the actor: then nobody could be known to be another.
+        `subject` are the fields that name what is to be approved (rollout, candidate or policy). Raises Conflict while
+        a break-glass change of the alias is overdue for its review, and Invalid if no person stands behind the actor,
+        because then nobody could be known to be another person.
         """
         people = people_behind(by)
         with transaction.atomic():
@@ -146,11 +147,11 @@ class Approval(models.Model):
         return approval
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED, seen: str = "") -> None:
-        """Sign the request; the last signature of the quorum approves it.
+        """Sign the request and record that; the last signature of the quorum approves it.
 
-        `seen` is the digest of the evidence that the signer looked at; empty means the request's own evidence. Raises
-        Conflict if the evidence is another (the request then lapses if it changed), InvalidTransition if it is not
-        pending, and NotAllowed for a person who may not sign.
+        `seen` is the digest of the evidence that the signer read; empty means the request's own. Raises Conflict if the
+        evidence differs from that or has changed since the request, which then lapses; InvalidTransition if the request
+        is not pending; NotAllowed for a person who may not sign.
         """
         self.lapse_when_changed(by=by)
         with transaction.atomic():
@@ -168,10 +169,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor) -> None:
-        """Reject the request for good, with a signature.
+        """Reject the request for good, with a signature, and record that.
 
         Raises InvalidTransition if it is not pending, NotAllowed for a person who may not sign, and Conflict for one
-        who has signed.
+        who has signed already.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
@@ -181,9 +182,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def break_glass(self, *, reason: str, by: Actor) -> None:
-        """Allow the change now without signatures (break glass); another person must review that within 24 hours.
+        """Allow the change now without signatures (break glass) and record that.
 
-        Raises InvalidTransition if the request is not pending, and NotAllowed without scope operate.
+        Another person must review it within 24 hours. Raises InvalidTransition if the request is not pending, and
+        NotAllowed without scope operate.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
@@ -193,9 +195,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def review(self, *, reason: str, by: Actor) -> None:
-        """Sign the review of a broken glass.
+        """Sign the review of a break-glass change, and record that.
 
-        Raises InvalidTransition if no glass was broken, and NotAllowed for a person who may not sign.
+        Raises InvalidTransition if no glass was broken or it is reviewed already, and NotAllowed for a person who may
+        not sign.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.GLASS_BROKEN)
@@ -205,7 +208,7 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def use(self, *, by: Actor) -> None:
-        """Mark the approval as used; a broken glass stays open for its review.
+        """Mark the approval as used and record that; one that break-glass allowed stays open for its review.
 
         Call it only in the transaction that makes the approved change.
         """
@@ -215,7 +218,7 @@ class Approval(models.Model):
     def lapse_when_changed(self, *, by: Actor) -> None:
         """Raise Conflict if the evidence of an open approval has changed since the request; the approval then lapses.
 
-        One whose glass is broken stays open for its review.
+        One that break-glass allowed stays open for its review. Nothing happens if the evidence is the same.
         """
         if self.status not in OPEN or self.bound == self.bound_now():
             return
@@ -231,7 +234,7 @@ class Approval(models.Model):
         return digest_of(self.rollout.evidence() if self.rollout else self.alias.policy_evidence(self.policy or {}))
 
     def locked(self, status: ApprovalStatus) -> Approval:
-        """Return the approval, locked. Raises InvalidTransition unless it has the status."""
+        """Return the approval, read again and locked. Raises InvalidTransition unless it has the status."""
         approval = Approval.objects.select_for_update().get(pk=self.pk)
         if approval.status != status:
             present = approval.get_status_display().lower()
@@ -250,7 +253,7 @@ class Approval(models.Model):
             raise Conflict("You have already signed this: another person must sign.", code="already_signed")
 
     def authors(self) -> list[User]:
-        """Return the accounts that may not sign.
+        """Return the accounts that may not sign: those that took part in what is to be approved.
 
         They requested it, broke the glass, opened the rollout, edited its plan, made the version, or stand behind one
         who did.
@@ -266,7 +269,7 @@ class Approval(models.Model):
     def may_be_signed_by(self, user: User) -> bool:
         """Return True if the user is none of the people behind the request.
 
-        Role and earlier signatures are not looked at.
+        The user's role and earlier signatures are not checked.
         """
         return user not in people_of(self.authors())
 
@@ -288,7 +291,7 @@ class Approval(models.Model):
         )
 
     def enter(self, status: ApprovalStatus, tag: Tag, *, by: Actor, reason: str = "") -> None:
-        """Set the status with the time, record it, and send the signal that routes may change."""
+        """Set the status and its time, save and record that, and send the signal that routes may change."""
         before, self.status, self.decided_at = self.status, status, now()
         self.save(update_fields=["status", "decided_at", "broken_by", "review_due_at"])
         # The candidate's permitted share follows the approval.
@@ -311,7 +314,7 @@ class Approval(models.Model):
 class Signature(models.Model):
     """One person's signature on an approval: name, time, meaning, and the evidence's digest.
 
-    It keeps the verdicts of the approval's rollout as they were at that time.
+    `verdicts` are those of the approval's rollout at that time.
     """
 
     approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
@@ -348,7 +351,7 @@ class Signature(models.Model):
 
 
 def require_no_overdue_review(alias: Any) -> None:
-    """Require that no broken glass of the alias is overdue for its review. Raises Conflict."""
+    """Check that no break-glass change of the alias is overdue for its review. Raises Conflict."""
     overdue = Approval.objects.filter(alias=alias, status=ApprovalStatus.GLASS_BROKEN, review_due_at__lt=now())
     if overdue.exists():
         raise Conflict(

@@ -1,4 +1,8 @@
-"""Versions that callers may name: of an adapter with a protected alias only those that a protected alias served."""
+"""The versions that callers may request by name.
+
+If a protected alias serves an adapter, a project may allow only versions that a protected alias served or that were
+approved for one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from registry.models.rollout_share import EARNED
 
 
 def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
-    """Map the key of each protected alias to the served names that it served or that were approved for it."""
+    """Map the key of each protected alias to the served names of versions that it served or that were approved for it.
+
+    Of the versions that it served only the ready ones count.
+    """
     names: dict[int, set[str]] = {pk: set() for pk in aliases.protected().values_list("pk", flat=True)}
     if not names:
         return {}
@@ -30,9 +37,9 @@ def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
 
 
 def require_nameable(versions: Sequence[AdapterVersion], field: str = "versions") -> None:
-    """Check that the router answers these versions by their own name.
+    """Check that the router answers requests for these versions by their own name.
 
-    Raises Invalid for `field`, naming the first that it refuses.
+    Raises Invalid, which blames `field`, for the first that it refuses.
     """
     keys = [version.pk for version in versions]
     allowed = set(nameable(AdapterVersion.objects.filter(pk__in=keys)).values_list("pk", flat=True))
@@ -47,10 +54,10 @@ def require_nameable(versions: Sequence[AdapterVersion], field: str = "versions"
 
 
 def nameable(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
-    """Return the versions that callers of the router may ask by their own name.
+    """Return the versions that callers of the router may request by their own name.
 
-    All are but those of an adapter that a protected alias serves, in a project that allows approved ones alone: these
-    must have been served by or approved for such an alias.
+    All may be requested, except those of an adapter that a protected alias serves, in a project that allows only
+    approved versions: these must have been served by such an alias or approved for one.
     """
     closed = Alias.objects.protected().filter(project__named_versions=NamedVersions.APPROVED)
     closed = closed.filter(version__adapter=OuterRef("adapter"))

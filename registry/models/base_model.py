@@ -46,24 +46,24 @@ class BaseModelStatus(models.TextChoices):
 
 
 class BaseModelQuerySet(models.QuerySet["BaseModel"]):
-    """Base models by their status."""
+    """Base models, selected by their status."""
 
     def ready(self) -> BaseModelQuerySet:
         """Return the base models that are checked and not archived."""
         return self.filter(status=BaseModelStatus.READY, archived_at=None)
 
     def waiting(self) -> BaseModelQuerySet:
-        """Return models whose check has to be started again: their message or their worker was lost."""
+        """Return models that are `checking` although nobody checks them: the task's message or its worker was lost."""
         lost = Q(checked_at=None, created_at__lt=now() - CHECK_LOST) | Q(checked_at__lt=now() - CHECK_LOST)
         return self.filter(lost, status=BaseModelStatus.CHECKING)
 
     def checked_by(self, model: BaseModel) -> BaseModelQuerySet:
-        """Return the model's row if this attempt still checks it, else nothing."""
+        """Return a query for the model's row if this attempt still checks it, else for nothing."""
         return self.filter(pk=model.pk, status=BaseModelStatus.CHECKING, check_attempt=model.check_attempt)
 
 
 class BaseModel(models.Model):
-    """A full checkpoint; its digest covers weights, tokenizer and configuration together."""
+    """A full checkpoint; its digest covers weights, tokenizer, chat template and configuration together."""
 
     slug = models.SlugField(unique=True)
     source = models.CharField(max_length=300, help_text="Folder below the models folder, or a hub id.")
@@ -99,10 +99,10 @@ class BaseModel(models.Model):
 
     @classmethod
     def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
-        """Record the model and, after the commit, start its check, which computes the digest.
+        """Record the model and, after the commit, start its check, which fetches its files and computes the digest.
 
-        A rejected model's slug is free: its row is used again. Raises Invalid for a used slug, and for a hub's model
-        that no operator lists.
+        The slug of a rejected model can be used again, and its row is reused. Raises Invalid for a used slug, and for a
+        model of a hub that no operator has listed.
         """
         require_listed(source, settings.MODELS_DIR / slug)
         origin = {"source": source, "revision": revision}
@@ -126,7 +126,10 @@ class BaseModel(models.Model):
 
     @classmethod
     def begin_check(cls, pk: int) -> BaseModel | None:
-        """Claim the check of a model; None if it has ended, or another worker has claimed it and is alive."""
+        """Claim the check of a model and return the model.
+
+        None if it has ended, or another live worker has claimed it.
+        """
         free = Q(checked_at=None) | Q(checked_at__lt=now() - CHECK_LOST)
         claimed = cls.objects.filter(free, pk=pk, status=BaseModelStatus.CHECKING).update(
             checked_at=now(), check_attempt=F("check_attempt") + 1
@@ -134,14 +137,18 @@ class BaseModel(models.Model):
         return cls.objects.get(pk=pk) if claimed else None
 
     def check_goes_on(self) -> bool:
-        """Give a sign of life of this attempt's check; return False if another attempt has taken it over."""
+        """Record a heartbeat of this attempt's check.
+
+        Return False if another attempt has taken it over or it has ended.
+        """
         return bool(BaseModel.objects.checked_by(self).update(checked_at=now()))
 
     @classmethod
     def register_version(cls, *, slug: str, version: Any, by: Actor) -> BaseModel:
-        """Record a base model made of a version: its stored full checkpoint, or its base with the adapter merged.
+        """Record a base model made from a version: its stored full checkpoint, or its base with the adapter merged.
 
-        Raises Invalid for a version that is not ready.
+        Its check starts after the commit, as for `register`. Raises Invalid for a version that is not ready, and for a
+        used slug.
         """
         if version.status != "ready":
             raise Invalid(f"{version} is {version.status}, not ready.", field="version", code="version_not_ready")
@@ -149,11 +156,14 @@ class BaseModel(models.Model):
 
     @property
     def made_of(self) -> str:
-        """The served name of the version that this model was made of; empty for other models."""
+        """The served name of the version from which this model was made; "" for other models."""
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
     def declare_names(self, names: list[str], *, reason: str, by: Actor) -> None:
-        """Replace the further names by which adapters may name this model, such as those of its quantised copies."""
+        """Replace the further names under which adapters may refer to this model, and record that.
+
+        Examples are the names of its quantised copies.
+        """
         with transaction.atomic():
             model = BaseModel.objects.select_for_update().get(pk=self.pk)
             before = {"also_named": model.also_named}
@@ -186,7 +196,10 @@ class BaseModel(models.Model):
         self.save()
 
     def measured_norms(self) -> dict[str, float]:
-        """Return the Frobenius norm of each linear module's weight by name; the first call measures and stores them."""
+        """Return the Frobenius norm of each linear module's weight by module name.
+
+        If they are not stored yet, they are computed from the files and stored.
+        """
         if not self.weight_norms:
             self.weight_norms = weight_norms(self.folder)
             BaseModel.objects.filter(pk=self.pk).update(weight_norms=self.weight_norms)
@@ -194,7 +207,7 @@ class BaseModel(models.Model):
         return norms
 
     def identity_files(self) -> list[File]:
-        """Hash and return the files that the digest covers."""
+        """Hash and return the files that the digest covers: weights, configuration, tokenizer and chat template."""
         return matching(self.folder, IDENTITY_FILES)
 
     def reject(self, message: str) -> None:
@@ -208,17 +221,14 @@ class BaseModel(models.Model):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that an uploaded configuration may use.
-
-        Its slug, the last part of its source, and declared ones.
-        """
+        """The names that an uploaded configuration may use: slug, last part of the source, and declared ones."""
         return (self.slug, self.source.rsplit("/", 1)[-1], *self.also_named)
 
     def facts(self, project: Any, *, named: bool) -> BaseFacts:
-        """Return what the files of a project's adapter are checked against.
+        """Return the facts that the files of a project's adapter are checked against.
 
-        If `named`, that includes the names that they may give for their base model, also those of registered copies of
-        it.
+        If `named`, they include the accepted names of the base model, with those of other registered models of the same
+        files; without it any name is accepted.
         """
         twins = BaseModel.objects.filter(digest=self.digest).exclude(digest="").exclude(pk=self.pk)
         names = [*self.names, *(name for twin in twins for name in twin.names)] if named else []
@@ -233,13 +243,16 @@ class BaseModel(models.Model):
         )
 
     def highest_rank(self, project: Any) -> int:
-        """Return the highest rank that a cluster serves for the project; 0 if there is no cluster."""
+        """Return the highest rank that a cluster of this base model serves for the project.
+
+        0 if there is no cluster.
+        """
         limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
         return max(limits, default=0)
 
     @property
     def layers(self) -> int:
-        """Return the number of layers; 0 if the configuration names none."""
+        """Return the number of layers; 0 if the configuration does not say."""
         return int(self.config.get("num_hidden_layers", 0))
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
@@ -247,12 +260,15 @@ class BaseModel(models.Model):
         return linear_shapes(self.config)
 
     def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
-        """Return the bytes that an engine reserves for one adapter slot of this rank."""
+        """Return the bytes that an engine reserves for one adapter slot of this rank.
+
+        `number_bytes` is 2 for bfloat16.
+        """
         return self.layers * slot_bytes(self.linear_shapes().values(), rank, number_bytes)
 
 
 def require_listed(source: str, folder: Path) -> None:
-    """Check that an operator lists the hub's owner or repository, or has put the files there. Raises Invalid.
+    """Check that an operator has listed the hub's owner or repository, or has put the files there. Raises Invalid.
 
     All projects use a base model, and its chat template runs in the web process.
     """
@@ -266,7 +282,7 @@ def require_listed(source: str, folder: Path) -> None:
 
 
 def longest_token(path: Path) -> int:
-    """Return the characters of the longest token in a tokenizer.json; 0 if its vocabulary is of another form."""
+    """Return the number of characters of the longest token in a tokenizer.json; 0 if it has no known vocabulary."""
     raw = json.loads(path.read_bytes())
     vocabulary = raw.get("model", {}).get("vocab", ())
     # Unigram lists pairs of token and score.
@@ -281,7 +297,10 @@ def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:
 
 
 def template_digest(folder: Path) -> str:
-    """Return the sha256 hex of the chat template, from its own file or the tokenizer's; empty without a template."""
+    """Return the sha256, in hexadecimal, of the chat template; "" without a template.
+
+    The template is chat_template.jinja, or else an entry of tokenizer_config.json.
+    """
     own, shared = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if own.is_file():
         template: Any = own.read_text()
@@ -292,9 +311,9 @@ def template_digest(folder: Path) -> str:
 
 
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return (outputs, inputs) of a Llama's linear modules by their last name, such as `q_proj`.
+    """Return (outputs, inputs) of a Llama-like model's linear modules by kind (`q_proj`); `config` is its config.json.
 
-    Of a mixture of experts they are the attention's: no engine here adapts experts, and dense layers beside them vary.
+    For a mixture of experts only the attention's: no engine here adapts experts, and dense layers beside them vary.
     """
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]

@@ -1,4 +1,4 @@
-"""Blind tests: one prompt answered by two to four versions, and the votes of people who did not know which is which."""
+"""Blind tests: a prompt answered by two to four versions, and votes of people who do not know which is which."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class BlindTest(models.Model):
 
     @classmethod
     def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
-        """Store a test with its answers, one of each version, in a random order that nobody can predict; return it."""
+        """Store a test with its answers in a random order, record that, and return it.
+
+        `answers` has one answer of each version. Nobody can predict the order.
+        """
         shuffled = list(answers)
         secrets.SystemRandom().shuffle(shuffled)
         numbers = sorted(answer["number"] for answer in answers)
@@ -59,9 +62,9 @@ class BlindTest(models.Model):
         return test
 
     def vote(self, letter: str, *, by: Actor) -> BlindVote:
-        """Store and return a person's only vote, which is final and reveals the versions to them.
+        """Store, record and return a person's only vote, which is final and reveals the versions to that person.
 
-        Raises Invalid for a letter that no answer has, and Conflict if the person has voted already.
+        `letter` is an answer's, or `none`. Raises Invalid for any other, and Conflict if the person has voted already.
         """
         try:
             with transaction.atomic():
@@ -73,7 +76,7 @@ class BlindTest(models.Model):
         return vote
 
     def number_of(self, letter: str) -> int | None:
-        """Return the number of the version behind a letter; None for "no difference".
+        """Return the number of the version that gave the answer with this letter; None for "no difference" (`none`).
 
         Raises Invalid for any other letter.
         """
@@ -87,7 +90,7 @@ class BlindTest(models.Model):
 
 
 class BlindVote(models.Model):
-    """A person's vote: the number of the preferred version, or null if none was better."""
+    """A person's vote: the number of the preferred version, or null for no difference."""
 
     test = models.ForeignKey(BlindTest, models.PROTECT, related_name="votes")
     voter = models.ForeignKey(User, models.PROTECT, related_name="+")
@@ -103,7 +106,10 @@ class BlindVote(models.Model):
 
 
 def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
-    """Return votes and their share (0 to 1) for each version, with "no difference" (number None) as the last row."""
+    """Return the votes and their share (0 to 1) for each version.
+
+    The last row, with number None, is "no difference".
+    """
     counted = Counter(votes)
     total = max(1, counted.total())
     rows = [(number, counted[number]) for number in (*numbers, None)]

@@ -1,4 +1,4 @@
-"""Decisions on rollouts, each with the verdicts on which it was made; the rows are kept as they were written."""
+"""Decisions on rollouts, each with the verdicts on which it was made; rows never change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ MEASURED = (RolloutStatus.LOADING, *SERVING)
 
 
 class RolloutDecision(models.Model):
-    """One decision on a rollout: who made it, why, and the verdicts at that time. A trigger refuses changes."""
+    """One decision on a rollout: who made it, why, and the verdicts at that time.
+
+    A database trigger refuses changes.
+    """
 
     rollout = models.ForeignKey("registry.Rollout", models.PROTECT, related_name="decisions")
     at = models.DateTimeField(default=now)
@@ -62,9 +65,9 @@ class RolloutDecision(models.Model):
     def freeze(
         cls, rollout: Rollout, tag: Tag, *, by: Actor, reason: str, verdicts: dict[str, Any] | None = None
     ) -> RolloutDecision:
-        """Store the decision that the event's tag names.
+        """Store the decision that belongs to the audit tag, with its verdicts, and return it.
 
-        The verdicts are those given, else those of the pause or promotion before, else those of the numbers now.
+        Without `verdicts` they are those of the pause or promotion just before, else computed from the numbers now.
         """
         before = cls.objects.filter(rollout=rollout).last()
         earlier = before.verdicts if before and before.outcome in UNMEASURED else None
@@ -78,10 +81,10 @@ class RolloutDecision(models.Model):
 
 
 def verdicts_of(rollout: Rollout, at: datetime | None = None, numbers: Numbers | None = None) -> dict[str, Any] | None:
-    """Return the verdicts of an opened rollout: frozen while nothing is measured, else those of the numbers now.
+    """Return the verdicts of a rollout: the frozen ones while nothing is measured, else those computed for now.
 
-    Of a rollout that ended before decisions were recorded they are computed for the time of its end. None before it is
-    opened.
+    For a rollout that ended before decisions were recorded they are computed for the time of its end. None if it was
+    never opened. `at` stands for now; `numbers` are its measurements, if the caller has read them.
     """
     if rollout.opened_at is None:
         return None

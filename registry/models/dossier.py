@@ -1,4 +1,4 @@
-"""Frozen dossiers: the records about a version at one moment, signed and never changed."""
+"""Frozen dossiers: the records about a version at one time, signed and never changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Dossier(models.Model):
 
     @classmethod
     def freeze(cls, version: AdapterVersion, content: dict[str, Any], *, by: Actor) -> Dossier:
-        """Store and sign this content, with an audit event that names its digest (sha256 of its canonical JSON)."""
+        """Store and sign the content, and record its digest (sha256 of its canonical JSON); return the dossier."""
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():
             signature = sign({"dossier_of": version.served_name, "digest": digest}, signing_key())

@@ -1,4 +1,4 @@
-"""Evaluation results of versions, kept for ever. Training writes the rows, and promotions are checked against them."""
+"""Evaluation results of versions, kept for ever. Training stores them, and promotions are checked against them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VersionEvaluation(models.Model):
         return f"evaluation of {self.version}"
 
     def difference_to_other(self) -> dict[str, float] | None:
-        """Return the difference in loss to the other version, in nats a token: {mean, low, high}; below 0 is better.
+        """Return the difference in loss to the other version, in nats per token: {mean, low, high}; below 0 is better.
 
         None if the evaluation was without another version.
         """
@@ -40,10 +40,10 @@ class VersionEvaluation(models.Model):
 
 
 class ServedComparison(models.Model):
-    """An engine's numbers for a version, beside PEFT's: one for each version and each release of an engine.
+    """The comparison of an engine's numbers for a version with PEFT's: one for each version and engine release.
 
-    `effect` is the mean change of a token's log-probability by the adapter in PEFT, `difference` how far the change in
-    the engine is from that; both in nats. `details` holds every number.
+    `effect` is the mean absolute change of a token's log-probability by the adapter in PEFT, `difference` the mean
+    distance of the engine's change from it; both in nats. `details` holds every number.
     """
 
     class Verdict(models.TextChoices):
@@ -83,12 +83,12 @@ def unmeasured(version: AdapterVersion) -> str:
 
 
 def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:
-    """Return the evaluations of the version on its present base model and a dataset."""
+    """Return the evaluations of the version on its own base model and a dataset, newest first."""
     return version.evaluations.filter(base_digest=version.base_digest).exclude(dataset_digest="")
 
 
 def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
-    """List every evaluation of the version as JSON, oldest first: evidence that a signer signs."""
+    """Return every evaluation of the version as a dict for JSON, oldest first; approvers sign them as evidence."""
     rows = version.evaluations.select_related("against__adapter").order_by("created_at", "id")
     return [
         {
@@ -103,7 +103,10 @@ def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
 
 
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
-    """Return an error message if evaluations speak against replacing the stable version by this one, otherwise ""."""
+    """Return an error message if evaluations speak against replacing `stable` by the version, otherwise "".
+
+    They do if its loss is significantly higher, or if a QLoRA version was never measured on its 16-bit base.
+    """
     last = measured(version).filter(against=stable).first()
     change: dict[str, Any] | None = last.difference_to_other() if last else None
     if change and change["low"] > 0:
@@ -113,14 +116,20 @@ def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
 
 
 def require_scores(version: AdapterVersion, policy: dict[str, Any]) -> None:
-    """Require the scores on lm-eval tasks that an alias' policy asks for, by the latest evaluation. Raises Conflict."""
+    """Check that the version has the scores on lm-eval tasks that an alias' policy asks for. Raises Conflict if not.
+
+    Its latest evaluation on each task counts.
+    """
     for wanted in policy.get("evaluations", []):
         if message := shortfall(version, wanted):
             raise Conflict(message, field="version", code="evaluation_objects")
 
 
 def shortfall(version: AdapterVersion, wanted: dict[str, Any]) -> str:
-    """Return an error message if the version does not have a score that a policy asks for, otherwise ""."""
+    """Return an error message if the version lacks a score that a policy asks for, otherwise "".
+
+    `wanted` is one entry of the policy's `evaluations`.
+    """
     task, metric = wanted["task"], wanted["metric"]
     last = version.evaluations.filter(base_digest=version.base_digest, metrics__task__name=task).first()
     if last is None:
@@ -137,6 +146,6 @@ def shortfall(version: AdapterVersion, wanted: dict[str, Any]) -> str:
 
 
 def require_no_objection(version: AdapterVersion, stable: AdapterVersion | None = None) -> None:
-    """Check that no evaluation objects to serving the version, in place of `stable` if given. Raises Conflict."""
+    """Check that no evaluation speaks against serving the version, in place of `stable` if given. Raises Conflict."""
     if message := objection(version, stable) if stable else unmeasured(version):
         raise Conflict(message, field="version", code="evaluation_objects")

@@ -51,7 +51,7 @@ class Feedback(models.Model):
         return feedback
 
     def count(self) -> None:
-        """Add the feedback to the rollout's minutes if the answer's user is counted.
+        """Add the feedback to the measurements of the answer's rollout, if it has one and its user is counted.
 
         Only a user's first value of a metric counts.
         """

@@ -1,6 +1,7 @@
 """Judgement of a rollout from its measurements: its analysis, its progress, and what a promotion would override.
 
-The result is JSON, so that one set of numbers serves the pages, the REST API, the audit trail and the decisions.
+The result can be stored as JSON, so that the same numbers appear on pages, in the REST API, in the audit trail and in
+decisions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ BY_PEOPLE = "It has no guardrails, so people decide."
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of the present step: seconds left to hold, users in the smaller arm so far, and users required."""
+    """Progress of the present step: seconds left to hold, users in the smaller arm so far, and users required.
+
+    `approval` is True if the step waits for a person's approval at its end.
+    """
 
     hold_left_s: int
     samples: int
@@ -32,18 +36,21 @@ class Progress:
 
     @property
     def missing(self) -> int:
-        """Return the users that the smaller arm still needs."""
+        """Return the number of users that the smaller arm still needs."""
         return max(0, self.needed - self.samples)
 
     @property
     def is_done(self) -> bool:
-        """Return True if the step has lasted and measured enough."""
+        """Return True if the step has lasted long enough and both arms have enough users."""
         return self.hold_left_s <= 0 and not self.missing
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A rollout's measurements, read once: minutes of its guardrails, counted users of both arms, and their split."""
+    """A rollout's measurements, read once: minutes of its guardrails, counted users of both arms, and their split.
+
+    `in_both` is the fraction of the candidate's users whom the control served, too.
+    """
 
     rows: list[Minute]
     users: dict[str, int]
@@ -52,7 +59,7 @@ class Numbers:
 
     @classmethod
     def of(cls, rollout: Rollout, *, with_split: bool = True) -> Numbers:
-        """Read the numbers from the database, the split only if asked for."""
+        """Read the numbers from the database; the split only with `with_split`, otherwise it is empty."""
         arms, watched = sides(rollout), {raw["metric"] for raw in rollout.guardrails}
         stored = list(rollout.minutes.filter(arm__in=arms, metric__in=watched | {USERS}))
         rows = [row.as_minute(arms[row.arm]) for row in stored if row.metric in watched]
@@ -66,7 +73,7 @@ class Numbers:
 def judge(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Analysis:
     """Analyse the rollout's measurements so far; WAIT if none of its guardrails is measured in this step.
 
-    `numbers` are its measurements, if the caller has read them already.
+    `at` is the time now. `numbers` are its measurements, if the caller has read them already.
     """
     guardrails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
     if not guardrails:
@@ -83,14 +90,14 @@ def judge(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Ana
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
-    """Map the arm names of measurement rows to arms; in a shadow step, those of the unseen pairs of answers."""
+    """Map the arm names of measurement rows to arms; in a shadow step, the names of the mirrored pairs of answers."""
     if rollout.shadow:
         return {"mirrored": Arm.CONTROL, "shadow": Arm.CANDIDATE}
     return {arm.value: arm for arm in Arm}
 
 
 def progress(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Progress:
-    """Return the time and the users that the step still needs."""
+    """Return the time and the users that the present step still needs at the time `at`."""
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
     remaining = (end - at).total_seconds()
@@ -105,7 +112,7 @@ def progress(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> 
 def judgement(
     rollout: Rollout, at: datetime, result: Analysis | None = None, numbers: Numbers | None = None
 ) -> dict[str, Any]:
-    """Return the analysis of an opened rollout as JSON, with the conditions that are not met at that time.
+    """Return the analysis of an opened rollout as a dict for JSON, with the conditions that are not met at that time.
 
     `result` is the analysis and `numbers` the measurements, if the caller has them already.
     """
@@ -118,7 +125,7 @@ def judgement(
 
 
 def unmet(rollout: Rollout, left: Progress, verdicts: dict[str, Any]) -> list[str]:
-    """List the conditions of the plan that are not met: what a promotion by hand overrides now."""
+    """Return sentences on the conditions of the plan that are not met: what a promotion by hand would override now."""
     later = rollout.steps[rollout.step + 1 :]
     open_parts = [] if rollout.step_at else ["The candidate has served nobody yet."]
     open_parts += [f"Step {rollout.step + 1} has {left.hold_left_s} s left to hold."] if left.hold_left_s else []
@@ -131,7 +138,7 @@ def unmet(rollout: Rollout, left: Progress, verdicts: dict[str, Any]) -> list[st
 
 
 def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
-    """Return the analysis as JSON for the REST API and the audit trail."""
+    """Return the analysis as a dict for JSON, for the REST API and the audit trail."""
     return {
         "action": result.action.value,
         "reasons": list(result.reasons),
@@ -142,7 +149,7 @@ def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
 
 
 def finding(result: Finding) -> dict[str, Any]:
-    """Return one finding as JSON."""
+    """Return one finding as a dict for JSON."""
     rail, interval = result.guardrail, result.interval
     ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
     key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)
@@ -163,10 +170,10 @@ def finding(result: Finding) -> dict[str, Any]:
 
 
 def measure(arm: Measure) -> dict[str, Any]:
-    """Return one arm's users and value as JSON."""
+    """Return one arm's users and value as a dict for JSON."""
     return {"users": arm.users, "value": number(arm.value)}
 
 
 def number(value: Any) -> float | None:
-    """Round to six decimals; None for NaN (not known yet) and for infinity (an open interval)."""
+    """Return the value rounded to six decimals; None for NaN (not known yet) and for infinity (an open interval)."""
     return round(float(value), 6) if isfinite(float(value)) else None

@@ -1,4 +1,4 @@
-"""Answers with the version that gave them, one row for each, from the routers' reports."""
+"""Answers with the versions that gave them, one row for each, and the usage per day, from the routers' reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Response(models.Model):
 
     @property
     def alias_ref(self) -> str:
-        """The reference that names the alias among all projects: `project.name`."""
+        """The alias' name among all projects: `project.name`."""
         return f"{self.project.slug}.{self.alias_name}"
 
 
@@ -66,7 +66,7 @@ ON CONFLICT ON CONSTRAINT one_row_of_usage_a_day DO UPDATE SET
 
 
 class UsageDay(models.Model):
-    """The requests and tokens of a project for a version behind an alias on one day (UTC), kept for ever."""
+    """The requests and tokens of a project for one version behind one alias on one day (UTC), kept for ever."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")
     alias_name = models.CharField(max_length=50, blank=True)
@@ -89,9 +89,9 @@ class UsageDay(models.Model):
 
     @classmethod
     def add(cls, answers: Iterable[Response], cold: set[str]) -> None:
-        """Add new answers to their days; `cold` are the ids of those that waited for a load.
+        """Add new answers to the sums of their days; `cold` holds the ids of answers that waited for a load.
 
-        An answer of a shadow, which no caller saw, counts too: the engine computed it.
+        An answer of a shadow, which no caller saw, counts too, because the engine computed it.
         """
         sums: dict[tuple[int, str, int, date], list[int]] = {}
         for answer in answers:

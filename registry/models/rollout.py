@@ -32,18 +32,18 @@ Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trai
 
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
-    """Rollouts by their state and by the alias that they move."""
+    """Rollouts, selected by their state and by the alias that they move."""
 
     def active(self) -> RolloutQuerySet:
         """Return the rollouts that are loading, running, paused or awaiting approval."""
         return self.filter(status__in=ACTIVE)
 
     def serving(self) -> RolloutQuerySet:
-        """Return the rollouts whose candidate gets its share now."""
+        """Return the rollouts whose candidate gets its share of traffic now."""
         return self.filter(status__in=SERVING)
 
     def by_alias(self, names: set[str | None]) -> dict[tuple[int, str], list[Rollout]]:
-        """Group the rollouts of aliases with these names by (project key, alias name), the newest first."""
+        """Group the rollouts of aliases with these names by (project's key, alias name), the newest first."""
         groups: dict[tuple[int, str], list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
             groups.setdefault((rollout.alias.project_id, rollout.alias.name), []).append(rollout)
@@ -56,7 +56,7 @@ def new_salt() -> str:
 
 
 class Rollout(SignedPlan):
-    """One A/B split of one alias; each change is recorded in the audit trail, in the same transaction.
+    """One A/B split of one alias's traffic; each change is recorded in the audit trail, in the same transaction.
 
     The salt never changes, so that a user keeps their arm across pause and resume.
     """
@@ -110,12 +110,11 @@ class Rollout(SignedPlan):
         targeting: dict[str, Any] | None = None,
         draft: bool = False,
     ) -> Rollout:
-        """Open a rollout, or with `draft` store it as one; return it.
+        """Open a rollout, or with `draft` store it as a draft; record and return it.
 
-        Traffic moves only after the replicas loaded the candidate.
-
-        `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored. Raises
-        Invalid for a plan or candidate that cannot be carried out, and as `open` does.
+        Traffic moves only after the replicas have loaded the candidate. `targeting` is {allow, deny, holdout}, with
+        users or sessions named as clients send them; only their hashes are stored. Raises Invalid for a plan or
+        candidate that cannot be carried out, and as `open` does.
         """
         require_of_project(candidate, alias.project)
         rollout = cls(
@@ -138,10 +137,11 @@ class Rollout(SignedPlan):
         return rollout
 
     def open(self, *, by: Actor, reason: str) -> None:
-        """Start loading the candidate. The alias must be locked; the version that it serves now becomes the stable one.
+        """Start loading the candidate and record that.
 
-        A protected alias gets a request for approval as well. Raises Invalid for a candidate that cannot be served or
-        does not fit into the slots, and Conflict if the alias has an active rollout.
+        The alias must be locked, and its version becomes the stable one. For a protected alias approval is requested,
+        too. Raises Invalid for a candidate that cannot be served or does not fit into the adapter slots, and Conflict
+        if the alias has an active rollout.
         """
         self.require_servable()
         require_slots(self.alias, self.candidate, Rollout.objects.active())
@@ -159,9 +159,10 @@ class Rollout(SignedPlan):
         send_on_commit(routes_changed, alias=self.alias_id)
 
     def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Open a draft with its present plan, from the version that its alias serves now.
+        """Open a draft with its plan as it is, from the version that its alias serves now.
 
-        Raises as `open` does, InvalidTransition if it is no draft, and Conflict for another generation.
+        Raises as `open` does, InvalidTransition if it is not a draft, and Conflict if the generation is not the
+        expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.LOADING, expected_generation)
@@ -170,9 +171,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def edit(self, *, reason: str, by: Actor, expected_generation: int | None = None, **changes: Any) -> None:
-        """Replace parts of a draft's plan: steps, guardrails, checks, targeting; what is not named stays.
+        """Replace parts of a draft's plan (steps, guardrails, checks, targeting) and record that; other parts stay.
 
-        Raises Invalid as `plan` does, InvalidTransition if it is no draft, and Conflict for another generation.
+        Raises Invalid as `plan` does, InvalidTransition if it is not a draft, and Conflict if the generation is not the
+        expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DRAFT, expected_generation)
@@ -185,7 +187,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def discard(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """End a draft. Raises InvalidTransition if it is none, and Conflict for another generation."""
+        """End a draft and record that.
+
+        Raises InvalidTransition if it is not a draft, and Conflict if the generation is not the expected one.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DISCARDED, expected_generation)
             rollout.enter(RolloutStatus.DISCARDED, reason)
@@ -193,9 +198,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def started(self, *, by: Actor) -> None:
-        """Give the loaded candidate its share of traffic.
+        """Give the loaded candidate its share of traffic, and record that.
 
-        Raises InvalidTransition if the rollout is not loading, and NotAllowed for a share that nobody signed.
+        Raises InvalidTransition if the rollout is not loading, and NotAllowed if the alias is protected and the
+        signatures do not permit the share.
         """
         with transaction.atomic():
             rollout = self.locked(None)
@@ -206,7 +212,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """End a loading rollout as failed: a replica refused the candidate.
+        """End a loading rollout as failed, because a replica refused the candidate, and record that.
 
         Raises InvalidTransition if it is not loading.
         """
@@ -219,10 +225,11 @@ class Rollout(SignedPlan):
     def advance(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Take the next step of the plan with its weight; this also approves a step that waits for a person.
+        """Start the next step of the plan with its weight, and record that.
 
-        Raises InvalidTransition if it does not serve or is at its last step, NotAllowed for a share that nobody signed,
-        and Conflict for another generation.
+        A step that waits for approval is thereby approved. `evidence` are the verdicts that decided, by default those
+        of now. Raises InvalidTransition if the rollout does not serve or is at its last step, NotAllowed if the alias
+        is protected and the signatures do not permit the share, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
@@ -242,10 +249,8 @@ class Rollout(SignedPlan):
     ) -> None:
         """Record that the rollout waits for a person's approval of its next step or its promotion.
 
-        Traffic does not change.
-
-        Raises InvalidTransition if it is not running, NotAllowed if the alias is protected and the signatures do not
-        permit the present share, and Conflict if the generation is not the expected one.
+        Traffic does not change. Raises InvalidTransition if it is not running, NotAllowed if the alias is protected and
+        the signatures do not permit the present share, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
@@ -256,9 +261,9 @@ class Rollout(SignedPlan):
     def pause(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Send everybody to the stable version until the rollout is resumed.
+        """Send everybody to the stable version until the rollout is resumed, and record that.
 
-        Raises InvalidTransition if it does not serve, and Conflict for another generation.
+        Raises InvalidTransition if it does not serve, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PAUSED, expected_generation)
@@ -267,10 +272,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Continue a paused rollout with the same weight and salt: every unit gets the arm that it had.
+        """Continue a paused rollout with the same weight and salt, so that every user keeps their arm, and record that.
 
-        Raises InvalidTransition if it is not paused, NotAllowed for a share that nobody signed, and Conflict for
-        another generation.
+        The time of the present step begins again. Raises InvalidTransition if it is not paused, NotAllowed if the alias
+        is protected and the signatures do not permit the share, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
@@ -281,10 +286,11 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def set_weight(self, weight: float, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Change the candidate's share, in percent of the units. The step of the plan stays, and its time begins again.
+        """Change the candidate's share, in percent of the users, and record that.
 
-        Raises Invalid above 50 with guardrails, InvalidTransition if the rollout neither serves nor is paused,
-        NotAllowed for a share that nobody signed, and Conflict for another generation.
+        The step of the plan stays; if the rollout runs, the step's time begins again. Raises Invalid above 50 with
+        guardrails, InvalidTransition if the rollout neither serves nor is paused, NotAllowed if the alias is protected
+        and the signatures do not permit the share, and Conflict if the generation is not the expected one.
         """
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
@@ -304,11 +310,11 @@ class Rollout(SignedPlan):
     def promote(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Move the alias to the candidate, which serves all traffic then, and end the rollout.
+        """Move the alias to the candidate, which then serves all traffic, end the rollout, and record that.
 
-        Raises NotAllowed without the approval that a protected alias needs, InvalidTransition unless the rollout serves
-        or is paused, and Conflict for another generation, an evaluation that objects, or evidence that has changed
-        since it was signed.
+        The approval of a protected alias is used up. Raises NotAllowed without the approval that a protected alias
+        needs, InvalidTransition unless the rollout serves or is paused, and Conflict if the generation is not the
+        expected one, an evaluation speaks against the candidate, or the evidence has changed since it was signed.
         """
         for waiting in self.approvals.open():
             waiting.lapse_when_changed(by=by)
@@ -325,7 +331,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
-        """Serve the stable version again, also after a promotion; a second call changes nothing.
+        """Serve the stable version again, also after a promotion, and record that; a second call changes nothing.
 
         Raises InvalidTransition for a draft or a rollout that ended otherwise, Conflict if the alias was moved since
         the promotion, and PreconditionFailed if `expected_tag` is given and is not the ETag.
@@ -339,9 +345,9 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def go_back(self, alias: Alias, *, reason: str, by: Actor, evidence: Evidence) -> None:
-        """Roll the locked rollout back, moving the alias back if it was promoted.
+        """Roll the locked rollout back and record that; if it was promoted, the alias moves back to the stable version.
 
-        Raises InvalidTransition from a status without a way back, and Conflict if the alias was moved since the
+        Raises InvalidTransition from a status that cannot be rolled back, and Conflict if the alias was moved since the
         promotion.
         """
         if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
@@ -354,10 +360,10 @@ class Rollout(SignedPlan):
         self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
 
     def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
-        """Return the rollout as it is now, locked after its alias.
+        """Return the rollout as it is in the database now, with its alias; both are locked.
 
-        Raises Conflict for a stale generation, and InvalidTransition if `target` may not follow its status; None allows
-        any.
+        Raises Conflict if the generation is not the expected one, and InvalidTransition if `target` may not follow its
+        status; None as `target` allows any.
         """
         alias = Alias.objects.select_for_update().get(pk=self.alias_id)
         rollout = Rollout.objects.select_for_update().get(pk=self.pk)
@@ -375,10 +381,10 @@ class Rollout(SignedPlan):
         return rollout
 
     def enter(self, status: RolloutStatus, reason: str) -> None:
-        """Save the status with its reason, increment the generation and send the signal of changed routes on commit.
+        """Save the status with its reason, increment the generation, and send the signal of changed routes on commit.
 
-        A rollout that enters RUNNING begins its step anew; one that is no longer active gets its end. Raises NotAllowed
-        if the candidate would get a share that nobody signed.
+        A rollout that enters RUNNING begins the time of its step anew; one that is no longer active gets its end.
+        Raises NotAllowed if the alias is protected and the signatures do not permit the candidate's share.
         """
         if status in SERVING:
             self.require_signed_share()
@@ -392,7 +398,10 @@ class Rollout(SignedPlan):
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
-        """Record an audit event with the status, weight and candidate as they are now, and the numbers that decided."""
+        """Record an audit event with the present status, weight and candidate, and the evidence that decided.
+
+        If the event is a decision, that is stored with its verdicts, too.
+        """
         if tag in TAGS:
             evidence = RolloutDecision.freeze(self, tag, by=by, reason=reason, verdicts=evidence).verdicts
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}

@@ -29,7 +29,8 @@ MEASURED_FIELDS = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion
 class RolloutMinute(models.Model):
     """Sums of one metric of one arm in one minute.
 
-    `histogram` counts values in seconds between `registry.experiments.quantiles.EDGES`, without the empty bins.
+    `histogram` counts values in seconds by the number of their bin between `registry.experiments.quantiles.EDGES`;
+    empty bins are left out.
     """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="minutes")
@@ -52,7 +53,7 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add(cls, measured: Iterable[Measured]) -> None:
-        """Add (rollout, arm, time, metric, value) to the rows of their minutes, in one transaction.
+        """Add each (rollout, arm, time, metric, value) to the row of its minute, all in one transaction.
 
         A value of None only ensures that the row exists.
         """
@@ -67,9 +68,9 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
-        """Add values to the row of one minute, arm and metric, which is inserted if it is missing.
+        """Add values to the row of one minute, arm and metric, which is created if it is missing.
 
-        Seconds go into its histogram.
+        `rollout` is the rollout's key. Values of a metric in seconds are counted in the histogram, too.
         """
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
         RolloutMinute.objects.bulk_create([RolloutMinute(**key)], ignore_conflicts=True)
@@ -83,7 +84,7 @@ class RolloutMinute(models.Model):
         row.save(update_fields=["count", "total", "squares", "histogram"])
 
     def dense(self) -> np.ndarray:
-        """Return the counts of all bins between EDGES, the empty ones included."""
+        """Return the counts of all bins of the histogram, the empty ones included."""
         counts = np.zeros(len(EDGES) + 1, dtype=np.int64)
         for place, count in self.histogram.items():
             counts[int(place)] = count
@@ -91,7 +92,7 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def remember_baseline(cls, rollout: Rollout) -> None:
-        """Store, unless it is stored already, what the stable version measured before the rollout, as the baseline arm.
+        """Store, unless that was done already, the stable version's answers before the rollout as the baseline arm.
 
         These are its latest BASELINE_ANSWERS answers under the alias in BASELINE_HOURS. If the control is past a margin
         against this baseline too, there is an outage that is not the candidate's fault.
@@ -103,7 +104,7 @@ class RolloutMinute(models.Model):
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in values.items())
 
     def as_minute(self, arm: Arm) -> Minute:
-        """Return the row as input of the statistics, attributed to this arm."""
+        """Return the row as a Minute, input of the statistics, attributed to this arm."""
         values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
         return Minute(self.at, arm, METRICS[self.metric].label, values)
 
@@ -116,12 +117,12 @@ def answers_before(rollout: Rollout) -> models.QuerySet[Any]:
 
 
 def sparse(counts: np.ndarray) -> dict[str, int]:
-    """Return the counts that are not zero, by their place in the array as text."""
+    """Return the counts that are not zero, by their index in the array as text."""
     return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
 
 
 class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
-    """Queries of a rollout's users."""
+    """Users whom rollouts served, selected or counted."""
 
     def in_both_arms(self, rollout: Rollout) -> RolloutUnitQuerySet:
         """Return the candidate's users whom the control served too; a correct router never lets that happen."""
@@ -132,8 +133,8 @@ class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
     def split(self) -> tuple[list[Exposure], float]:
         """Count one rollout's users in one query, for the check of its split.
 
-        Returns the users first served at a weight of up to 50 percent, where both arms are of equal size, and the
-        fraction of the candidate's users whom the control served too.
+        Returns (exposures, fraction): the users of each arm first served at a weight of up to 50 percent, where both
+        arms are of equal size, and the fraction of the candidate's users whom the control served too.
         """
         control = RolloutUnit.objects.filter(rollout=OuterRef("rollout"), unit=OuterRef("unit"), arm=Arm.CONTROL)
         rows = self.values("arm").annotate(
@@ -151,7 +152,7 @@ class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
 class RolloutUnit(models.Model):
     """A user (as a hash) whom an arm of a rollout served, and the metrics for which their first value was counted.
 
-    One user's answers are correlated, so the statistics take one value of each user and sum independent values only.
+    One user's answers are correlated, so the statistics use one value of each user and sum only independent values.
     """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="units")
@@ -175,7 +176,7 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def locked(cls, drafts: Iterable[RolloutUnit]) -> dict[UnitKey, RolloutUnit]:
-        """Insert the users that are new and return the rows of all of them by their keys, locked until the commit."""
+        """Insert the users that are new and return the rows of all `drafts` by their keys, locked until the commit."""
         wanted = {one.key: one for one in drafts}
         RolloutUnit.objects.bulk_create([wanted[key] for key in sorted(wanted, key=str)], ignore_conflicts=True)
         units = {unit for _, unit, _ in wanted}
@@ -184,9 +185,10 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def count_first(cls, measurements: Iterable[tuple[RolloutUnit, Measured]]) -> None:
-        """Add each user's first value of a metric to its minute; record of later values only that the minute has a row.
+        """Add each user's first value of a metric to its minute.
 
-        `measurements` are pairs of a locked user and (rollout, arm, time, metric, value).
+        For a later value only ensure that the minute has a row. `measurements` are pairs of a locked user and (rollout,
+        arm, time, metric, value).
         """
         changed, measured = {}, []
         for unit, (rollout, arm, at, metric, value) in measurements:

@@ -1,4 +1,4 @@
-"""Shares of a protected alias' traffic: how much of it a plan gives to the candidate, and how much is permitted."""
+"""Shares of a protected alias' traffic: what a plan gives to the candidate, and what signatures permit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ EARNED = (ApprovalStatus.APPROVED, ApprovalStatus.USED, ApprovalStatus.GLASS_BRO
 
 
 def share_of(weight: float, shadow: float, targeting: dict[str, Any]) -> float:
-    """Return the percent of the traffic that reaches the candidate.
+    """Return the percent of the traffic that reaches the candidate: the larger of `weight` and `shadow`.
 
-    The larger of `weight` (served) and `shadow` (mirrored).
-
-    It is 100 if units are pinned to the candidate: they may be anybody's, however few they are.
+    `weight` is the percent that it serves, `shadow` the percent that is mirrored to it. The share is 100 if users are
+    pinned to the candidate: they may be anybody, however few they are.
     """
     is_pinned = "candidate" in targeting.get("pinned", {}).values()
     return 100.0 if is_pinned else max(weight, shadow)
 
 
 def planned_share(plan: dict[str, Any]) -> float:
-    """Return the largest share that a plan gives to the candidate in any step."""
+    """Return the largest share, in percent, that a plan gives to the candidate in any step."""
     return max(share_of(step["weight"], step.get("shadow", 0), plan["targeting"]) for step in plan["steps"])
 
 
@@ -41,6 +40,6 @@ def canary_share(alias: Any, candidate: Any) -> float:
 
 
 def signed_share(approvals: Iterable[Approval], plan: dict[str, Any]) -> float | None:
-    """Return the percent that the approvals permit a rollout with this plan; None if none of them is about the plan."""
+    """Return the percent that the approvals permit a rollout with this plan; None if none of them is for this plan."""
     is_signed = any(each.status in EARNED and each.evidence.get("plan") == plan for each in approvals)
     return planned_share(plan) if is_signed else None

@@ -6,7 +6,7 @@ from django.db import models
 
 
 class RolloutStatus(models.TextChoices):
-    """States of a rollout.
+    """The states of a rollout.
 
     Promoting and rolling back are not states: each is one transaction, whose intermediate steps nobody can see.
     """
@@ -40,5 +40,5 @@ MOVES = {
 
 
 def in_words(status: str) -> str:
-    """Return a rollout's state as it stands in a sentence: rolled back."""
+    """Return a rollout's state as it is written in a sentence: "rolled back"."""
     return RolloutStatus(status).label.lower()

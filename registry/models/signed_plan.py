@@ -1,4 +1,4 @@
-"""The plan of a rollout, the signatures that it needs, and the share of the traffic that is permitted before them."""
+"""The plan of a rollout, the signatures that it needs, and the share of the traffic that is permitted without them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALLOWING = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus
 
 
 class SignedPlan(models.Model):
-    """The versions and the plan of a rollout, with the signatures that a protected alias asks for."""
+    """The versions and the plan of a rollout, with the signatures that a protected alias needs; an abstract model."""
 
     alias = models.ForeignKey(Alias, models.PROTECT, related_name="rollouts")
     stable = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="stable_of")
@@ -51,7 +51,7 @@ class SignedPlan(models.Model):
 
     @property
     def is_draft(self) -> bool:
-        """Return True before the rollout is opened."""
+        """Return True if the rollout is a draft that was not opened yet."""
         return self.status == RolloutStatus.DRAFT
 
     @property
@@ -61,7 +61,7 @@ class SignedPlan(models.Model):
 
     @property
     def shadow(self) -> float:
-        """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
+        """Percent of the stable version's requests that are also sent to the candidate, unseen by users."""
         return float(self.steps[self.step].get("shadow", 0))
 
     @property
@@ -76,12 +76,16 @@ class SignedPlan(models.Model):
 
     @property
     def is_signed(self) -> bool:
-        """True if the alias is unprotected, or if the signatures of the present plan are complete."""
+        """True if the alias is unprotected, or if the present plan has all signatures that it needs."""
         return not self.alias.quorum or signed_share(self.approvals.all(), self.signed_plan) is not None
 
     @property
     def permitted_share(self) -> float:
-        """Percent of the traffic that the candidate may get: on a protected alias what was signed, else the canary."""
+        """Percent of the traffic that the candidate may get.
+
+        It is 100 on an unprotected alias; on a protected one what was signed for the plan, or else the policy's canary
+        share.
+        """
         if not self.alias.quorum:
             return 100.0
         signed = signed_share(self.approvals.all(), self.signed_plan)
@@ -94,7 +98,10 @@ class SignedPlan(models.Model):
 
     @property
     def promotion_obstacle(self) -> str:
-        """The sentence that would refuse a promotion now: an approval that is missing, or an evaluation; else ""."""
+        """The sentence that would refuse a promotion now, for a missing approval or an evaluation.
+
+        "" if nothing would.
+        """
         if self.alias.quorum and not self.has_earned_approval:
             return f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan."
         tasks = self.alias.policy.get("evaluations", [])
@@ -106,7 +113,7 @@ class SignedPlan(models.Model):
 
     @property
     def step_obstacle(self) -> str:
-        """The sentence that would refuse the next step now, for want of signatures for its share; else ""."""
+        """The sentence that would refuse the next step now, because its share is not signed; "" if nothing would."""
         following = self.steps[self.step + 1] if not self.is_last_step else self.steps[self.step]
         wanted = share_of(following["weight"], following.get("shadow", 0), self.targeting)
         if wanted <= (permitted := self.permitted_share):
@@ -123,9 +130,7 @@ class SignedPlan(models.Model):
     ) -> None:
         """Set steps, guardrails, checks, targeting and the first step's weight, without saving.
 
-        None keeps the targeting.
-
-        Raises Invalid for a plan that could not be carried out.
+        `targeting` None keeps the present one. Raises Invalid for a plan that cannot be carried out.
         """
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
@@ -134,7 +139,7 @@ class SignedPlan(models.Model):
         self.targeting = self.targeting if targeting is None else targets(targeting)
 
     def require_servable(self) -> None:
-        """Check that the alias' cluster can serve the candidate and that the alias does not serve it already.
+        """Check that the alias' cluster can serve the candidate, and that the alias does not serve it already.
 
         Raises Invalid.
         """
@@ -145,7 +150,7 @@ class SignedPlan(models.Model):
     def request_approval(self, *, reason: str, by: Actor) -> Approval:
         """Request other people's signatures for the candidate's shares and its promotion; return the request.
 
-        Raises Invalid if the rollout is not active or its alias is unprotected, and as `Approval.request` does.
+        Raises Invalid if the rollout is not active or its alias is not protected, and as `Approval.request` does.
         """
         if not self.is_active or not self.alias.quorum:
             raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
@@ -160,7 +165,7 @@ class SignedPlan(models.Model):
         )
 
     def approval(self) -> Approval:
-        """Return, locked, an approval that allows the present plan and evidence. Raises NotAllowed if there is none."""
+        """Return an approval that allows the present plan and evidence, locked. Raises NotAllowed if there is none."""
         if approval := self.earned_approvals().select_for_update().first():
             return approval
         raise NotAllowed(
@@ -169,19 +174,19 @@ class SignedPlan(models.Model):
         )
 
     def earned_approvals(self) -> models.QuerySet[Approval]:
-        """Return the rollout's approvals for its present evidence that can still be used, broken glass included."""
+        """Return the rollout's approvals of its present evidence that can be used, break-glass ones included."""
         return self.approvals.filter(status__in=ALLOWING, bound=digest_of(self.evidence()))
 
     @property
     def has_earned_approval(self) -> bool:
-        """True if one of the rollout's approvals, which may be read already, allows the present evidence."""
+        """True if one of the rollout's approvals, which may be prefetched, allows the present evidence."""
         bound = digest_of(self.evidence())
         return any(each.status in ALLOWING and each.bound == bound for each in self.approvals.all())
 
     def require_signed_share(self) -> None:
-        """Check that signatures permit the present share on a protected alias.
+        """Check that on a protected alias the signatures permit the present share.
 
-        Raises NotAllowed with what is permitted.
+        Raises NotAllowed with what they permit.
         """
         if not self.alias.quorum:
             return
@@ -200,7 +205,7 @@ class SignedPlan(models.Model):
             )
 
     def evidence(self) -> dict[str, Any]:
-        """Return what an approver signs, as JSON: both versions' digests, the evaluations, the plan and the quorum."""
+        """Return what an approver signs, as a dict for JSON: both versions' digests, evaluations, plan and quorum."""
         return {
             "alias": self.alias.name,
             "stable": served(self.stable),

@@ -14,8 +14,8 @@ from registry.models.alias import Alias
 def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet[Any]) -> None:
     """Check that the alias' cluster has adapter slots for a rollout of `candidate`.
 
-    Both sides of every running rollout stay loaded on each replica; the other aliases share the slots that remain.
-    Raises Invalid with the numbers if this rollout does not fit beside those in `active`.
+    `active` are the active rollouts. Both versions of each stay loaded on every replica; the other aliases share the
+    slots that remain. Raises Invalid with the numbers if this rollout does not fit beside them.
     """
     cluster = alias.cluster
     pairs = active.filter(alias__cluster=cluster).values_list("candidate", "alias__version")

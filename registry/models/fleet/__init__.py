@@ -1,1 +1,1 @@
-"""Models of what serves: clusters, their replicas, and grants of clusters to other projects."""
+"""Models of the serving fleet: clusters, their replicas, and grants of clusters to other projects."""

@@ -27,7 +27,7 @@ ENGINE_KEY = "engine key"
 
 
 class ClusterQuerySet(models.QuerySet["Cluster"]):
-    """Queries for clusters by the projects that they serve."""
+    """Clusters, selected by the projects that they serve."""
 
     def serving(self, project: Any) -> ClusterQuerySet:
         """Return the clusters that may serve the project: its own, and those whose grant it has accepted."""
@@ -35,9 +35,9 @@ class ClusterQuerySet(models.QuerySet["Cluster"]):
         return self.filter(models.Q(project=project) | models.Q(pk__in=accepted.values("cluster")))
 
     def offered_to(self, project: Any) -> ClusterQuerySet:
-        """Return the clusters on which the project may put an alias.
+        """Return the clusters on which the project may put an alias: its own, and those granted to it.
 
-        Its own, and those granted to it, accepted or not.
+        A grant counts whether it was accepted or not.
         """
         granted = ClusterGrant.objects.standing().filter(offered_to=project.slug)
         return self.filter(models.Q(project=project) | models.Q(pk__in=granted.values("cluster")))
@@ -74,12 +74,12 @@ class Cluster(models.Model):
 
     @property
     def ref(self) -> str:
-        """The reference that names it among all projects: `project.cluster`."""
+        """The cluster's name among all projects: `project.cluster`."""
         return f"{self.project.slug}.{self.slug}"
 
     @property
     def slot_bytes(self) -> int:
-        """The bytes that vLLM reserves for one adapter slot in bfloat16: the highest rank in every module."""
+        """The bytes that vLLM reserves for one adapter slot in bfloat16, with the highest rank in every module."""
         return self.base_model.slot_bytes(self.max_lora_rank)
 
     @property
@@ -89,14 +89,14 @@ class Cluster(models.Model):
 
     @property
     def engine_key(self) -> str:
-        """The API key that its engines were started with, `vllm --api-key`; empty for engines without one."""
+        """The decrypted API key that its engines were started with (`vllm --api-key`); "" for engines without one."""
         return box(ENGINE_KEY).decrypt(bytes(self.sealed_key)).decode() if self.sealed_key else ""
 
     @classmethod
     def create(
         cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, engine_key: str = "", **fields: Any
     ) -> Cluster:
-        """Create a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
+        """Create and record a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
         fields["sealed_key"] = sealed(engine_key)
         try:
             with transaction.atomic():
@@ -116,7 +116,7 @@ class Cluster(models.Model):
         return self.aliases.filter(project__in=self.projects())
 
     def live_names(self) -> set[str]:
-        """Return the served names of what its aliases and their active rollouts serve."""
+        """Return the served names of the versions that its aliases and their active rollouts serve."""
         aliases = self.served_aliases()
         stable = aliases.values_list("version__served_name", flat=True)
         rollouts = aliases.model.rollouts.rel.related_model.objects.active().filter(alias__in=aliases)
@@ -125,9 +125,10 @@ class Cluster(models.Model):
     def grant(self, project: str, *, by: Actor, reason: str = "", **shares: Any) -> ClusterGrant:
         """Grant the cluster to the project of this slug, which accepts by putting an alias on it.
 
-        `shares` are what it may take: `slots`, `requests_per_s`, `tokens_per_min`; without them slots are parted
-        equally, and there is no limit. The project is not looked up, so that nobody learns which slugs exist. Raises
-        Invalid for the own project and for shares above the cluster, Conflict for a grant that stands.
+        Record and return the grant. `shares` are what it may use: `slots`, `requests_per_s`, `tokens_per_min`; without
+        them slots are divided equally, and there is no limit. The project is not looked up, so that nobody learns which
+        slugs exist. Raises Invalid for the cluster's own project and for more slots than the cluster has, and Conflict
+        if it is granted to the project already.
         """
         if project == self.project.slug:
             raise Invalid(f"{self} belongs to {project!r}, which needs no grant.", field="project", code="own_cluster")
@@ -143,7 +144,10 @@ class Cluster(models.Model):
         return granted
 
     def change_grant(self, project: str, *, by: Actor, reason: str, **shares: Any) -> ClusterGrant:
-        """Change the shares of a grant. Raises Invalid if no grant stands, and for shares above the cluster."""
+        """Change the shares of a project's grant, record that, and return the grant.
+
+        Raises Invalid if the cluster is not granted to the project, and for more slots than the cluster has.
+        """
         with transaction.atomic():
             granted = self._standing_grant(project)
             self._require_slots(shares.get("slots"), but=project)
@@ -174,9 +178,10 @@ class Cluster(models.Model):
             )
 
     def withdraw(self, project: str, *, by: Actor, reason: str) -> ClusterGrant:
-        """Withdraw the grant: the cluster's replicas unload the project's versions and get no more of its requests.
+        """Withdraw a project's grant, record that, and return the grant.
 
-        Raises Invalid if no grant stands.
+        The cluster's replicas unload the project's versions and no longer get its requests. Raises Invalid if the
+        cluster is not granted to the project.
         """
         with transaction.atomic():
             granted = self._standing_grant(project)
@@ -187,9 +192,9 @@ class Cluster(models.Model):
         return granted
 
     def accept_for(self, project: Project, *, by: Actor) -> None:
-        """Accept, for the project, the grant of this cluster; no effect on the own project or an accepted grant.
+        """Accept the grant of this cluster for the project, and record that.
 
-        Raises Invalid if there is no grant.
+        Nothing happens for the cluster's own project or an accepted grant. Raises Invalid if there is no grant.
         """
         if project.pk == self.project_id:
             return
@@ -203,7 +208,7 @@ class Cluster(models.Model):
             AuditEvent.record(Tag.CLUSTER_GRANT_ACCEPTED, self, by=by, project=project, after=after)
 
     def require_offered(self, project: Project) -> None:
-        """Require that the cluster is the project's own, or granted to it whether accepted or not. Raises Invalid."""
+        """Check that the cluster is the project's own, or granted to it, accepted or not. Raises Invalid."""
         if project.pk != self.project_id and not self.grants.standing().filter(offered_to=project.slug).exists():
             raise not_granted(self)
 
@@ -217,11 +222,11 @@ class Cluster(models.Model):
         AuditEvent.record(tag, self, by=by, project=self.project, after=after, reason=reason)
 
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
-        """Change the limits that its engines were started with, their kind, or their API key (`engine_key`).
+        """Change the limits that its engines were started with, the kind of engine, or the API key (`engine_key`).
 
-        The audit trail tells that the key changed, never the key. Raises Conflict if a version that serves requests has
-        a rank above the new `max_lora_rank`, unless `confirm` is given; the version is then served no more. Raises
-        Invalid for fewer slots than are granted to projects.
+        The audit trail records that the key changed, never the key. Raises Conflict if a version that serves requests
+        has a rank above the new `max_lora_rank`, unless `confirm` is given; that version is then no longer served.
+        Raises Invalid for fewer slots than are granted to projects.
         """
         with transaction.atomic():
             cluster = Cluster.objects.select_for_update().get(pk=self.pk)
@@ -246,7 +251,7 @@ class Cluster(models.Model):
             require_confirmed(str(self), sorted(above.values_list("served_name", flat=True)), confirm=confirm)
 
     def drain(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Drain all replicas. Raises Conflict if they hold live versions, which `confirm` cuts off."""
+        """Drain all replicas. Raises Conflict if they hold versions that serve requests, unless `confirm` is given."""
         with transaction.atomic():
             replicas = list(self.replicas.select_for_update().filter(draining_since=None).order_by("pk"))
             loaded = {name for replica in replicas if replica.is_healthy for name in replica.loaded}
@@ -255,7 +260,10 @@ class Cluster(models.Model):
                 replica.drain(reason=reason, by=by, confirm=True)
 
     def remove(self, *, reason: str, by: Actor) -> None:
-        """Delete the cluster with its grants. Raises Conflict while it has aliases, which are kept, or replicas."""
+        """Delete the cluster with its grants, and record that. Raises Conflict while it has aliases or replicas.
+
+        Aliases are never deleted, so a cluster that has had one stays.
+        """
         with transaction.atomic():
             Cluster.objects.select_for_update().get(pk=self.pk)
             self._require_none(self.aliases.all(), "aliases", "Aliases are kept, and with them their cluster")
@@ -272,7 +280,10 @@ class Cluster(models.Model):
             raise Conflict(f"{self} has {count} {kind} ({named}). {remedy}.", field="cluster", code="cluster_in_use")
 
     def add_replica(self, *, url: str, by: Actor) -> Any:
-        """Add a running engine process to this cluster. Raises Invalid or Conflict for a bad or taken address."""
+        """Add a running engine process to this cluster, record that, and return the replica.
+
+        Raises Invalid for an address that is not allowed, and Conflict for an engine that is a replica already.
+        """
         url, endpoints = self.require_address(url)
         try:
             with transaction.atomic():
@@ -285,9 +296,9 @@ class Cluster(models.Model):
         return replica
 
     def require_address(self, url: str) -> tuple[str, list[str]]:
-        """Return the address in its one spelling, with its endpoints. Raises Invalid for one that no operator allows.
+        """Return the address in its normal form, and its endpoints. Raises Invalid for one that no operator allows.
 
-        An address that does not resolve now is taken: an engine may be registered before it starts.
+        An address that does not resolve yet is accepted: an engine may be registered before it starts.
         """
         try:
             return normalised(url), require_engine(url, settings.ENGINE_HOSTS)
@@ -295,9 +306,10 @@ class Cluster(models.Model):
             raise Invalid(str(error), field="url", code="forbidden_address") from None
 
     def require_no_other(self, endpoints: list[str], url: str, *, but: int | None = None) -> None:
-        """Check that no replica is this engine under another address. Raises Conflict, naming a replica of ours.
+        """Check that the engine at these endpoints is no replica under another address. Raises Conflict.
 
-        `but` is the key of a replica that may be.
+        `but` is the key of a replica that is ignored. The error names the other replica only if it is of the same
+        project.
         """
         with connection.cursor() as cursor:
             # Two requests at a time would not see each other's replica.
@@ -309,12 +321,15 @@ class Cluster(models.Model):
 
 
 def sealed(key: str) -> bytes:
-    """Return an engine's API key encrypted; nothing for no key."""
+    """Return an engine's API key encrypted; b"" for an empty key."""
     return box(ENGINE_KEY).encrypt(key.encode()) if key else b""
 
 
 def require_confirmed(holder: str, names: list[str], *, confirm: bool) -> None:
-    """Require the confirmation that live versions are cut off, if there are any. Raises Conflict, naming them."""
+    """Check that the caller confirmed to cut off live versions. Raises Conflict with their names if not.
+
+    `names` are the live versions that only `holder` holds; if there is none, no confirmation is needed.
+    """
     if names and not confirm:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise Conflict(
@@ -328,7 +343,7 @@ def require_confirmed(holder: str, names: list[str], *, confirm: bool) -> None:
 def taken(url: str, other: Any = None) -> Conflict:
     """Return, without raising it, the error of an engine that is a replica already.
 
-    The replica `other` is named only if it is given: callers give it for their own project alone.
+    `other` is that replica, named in the error; callers give it only if it belongs to their own project.
     """
     owner = f" as {other} of {other.cluster}" if other else ""
     return Conflict(

@@ -1,4 +1,4 @@
-"""Grants of clusters to other projects, and the shares that they give."""
+"""Grants of clusters to other projects, and the shares of a cluster that they give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARES = ("slots", "requests_per_s", "tokens_per_min")
 
 
 class ClusterGrantQuerySet(models.QuerySet["ClusterGrant"]):
-    """Queries for grants by their state."""
+    """Grants, selected by their state."""
 
     def standing(self) -> ClusterGrantQuerySet:
         """Return the grants that were not withdrawn."""
@@ -23,7 +23,7 @@ class ClusterGrantQuerySet(models.QuerySet["ClusterGrant"]):
 class ClusterGrant(models.Model):
     """The permission of a cluster's owner that its replicas serve another project, and that project's acceptance.
 
-    `project` is set when the project accepts: nobody's versions go to a cluster that its project did not choose.
+    `project` is null until the project accepts: no versions go to a cluster that their project did not choose.
     """
 
     cluster = models.ForeignKey("registry.Cluster", models.PROTECT, related_name="grants")
@@ -59,9 +59,9 @@ class ClusterGrant(models.Model):
 
     @property
     def share_key(self) -> str:
-        """The key under which routers count what the project takes of the cluster."""
+        """The key under which routers count what the project uses of the cluster."""
         return f"{self.cluster_id}/{self.offered_to}"
 
     def shares(self) -> dict[str, Any]:
-        """Return the shares of the grant."""
+        """Return the grant's `slots`, `requests_per_s` and `tokens_per_min`; None where none is set."""
         return {name: getattr(self, name) for name in SHARES}

@@ -1,4 +1,4 @@
-"""Replicas, the engine processes of clusters: their verbs, and the last observed state of each."""
+"""Replicas, the engine processes of clusters: the changes that operators make, and the last observed state."""
 
 from __future__ import annotations
 
@@ -38,23 +38,26 @@ FIRST_REST, MAX_REST = timedelta(seconds=30), timedelta(minutes=5)
 
 
 class ReplicaQuerySet(models.QuerySet["Replica"]):
-    """Queries for replicas by what they serve."""
+    """Replicas, selected by what they serve."""
 
     def lengths(self, base_model: BaseModel, project: Project) -> list[int]:
-        """Return the context lengths that the engines of a base model serve to a project, in tokens, shortest first.
+        """Return the context lengths, in tokens, that engines with a base model serve to a project, shortest first.
 
-        Each length is there once; engines that name none are left out.
+        Each length occurs once; engines that do not report one are left out.
         """
         clusters = Cluster.objects.serving(project).filter(base_model=base_model)
         known = self.filter(cluster__in=clusters, max_length__isnull=False)
         return sorted({length for length in known.values_list("max_length", flat=True) if length is not None})
 
     def usable(self) -> ReplicaQuerySet:
-        """Return the replicas that requests may go to: those that answer and are not drained."""
+        """Return the replicas that may get requests: those that answer and are not drained."""
         return self.filter(is_healthy=True, draining_since=None)
 
     def live_only_on(self, replica: Replica) -> list[str]:
-        """Return the names that serve requests now and that this usable replica alone of its cluster holds, sorted."""
+        """Return the names of live versions that only this replica of its cluster holds, sorted.
+
+        Empty if the replica does not answer or is drained. Other replicas count if they are usable.
+        """
         if not replica.is_healthy or replica.draining_since:
             return []
         others = self.usable().filter(cluster=replica.cluster).exclude(pk=replica.pk)
@@ -63,7 +66,10 @@ class ReplicaQuerySet(models.QuerySet["Replica"]):
 
 
 class Replica(models.Model):
-    """One engine process. `loaded` holds the adapters that we loaded and probed there: served name -> path."""
+    """One engine process.
+
+    `loaded` maps the served names that the control loop loaded and probed there to their paths.
+    """
 
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="replicas")
     url = models.URLField(unique=True, max_length=300)
@@ -118,8 +124,8 @@ class Replica(models.Model):
     ) -> None:
         """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
-        Other reported adapters are probed before they get traffic. A replica that comes back is asked again for what it
-        refused before, and all its adapters are checked again.
+        `reported` maps names to paths. Other reported adapters are probed before they get traffic. A replica that comes
+        back is asked again for what it refused before, and all its adapters are checked again.
         """
         refused = self.refused if self.is_healthy else {}
         if not self.is_healthy and self.seen_at:
@@ -135,9 +141,9 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, pushed=ours, foreign=others, **fields)
 
     def change_address(self, url: str, *, reason: str, by: Actor) -> None:
-        """Give the replica another address; it gets traffic once it was seen there.
+        """Give the replica another address, and record that; it gets traffic once it was reached there.
 
-        Raises Invalid or Conflict for a bad or taken address.
+        Raises Invalid for an address that is not allowed, and Conflict for an engine that is a replica already.
         """
         url, endpoints = self.cluster.require_address(url)
         try:
@@ -154,9 +160,10 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def drain(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Send no more requests to the replica; answers that are running end, then it unloads what it holds.
+        """Send no more requests to the replica, and record that.
 
-        Raises Conflict if it alone holds a live version, which `confirm` cuts off.
+        It finishes running answers, then unloads its versions. Nothing happens if it is drained already. Raises
+        Conflict if only it holds a live version, unless `confirm` is given.
         """
         with transaction.atomic():
             self._lock()
@@ -171,7 +178,7 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor) -> None:
-        """Let a drained replica serve again, once it has loaded its versions."""
+        """Let a drained replica serve again once it has loaded its versions, and record that."""
         with transaction.atomic():
             self._lock()
             if self.draining_since is not None:
@@ -181,9 +188,9 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def remove(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Delete the replica: it leaves the routing table, and its engine is called no more.
+        """Delete the replica and record that: it leaves the routing table, and its engine is no longer called.
 
-        Raises Conflict if it alone holds a live version, which `confirm` cuts off.
+        Raises Conflict if only it holds a live version, unless `confirm` is given.
         """
         with transaction.atomic():
             self._lock()
@@ -193,7 +200,10 @@ class Replica(models.Model):
             send_on_commit(cluster_changed)
 
     def cuts_off(self, *, confirm: bool) -> list[str]:
-        """Return the live versions that no other replica can answer for, sorted. Raises Conflict unless confirmed."""
+        """Return the live versions that only this replica holds, sorted.
+
+        Raises Conflict if there are any, unless confirmed.
+        """
         names = Replica.objects.live_only_on(self)
         require_confirmed(str(self), names, confirm=confirm)
         return names
@@ -204,34 +214,40 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def keep(self, *fields: str) -> None:
-        """Write these fields, unless the replica was deleted or has another address meanwhile."""
+        """Save these fields, unless the replica was deleted or has another address meanwhile."""
         values = {name: getattr(self, name) for name in fields}
         Replica.objects.filter(pk=self.pk, url=self.url).update(**values)
 
     def twin(self, endpoints: Sequence[str]) -> Replica | None:
-        """Return an older replica at one of these endpoints, or whose engine a marker told this one to be, or None."""
+        """Return an older replica that is the same engine, or None.
+
+        It is one with one of these endpoints, or one whose engine a marker adapter showed to be the same.
+        """
         return self.twin_of or Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
 
     def is_engine_of(self, other: Replica) -> None:
-        """Keep that this replica's engine is the other's, which a marker told, until one has another address."""
+        """Store that both replicas are one engine, as a marker adapter showed, until one has another address."""
         self.twin_of = other
         self.keep("twin_of")
 
     def missed(self, message: str) -> None:
-        """Mark the replica unhealthy, with the reason, because it did not answer.
+        """Mark the replica unhealthy because it did not answer; `message` is the reason.
 
-        Nothing is routed to it until it does.
+        It gets no requests until it answers.
         """
         self._now(is_healthy=False, loaded={}, message=message)
 
     @property
     def is_usable(self) -> bool:
-        """True if requests may go to it: it answers and is not drained."""
+        """True if the replica may get requests: it answers and is not drained."""
         return self.is_healthy and self.draining_since is None
 
     @property
     def is_resting(self) -> bool:
-        """True while the replica rests after flapping: it holds versions, but gets traffic only if no other can."""
+        """True while the replica rests after it became unreachable several times in short order.
+
+        A resting replica holds versions, but gets traffic only if no other can.
+        """
         return self.rests_until is not None and self.rests_until > now()
 
     def _came_back(self, moment: datetime) -> None:

@@ -1,1 +1,1 @@
-"""The registry over REST."""
+"""The registry's REST API."""

@@ -18,7 +18,7 @@ from registry.models import Adapter, BaseModel
 
 
 class AdapterSerializer(serializers.ModelSerializer[Adapter]):
-    """An adapter with its project and base model, by slug."""
+    """An adapter; its project and base model are given by slug."""
 
     project = slug_of()
     base_model = slug_of()
@@ -29,7 +29,7 @@ class AdapterSerializer(serializers.ModelSerializer[Adapter]):
 
 
 class NewAdapterSerializer(serializers.Serializer[Any]):
-    """The adapter to create: project, slug and base model, which never change, and a description and tags."""
+    """The adapter to create: project, slug and base model, which never change, and its description and tags."""
 
     project = serializers.SlugField()
     slug = serializers.SlugField(max_length=50)
@@ -39,14 +39,14 @@ class NewAdapterSerializer(serializers.Serializer[Any]):
 
 
 class AdapterChangeSerializer(serializers.Serializer[Any]):
-    """The fields of an adapter that can change."""
+    """The fields of an adapter that can change; one that is left out stays as it is."""
 
     description = serializers.CharField(required=False, allow_blank=True, max_length=10_000)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
 
 
 class AdapterViewSet(Named):
-    """Adapters: named lines of work."""
+    """Adapters: named series of versions, each for one base model."""
 
     queryset = Adapter.objects.select_related("project", "base_model")
     serializer_class = AdapterSerializer
@@ -64,7 +64,10 @@ class AdapterViewSet(Named):
 
     @extend_schema(request=AdapterChangeSerializer, responses=AdapterSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Change an adapter's description or tags; with If-Match only in the state that the tag names."""
+        """Change an adapter's description or tags.
+
+        With If-Match, only if the adapter is in the state that the tag names.
+        """
         adapter = self.get_object()
         changes = self.read(AdapterChangeSerializer)
         adapter.describe(by=actor_of(request), expected=wanted_tag(request), **changes)

@@ -15,7 +15,7 @@ from registry.serving.open_alarms import open_alarms
 
 
 class AlarmSerializer(serializers.Serializer[Any]):
-    """An alarm with its remedy."""
+    """An alarm of a cluster: its kind, what it is about, and how to remedy it."""
 
     kind = serializers.ChoiceField(choices=["foreign_versions", "load_refused", "replica_unreachable"])
     cluster = serializers.CharField()

@@ -1,4 +1,4 @@
-"""REST: aliases and their moves."""
+"""REST: aliases and the history of what they served."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PolicySerializer(serializers.Serializer[Any]):
 
 
 class MoveSerializer(serializers.Serializer[Any]):
-    """The version to move an alias to, and the one that the caller saw."""
+    """The version to move an alias to, and the version that the caller expects it to serve now."""
 
     version = serializers.CharField(max_length=200)
     expected_version = serializers.CharField(max_length=200)
@@ -84,7 +84,7 @@ class MoveSerializer(serializers.Serializer[Any]):
 
 
 class AliasMoveSerializer(serializers.ModelSerializer[AliasMove]):
-    """A move of an alias: the version, when, who and why."""
+    """One move of an alias: the version that it began to serve, when, by whom and why."""
 
     version = slug_of("served_name")
 
@@ -94,10 +94,11 @@ class AliasMoveSerializer(serializers.ModelSerializer[AliasMove]):
 
 
 def cluster_for(request: Request, project: Project, reference: str) -> Cluster:
-    """Return the cluster that an alias of the project is to be served on. Raises Invalid for an unknown one.
+    """Return the cluster, by the name `reference`, that an alias of the project is to be served on.
 
-    A cluster of another project that neither the caller sees nor serves this project yet must be named with its
-    project, `infra.gpu`: so nobody who grants a cluster can make a caller take it by mistake.
+    A cluster of another project that the caller does not see and that does not serve this project yet must be named
+    with its project, as in `infra.gpu`, so that nobody can make a caller use a cluster by mistake by granting it.
+    Raises Invalid for an unknown cluster.
     """
     owner, _ = parts_of(reference)
     clusters = Cluster.objects.select_related("project", "base_model")
@@ -128,7 +129,10 @@ class AliasViewSet(Named):
     }
 
     def version(self, served_name: str, field: str = "version") -> AdapterVersion:
-        """Return the version with this served name, if the caller sees it. Raises Invalid."""
+        """Return the version with this served name.
+
+        Raises Invalid, which blames `field`, if the caller does not see it.
+        """
         version: AdapterVersion = named_record(self, AdapterVersion, "served_name", served_name, Scope.READ, field)
         return version
 
@@ -151,7 +155,7 @@ class AliasViewSet(Named):
 
     @extend_schema(request=PolicySerializer, responses=AliasSerializer)
     def partial_update(self, request: Request, name: str) -> Response:
-        """Change the policy of the alias, or let the bare name of its adapter stand for it."""
+        """Change the policy of the alias, or whether the bare name of its adapter stands for it."""
         alias, fields, by = self.get_object(), self.read(PolicySerializer), actor_of(request)
         tag, reason = wanted_tag(request), fields["reason"]
         with transaction.atomic():
@@ -164,7 +168,7 @@ class AliasViewSet(Named):
     @extend_schema(request=MoveSerializer)
     @action(detail=True, methods=["post"])
     def move(self, request: Request, name: str) -> Response:
-        """Serve another version at once, if the alias still serves the expected one."""
+        """Serve another version at once, if the alias still serves the expected version."""
         alias = self.get_object()
         fields = self.read(MoveSerializer)
         expected = alias.version
@@ -209,7 +213,10 @@ class AliasViewSet(Named):
 
 
 def moment_of(text: str) -> datetime:
-    """Parse a time with its zone and return it in UTC, since Postgres accepts fewer zones. Raises Invalid."""
+    """Parse a time that has a time zone, and return it in UTC, since Postgres accepts fewer zones.
+
+    Raises Invalid for a time without a zone, and for any other text.
+    """
     try:
         if (moment := parse_datetime(text)) and moment.tzinfo:
             return moment.astimezone(UTC)

@@ -27,7 +27,7 @@ from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
 class SignatureSerializer(serializers.ModelSerializer[Signature]):
     """A person's signature: the decision, its meaning and reason, and the digest of the evidence that was signed.
 
-    `verdicts` are those of the rollout when it was signed; null for a policy and before the rollout is opened.
+    `verdicts` are those of the rollout when it was signed; null for a policy, or if the rollout was not open yet.
     """
 
     verdicts = VerdictsSerializer(allow_null=True)
@@ -87,7 +87,7 @@ class NewApprovalSerializer(serializers.Serializer[Any]):
 
 
 class PersonSerializer(ReasonSerializer):
-    """A reason and the caller's password."""
+    """A reason, and the caller's password for signing."""
 
     password = serializers.CharField(
         required=False,
@@ -99,7 +99,7 @@ class PersonSerializer(ReasonSerializer):
 
 
 class SigningSerializer(PersonSerializer):
-    """A signature: its reason, its meaning and the evidence that the signer read."""
+    """A signature: its reason, its meaning, the evidence that the signer read, and the signer's password."""
 
     meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
     seen = serializers.CharField(max_length=64, required=False, default="", help_text="The `bound` that you read.")
@@ -153,7 +153,10 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return record
 
     def decide(self, verb: str, shape: type = PersonSerializer) -> Response:
-        """Apply the verb to the approval, after a fresh sign-in."""
+        """Apply `verb`, a method of the approval, with the fields of the body, and return the approval.
+
+        It needs a sign-in within the last ten minutes, or the password in the body.
+        """
         approval = self.get_object()
         signer.decide(approval, verb, self.request, **self.read(shape))
         return self.write(approval)

@@ -39,7 +39,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
 
 
 class NewBaseModelSerializer(serializers.Serializer[Any]):
-    """The base model to register: from the models folder, a hub or a version."""
+    """The base model to register: from the models folder, a hub or a version of an adapter."""
 
     slug = serializers.SlugField(max_length=50)
     source = serializers.RegexField(  # type: ignore[assignment]  # DRF takes it off the class
@@ -57,7 +57,7 @@ class NewBaseModelSerializer(serializers.Serializer[Any]):
     )
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Check that one origin is named. Raises ValidationError."""
+        """Return the fields. Raises ValidationError unless exactly one of `source` and `version` is given."""
         if ("source" in fields) == ("version" in fields):
             raise serializers.ValidationError({"source": "Name either a source or a version."})
         return fields
@@ -89,7 +89,7 @@ class BaseModelViewSet(Reading):
         return BaseModel.objects.all()
 
     def project_of(self, record: Any) -> None:
-        """Return None, as a base model belongs to no project."""
+        """Return None: a base model belongs to no project, so no scope of a project is required."""
 
     @extend_schema(request=NewBaseModelSerializer, responses={202: BaseModelSerializer})
     def create(self, request: Request) -> Response:
@@ -108,7 +108,7 @@ class BaseModelViewSet(Reading):
 
     @extend_schema(request=BaseModelChangeSerializer, responses=BaseModelSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Declare the names by which adapters may name the base model."""
+        """Replace the further names under which adapters may refer to the base model."""
         fields = self.read(BaseModelChangeSerializer)
         require_admin_somewhere(request)
         model = self.get_object()
@@ -117,9 +117,10 @@ class BaseModelViewSet(Reading):
 
 
 def whole_version(request: Request, served_name: str) -> AdapterVersion:
-    """Return the version to register as a base model. Raises Invalid for one that the caller does not see.
+    """Return the version, by its served name, that is to become a base model.
 
-    Raises NotAllowed unless the caller is an admin of its project: all projects can use its weights then.
+    Raises Invalid if the caller does not see it, and NotAllowed unless the caller is an admin of its project, because
+    afterwards all projects can use its weights.
     """
     visible = AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
     version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()

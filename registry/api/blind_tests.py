@@ -28,7 +28,7 @@ TESTS = {"type": "array", "items": {"$ref": "#/components/schemas/BlindTest"}}
 
 
 class BlindAnswerSerializer(serializers.Serializer[Any]):
-    """An answer of a blind test."""
+    """One version's answer in a blind test."""
 
     letter = serializers.CharField()
     text = serializers.CharField()
@@ -36,7 +36,7 @@ class BlindAnswerSerializer(serializers.Serializer[Any]):
 
 
 class PreferenceSerializer(serializers.Serializer[Any]):
-    """The votes for a version: their number and share."""
+    """The votes for one version: their number, and their share of all votes."""
 
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null = no difference.")
     votes = serializers.IntegerField()
@@ -44,7 +44,7 @@ class PreferenceSerializer(serializers.Serializer[Any]):
 
 
 class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
-    """A blind test, as far as the caller may see it."""
+    """A blind test, without what the caller may not see yet."""
 
     adapter = serializers.SlugRelatedField[Adapter](slug_field="slug", read_only=True)
     versions = serializers.ListField(child=serializers.IntegerField(), source="numbers")
@@ -57,7 +57,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
         fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
 
     def view_of(self, test: BlindTest) -> dict[str, Any]:
-        """Return the test as the caller may see it: versions and votes are hidden from whoever may still vote.
+        """Return the test as the caller may see it: versions and votes are hidden from a caller who may still vote.
 
         A token sees what the person behind it may see.
         """
@@ -65,7 +65,10 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
         return view_of(test, user.pk if user else None, self.may_vote(test))
 
     def may_vote(self, test: BlindTest) -> bool:
-        """Return True for a token, or a person with scope infer in the test's project; cached for each project."""
+        """Return True for a token, or a person with scope infer in the test's project; cached for each project.
+
+        A token itself cannot vote; True lets `view_of` hide what the person behind it may not see yet.
+        """
         request = self.context["request"]
         known: dict[int, bool] = cast(dict[str, Any], self.context).setdefault("may_vote", {})
         if isinstance(request.auth, ApiToken):
@@ -91,7 +94,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
 
 
 class NewBlindTestSerializer(serializers.Serializer[Any]):
-    """The prompts to ask and the versions that answer."""
+    """The prompts to send and the versions of one adapter that answer them."""
 
     adapter = reference()
     versions = serializers.ListField(
@@ -154,7 +157,7 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return versions
 
     def token(self, version: AdapterVersion) -> str:
-        """Return the token to ask the router with: the caller's, or one of their session."""
+        """Return the token for asking the router: the caller's own, or one for the signed-in person in this project."""
         if isinstance(self.request.auth, ApiToken):
             return self.request.headers["Authorization"].split()[1]
         return token_for(self.request, version.project)

@@ -45,12 +45,12 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
         ]
 
     def get_has_engine_key(self, cluster: Cluster) -> bool:
-        """Return True if an API key is kept for the engines; the key itself is never shown."""
+        """Return True if an API key of the engines is stored; the key itself is never shown."""
         return bool(cluster.sealed_key)
 
 
 class EngineKeyField(serializers.RegexField):
-    """The API key of engines: what fits into a header, and never comes back."""
+    """A write-only field for the engines' API key: visible ASCII characters, at most 500; never part of a response."""
 
     def __init__(self, **kwargs: Any) -> None:
         text = "The key that the engines were started with (vllm --api-key); kept encrypted, never shown. Empty = none."
@@ -74,7 +74,7 @@ class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
 
 
 class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
-    """The changeable part of a cluster: how its engines were started, and their API key."""
+    """The changeable part of a cluster: how its engines were started, and their API key; what is left out stays."""
 
     engine_key = EngineKeyField()
     reason = serializers.CharField(max_length=2000)
@@ -86,20 +86,20 @@ class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
         extra_kwargs = {name: {"required": False} for name in ("engine", "max_lora_rank", "max_loras")}
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Check that something changes. Raises ValidationError."""
+        """Return the fields. Raises ValidationError if only `reason` and `confirm` are given."""
         if not fields.keys() - {"reason", "confirm"}:
             raise serializers.ValidationError({"engine": "Name what changes."})
         return fields
 
 
 class CuttingOffSerializer(ReasonSerializer):
-    """Reason of a removal, and the consent to cut off versions that nothing else can answer for."""
+    """Reason of a removal, and the consent that versions which no other replica holds are no longer served."""
 
     confirm = serializers.BooleanField(default=False, help_text="True: what it alone holds is cut off.")
 
 
 class GrantSerializer(serializers.ModelSerializer[ClusterGrant]):
-    """A grant of a cluster to another project."""
+    """A grant of a cluster to another project, with that project's shares."""
 
     project = serializers.CharField(source="offered_to")
     is_accepted = serializers.SerializerMethodField(help_text="True when the project has put an alias on the cluster.")
@@ -109,12 +109,12 @@ class GrantSerializer(serializers.ModelSerializer[ClusterGrant]):
         fields = ["project", "is_accepted", *SHARES, "granted_by", "granted_at", "withdrawn_at"]
 
     def get_is_accepted(self, grant: ClusterGrant) -> bool:
-        """Return True if the project has accepted the grant."""
+        """Return True if the project has accepted the grant by putting an alias on the cluster."""
         return grant.project_id is not None
 
 
 class SharesSerializer(serializers.Serializer[Any]):
-    """The shares of a granted cluster; null means an equal part of the slots, and no other limit."""
+    """A project's shares of a granted cluster; null for slots is an equal part, and otherwise no limit."""
 
     slots = serializers.IntegerField(
         min_value=1, max_value=2**31 - 1, required=False, allow_null=True, help_text="Adapter slots of a replica."
@@ -174,9 +174,9 @@ class AddressSerializer(serializers.Serializer[Any]):
     url = serializers.RegexField(r"^[Hh][Tt]{2}[Pp][Ss]?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
     def validate_url(self, url: str) -> str:
-        """Return the address.
+        """Return the address unchanged.
 
-        Raises ValidationError if its port is 0 or no number, or its IPv6 address is malformed.
+        Raises ValidationError if its port is 0 or above 65535, or its IPv6 address is malformed.
         """
         try:
             parts = urlsplit(url)
@@ -201,7 +201,10 @@ class ReplicaChangeSerializer(AddressSerializer):
 
 
 class ReplicaStateSerializer(serializers.Serializer[Any]):
-    """Desired and observed versions of a replica; `foreign` are those that another hand loaded."""
+    """The versions that a replica should hold and those that it holds.
+
+    `foreign` are versions that were not loaded by the control loop.
+    """
 
     id = serializers.IntegerField()
     url = serializers.CharField()
@@ -216,7 +219,7 @@ class ReplicaStateSerializer(serializers.Serializer[Any]):
 
 
 class ClusterViewSet(Named):
-    """Clusters: replicas behind one router."""
+    """Clusters: replicas of one engine and one base model behind the router."""
 
     queryset = Cluster.objects.select_related("project", "base_model")
     serializer_class = ClusterSerializer
@@ -258,7 +261,7 @@ class ClusterViewSet(Named):
     @extend_schema(request=CuttingOffSerializer, responses=ClusterSerializer)
     @action(detail=True, methods=["post"])
     def drain(self, request: Request, slug: str) -> Response:
-        """Drain all replicas of the cluster: they get no more requests, and unload what they hold."""
+        """Drain all replicas of the cluster: they get no more requests, and unload the versions that they hold."""
         cluster = self.get_object()
         cluster.drain(by=actor_of(request), **self.read(CuttingOffSerializer))
         return self.write(cluster)
@@ -282,14 +285,14 @@ class ClusterViewSet(Named):
     @extend_schema(request=ChangedGrantSerializer, responses=GrantSerializer)
     @grants.mapping.patch
     def change_grant(self, request: Request, slug: str) -> Response:
-        """Change what a project may take of the cluster: slots, requests a second, tokens a minute."""
+        """Change what a project may use of the cluster: slots, requests per second, tokens per minute."""
         granted = self.get_object().change_grant(by=actor_of(request), **self.read(ChangedGrantSerializer))
         return Response(GrantSerializer(granted).data)
 
     @extend_schema(request=WithdrawnGrantSerializer, responses=GrantSerializer)
     @action(detail=True, methods=["post"], url_path="grants/withdraw")
     def withdraw(self, request: Request, slug: str) -> Response:
-        """Withdraw a grant: the replicas unload the project's versions, and its requests go there no more."""
+        """Withdraw a grant: the replicas unload the project's versions, and its requests no longer go there."""
         granted = self.get_object().withdraw(by=actor_of(request), **self.read(WithdrawnGrantSerializer))
         return Response(GrantSerializer(granted).data)
 
@@ -318,7 +321,7 @@ class ReplicaViewSet(Reading):
 
     @extend_schema(request=ReplicaChangeSerializer, responses=ReplicaSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:
-        """Correct a replica's address; it gets requests once it was seen there and has loaded its versions."""
+        """Correct a replica's address. It gets requests again once it was reached there and has loaded its versions."""
         replica = self.get_object()
         fields = self.read(ReplicaChangeSerializer)
         replica.change_address(fields["url"], reason=fields["reason"], by=actor_of(request))
@@ -326,14 +329,14 @@ class ReplicaViewSet(Reading):
 
     @extend_schema(parameters=[CuttingOffSerializer], responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        """Delete a replica, whether it answers or not; its engine is left alone."""
+        """Delete a replica, whether it answers or not; its engine process is not stopped."""
         self.get_object().remove(by=actor_of(request), **read_query(request, CuttingOffSerializer))
         return Response(status=204)
 
     @extend_schema(request=CuttingOffSerializer, responses=ReplicaSerializer)
     @action(detail=True, methods=["post"])
     def drain(self, request: Request, pk: str) -> Response:
-        """Drain a replica: it gets no more requests, running answers end, and it unloads what it holds."""
+        """Drain a replica: it gets no more requests, finishes running answers, and unloads its versions."""
         replica = self.get_object()
         replica.drain(by=actor_of(request), **self.read(CuttingOffSerializer))
         return self.write(replica)
@@ -348,7 +351,10 @@ class ReplicaViewSet(Reading):
 
 
 def read_query(request: Request, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-    """Return the query's parameters, validated by the serializer: a DELETE has no body."""
+    """Return the query parameters of a DELETE, which has no body, validated by the serializer class.
+
+    Raises an error for parameters that are invalid or that the serializer does not have.
+    """
     given = request.query_params.dict()
     serializer = serializer_class(data=given)
     require_known(serializer, given)

@@ -31,7 +31,7 @@ SCOPES = {
 
 
 class EngineVerdictSerializer(serializers.Serializer[Any]):
-    """The verdict on a version for an engine, with its reason."""
+    """Whether an engine can serve a version, with the reason."""
 
     engine = serializers.CharField()
     outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")
@@ -39,7 +39,7 @@ class EngineVerdictSerializer(serializers.Serializer[Any]):
 
 
 class ServedComparisonSerializer(serializers.ModelSerializer[ServedComparison]):
-    """An engine's numbers for a version, beside PEFT's."""
+    """A comparison of the numbers that an engine computed with a version, with PEFT's."""
 
     class Meta:
         model = ServedComparison
@@ -57,7 +57,7 @@ class DossierSerializer(serializers.ModelSerializer[Dossier]):
 
 
 class VersionEvidence(ProjectViewSet):
-    """Actions that read the evidence about a version, and freeze its dossier."""
+    """Actions on a version that return the evidence about it, and freeze its dossier."""
 
     @extend_schema(responses=EngineVerdictSerializer(many=True))
     @action(detail=True, pagination_class=None)

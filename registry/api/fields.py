@@ -10,12 +10,15 @@ from adapterhub.core.references import REFERENCE_IN_BODY
 
 
 def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField[Any]:
-    """Return a read-only field that shows a related object by one of its fields."""
+    """Return a read-only field that shows a related object by its field `name`.
+
+    `options` go to the serializer field.
+    """
     return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
 
 
 def reference(**options: Any) -> serializers.RegexField:
-    """Return a text field for an object's name in its project, `dora`, or with its project, `eu.dora`."""
+    """Return a text field for an object's name, `dora`, or its name with its project, `eu.dora`."""
     return serializers.RegexField(REFERENCE_IN_BODY, max_length=101, **options)
 
 

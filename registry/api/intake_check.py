@@ -11,7 +11,7 @@ from registry.adapter_files.safetensors_header import MAX_HEADER_BYTES
 
 
 class HeaderSerializer(serializers.Serializer[Any]):
-    """The configuration and the first bytes of the weights."""
+    """An adapter's configuration and the first bytes of its weights, as sent for a check."""
 
     adapter_config = serializers.FileField(help_text="adapter_config.json")
     header = serializers.FileField(
@@ -35,7 +35,7 @@ class HeaderSerializer(serializers.Serializer[Any]):
 
 
 class FindingSerializer(serializers.Serializer[Any]):
-    """A fault or a notice."""
+    """A fault or a notice on an adapter's files."""
 
     level = serializers.ChoiceField(["fault", "notice"])
     code = serializers.CharField()
@@ -45,7 +45,7 @@ class FindingSerializer(serializers.Serializer[Any]):
 
 
 class CheckSerializer(serializers.Serializer[Any]):
-    """The answer of the check. Numbers of weights (NaN, no effect) are judged after the upload alone."""
+    """The result of the check. The numbers in the weights (NaN, no effect) are judged only after the upload."""
 
     accepted = serializers.BooleanField(help_text="True if no fault was found.")
     findings = FindingSerializer(many=True)

@@ -1,4 +1,4 @@
-"""Common parts of the registry's REST resources: reading by name, order of pages, and references in bodies."""
+"""Common parts of the registry's REST resources: reading by name, order of pages, and names in request bodies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 class Named(Reading):
-    """A resource whose objects are named in their project: `dora`, or `eu.dora` where two projects have one."""
+    """A resource whose objects are named in their project: `dora`, or `eu.dora` where several projects have one."""
 
     lookup_value_regex = REFERENCE
 
     def get_object(self) -> Any:
         """Return the object that the path names, if the caller may act on it.
 
-        Raises Http404 for one that the caller does not see, Conflict if several projects have one of this name, and
-        NotAllowed.
+        Raises Http404 if there is none that the caller sees, Conflict if several projects have one of this name, and
+        NotAllowed without the action's scope.
         """
         rows = self.filter_queryset(self.get_queryset())
         thing = named(rows, self.project_path, self.lookup_field, self.kwargs[self.lookup_field])
@@ -40,22 +40,22 @@ class Named(Reading):
 
 
 class BySlug(NewestFirst):
-    """Pages of rows by slug."""
+    """Pages of objects in the order of their slugs."""
 
     ordering = "slug"
 
 
 class ByName(NewestFirst):
-    """Pages of rows by name."""
+    """Pages of objects in the order of their names."""
 
     ordering = "name"
 
 
 def named_record(view: ProjectViewSet, model: type[Model], name: str, value: str, scope: str, field: str) -> Any:
-    """Return the object that a request body names, and require the scope in its project.
+    """Return the object of `model` that a request body names by `value`, and require `scope` in its project.
 
-    `name` is the field by which it is named. Raises Invalid for one that is not visible or whose project is archived,
-    NotAllowed without the scope.
+    `name` is the model's field that `value` is looked up in. Raises Invalid, which blames `field`, for an object that
+    the caller does not see or whose project is archived, and NotAllowed without the scope.
     """
     path = "adapter__project" if model is models.AdapterVersion else "project"
     visible = seen_in(model._default_manager.select_related(path), path, view.request)

@@ -11,7 +11,7 @@ from registry.models import Response
 
 
 class ResponseSerializer(serializers.ModelSerializer[Response]):
-    """The version that gave a response, with its arm, its time and the approvals behind it."""
+    """A response to a request: the version and arm that gave it, when, and the approvals behind it."""
 
     version = slug_of("served_name")
     digest = serializers.CharField(source="version.digest")

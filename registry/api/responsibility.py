@@ -1,4 +1,4 @@
-"""Serializers of who answers for what an alias served at a time."""
+"""Serializers of who is responsible for what an alias served at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.models import Approval, Signature
 
 
 class StandingSignatureSerializer(serializers.ModelSerializer[Signature]):
-    """One person's signature."""
+    """One person's signature on an approval."""
 
     class Meta:
         model = Signature
@@ -30,7 +30,7 @@ class ApprovalBehindSerializer(serializers.ModelSerializer[Approval]):
 
 
 class TrialSerializer(serializers.Serializer[Trial]):
-    """The rollout that gave some of the users its candidate at that time."""
+    """The rollout that served its candidate to some of the users at that time; `percent` is their share."""
 
     rollout = serializers.UUIDField(source="rollout.pk")
     candidate = serializers.CharField(source="rollout.candidate.served_name")
@@ -38,7 +38,7 @@ class TrialSerializer(serializers.Serializer[Trial]):
 
 
 class ResponsibilitySerializer(serializers.Serializer[Responsibility]):
-    """The version that an alias served at a time, and who asked for it, decided and signed it, on which verdicts."""
+    """The version that an alias served at a time, and who requested, decided and signed that, on which verdicts."""
 
     version = serializers.CharField(source="version.served_name")
     digest = serializers.CharField(source="version.digest")
@@ -55,14 +55,14 @@ class ResponsibilitySerializer(serializers.Serializer[Responsibility]):
     trial = TrialSerializer(allow_null=True)
 
     def get_audit_sequence(self, answer: Responsibility) -> int | None:
-        """Return the sequence of the audit event."""
+        """Return the sequence number of the audit event in the project's trail; None without an event."""
         return answer.event.sequence if answer.event else None
 
     def get_rollout(self, answer: Responsibility) -> str | None:
-        """Return the id of the rollout that moved the alias."""
+        """Return the id of the rollout that moved the alias; None for a move without one."""
         return str(answer.rollout.pk) if answer.rollout else None
 
 
 def as_json(answer: Responsibility) -> Any:
-    """Return the answer as JSON."""
+    """Return the answer as a dict for JSON."""
     return ResponsibilitySerializer(answer).data

@@ -12,7 +12,7 @@ from registry.experiments.metrics import METRICS
 
 
 class StepSerializer(serializers.Serializer[Any]):
-    """A step of a rollout: the candidate's weight, and what must have happened before the next step starts."""
+    """A step of a rollout: the candidate's weight in percent, and what must have happened before the next step."""
 
     weight = serializers.FloatField(min_value=0, max_value=100)
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
@@ -48,14 +48,14 @@ class GuardrailSerializer(serializers.Serializer[Any]):
 
 
 class JudgeSerializer(serializers.Serializer[Any]):
-    """Settings of the judge: it gets a sample of both arms' answers, with their questions."""
+    """Settings of the judge, a model that scores a sample of both arms' answers with their questions."""
 
     instruction = serializers.CharField(max_length=2000, help_text="What makes an answer good.")
     sample = serializers.FloatField(min_value=0.01, max_value=100, help_text="Percent of the answers.")
 
 
 class ChecksSerializer(serializers.Serializer[Any]):
-    """Checks of an answer, which the routers make after they have sent the answer."""
+    """Checks of an answer, which the router makes after it has sent the answer."""
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
     format = serializers.CharField(required=False, help_text="Regular expression that a correct answer contains.")
@@ -64,7 +64,7 @@ class ChecksSerializer(serializers.Serializer[Any]):
 
 
 class TargetingSerializer(serializers.Serializer[Any]):
-    """Targeting of units, named as clients send them; only their hashes are kept."""
+    """The users or sessions that a rollout includes or excludes, named as clients send them; only hashes are stored."""
 
     allow = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
     deny = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)

@@ -1,4 +1,4 @@
-"""REST: rollouts, and the feedback on answers that they are judged by."""
+"""REST: rollouts, and users' feedback on answers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
 
 
 class NewRolloutSerializer(serializers.Serializer[Any]):
-    """The rollout to open, or to draft."""
+    """The rollout to open, or to store as a draft."""
 
     alias = reference()
     candidate = serializers.CharField(max_length=200, help_text="Served name.")
@@ -87,14 +87,14 @@ class NewRolloutSerializer(serializers.Serializer[Any]):
 
 
 class TransitionSerializer(serializers.Serializer[Any]):
-    """The reason for a transition, and the generation that the caller saw."""
+    """The reason for a transition, and the generation that the caller expects, as a condition."""
 
     reason = serializers.CharField(max_length=2000)
     expected_generation = serializers.IntegerField(required=False, min_value=1)
 
 
 class EditRolloutSerializer(TransitionSerializer):
-    """The parts of a draft to change."""
+    """The parts of a draft's plan to change; what is left out stays."""
 
     steps = StepSerializer(many=True, allow_empty=False, required=False)
     guardrails = GuardrailSerializer(many=True, required=False)
@@ -103,7 +103,7 @@ class EditRolloutSerializer(TransitionSerializer):
 
 
 class WeightSerializer(TransitionSerializer):
-    """The candidate's new share, in percent of the units."""
+    """The candidate's new share, in percent of the users, with a reason."""
 
     weight = serializers.FloatField(min_value=0, max_value=100)
 
@@ -173,8 +173,8 @@ class RolloutViewSet(Reading):
     def move(self, verb: str, shape: type = TransitionSerializer) -> Response:
         """Call the rollout's method `verb` with the body's fields, and return the changed rollout.
 
-        A generation in If-Match or in the body is a condition: PreconditionFailed for another in If-Match, Conflict for
-        another in the body.
+        `shape` is the body's serializer. A generation in If-Match or in the body is a condition: PreconditionFailed if
+        that in If-Match is not the rollout's, Conflict if that in the body is not.
         """
         rollout, fields, tag = self.get_object(), self.read(shape), wanted_tag(self.request)
         require_tag(rollout, tag)
@@ -191,7 +191,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def start(self, request: Request, pk: str) -> Response:
-        """Open a draft with its present plan."""
+        """Open a draft with its plan as it is."""
         return self.move("start")
 
     @extend_schema(request=TransitionSerializer)
@@ -209,7 +209,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
-        """Resume a paused rollout with the same weight and salt."""
+        """Resume a paused rollout with the same weight and salt, so that each user gets the same version as before."""
         return self.move("resume")
 
     @extend_schema(request=WeightSerializer)
@@ -227,7 +227,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=ReasonSerializer)
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, pk: str) -> Response:
-        """Roll back to the stable version for everybody, also after the promotion.
+        """Return to the stable version for everybody, also after the promotion.
 
         A second call changes nothing. With If-Match it happens only in the state that the tag names.
         """
@@ -238,15 +238,15 @@ class RolloutViewSet(Reading):
     @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def advance(self, request: Request, pk: str) -> Response:
-        """Take the next step of the rollout's plan now."""
+        """Start the next step of the rollout's plan now."""
         return self.move("advance")
 
     @extend_schema(responses=VerdictsSerializer)
     @action(detail=True)
     def analysis(self, request: Request, pk: str) -> Response:
-        """Return the action that the numbers ask for, and each guardrail's difference with its interval.
+        """Return the action that the numbers call for, and each guardrail's difference with its interval.
 
-        They are those of now; of a paused or ended rollout those that were frozen with the decision.
+        They are computed now; for a paused or ended rollout they are those that were frozen with the decision.
         """
         nothing = {"action": "wait", "reasons": ["It has not been started."], "findings": [], "unmet": []}
         return Response(verdicts_of(self.get_object()) or nothing)
@@ -254,19 +254,22 @@ class RolloutViewSet(Reading):
     @extend_schema(responses=DecisionSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def decisions(self, request: Request, pk: str) -> Response:
-        """List the decisions on the rollout in order, each with the verdicts on which it was made."""
+        """List the decisions on the rollout, oldest first, each with the verdicts on which it was made."""
         return Response(DecisionSerializer(self.get_object().decisions.all(), many=True).data)
 
 
 class FeedbackSerializer(serializers.Serializer[Any]):
-    """A person's judgement of an answer."""
+    """A person's judgement of an answer: good or bad, a score, or both."""
 
     response_id = serializers.CharField(max_length=64)
     outcome = serializers.ChoiceField(choices=Outcome.choices, required=False, default="")
     score = serializers.FloatField(required=False, allow_null=True, default=None)
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Check that an outcome or a finite score is given. Raises ValidationError."""
+        """Return the fields.
+
+        Raises ValidationError without an outcome or a score, or for a score that is not finite.
+        """
         score = fields["score"]
         if score is not None and not isfinite(score):
             raise serializers.ValidationError({"score": "Enter a finite number."})

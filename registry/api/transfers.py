@@ -1,4 +1,4 @@
-"""REST: transfer of files directly between a client and an S3 store, by links that need no key for an hour."""
+"""REST: transfer of files directly between a client and an S3 store, by links that need no key and last an hour."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCOPES = {"links": Scope.READ, "uploads": Scope.PUBLISH}
 
 
 class LinksSerializer(serializers.Serializer[Any]):
-    """Links to a version's files in the object store."""
+    """Links for downloading a version's files from the object store."""
 
     digest = serializers.CharField()
     expires_s = serializers.IntegerField()
@@ -40,7 +40,7 @@ class LinksSerializer(serializers.Serializer[Any]):
 
 
 class NewUploadSerializer(serializers.Serializer[Any]):
-    """Links by which to upload a version's files to the object store."""
+    """Links for uploading a version's files to the object store."""
 
     upload = serializers.CharField(help_text="Send it as `upload` when both files are there.")
     expires_s = serializers.IntegerField()
@@ -48,7 +48,7 @@ class NewUploadSerializer(serializers.Serializer[Any]):
 
 
 class VersionTransfers(ProjectViewSet):
-    """Actions that give links, so that weights do not pass through the web process.
+    """Actions that create links to the object store, so that weights do not pass through the web process.
 
     `adapter` is the viewset's method that returns the adapter in the path.
     """
@@ -58,7 +58,7 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(responses=LinksSerializer)
     @action(detail=True)
     def links(self, request: Request, slug: str, number: str) -> Response:
-        """Return a link to each file in the store, valid for an hour. Verify each downloaded file by its sha256.
+        """Return a link to each file of the version in the store, valid for an hour. Verify each file by its sha256.
 
         The request is recorded as a read of the weights.
         """
@@ -76,7 +76,7 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(request=None, responses={201: NewUploadSerializer})
     @action(detail=False, methods=["post"])
     def uploads(self, request: Request, slug: str) -> Response:
-        """Create links, valid for an hour, to upload the two files to before the version is created from them."""
+        """Create links, valid for an hour, for uploading the two files from which a version is then created."""
         adapter, key = self.adapter(), uuid.uuid4().hex
         urls = {name: bucket().upload_url(f"{key}/{name}", LINK_S) for name in (WEIGHTS, CONFIG)}
         upload = signing.dumps({"adapter": adapter.pk, "key": key}, salt="upload")
@@ -84,7 +84,7 @@ class VersionTransfers(ProjectViewSet):
 
 
 def bucket() -> S3Store:
-    """Return the store if it can give links. Raises Conflict if it is a folder."""
+    """Return the artifact store. Raises Conflict if it is a folder, which has no links."""
     artifacts = store()
     if not isinstance(artifacts, S3Store):
         raise Conflict(
@@ -94,9 +94,9 @@ def bucket() -> S3Store:
 
 
 def take(upload: str, adapter: Adapter, folder: Path) -> None:
-    """Move the uploaded files from the store into the folder.
+    """Move the files of `upload`, the signed name that `uploads` gave out, from the store into the folder.
 
-    Raises Invalid if the links are over an hour old or of another adapter, or a file is missing or too large, and
+    Raises Invalid if the upload is over an hour old or of another adapter, or a file is missing or too large, and
     Conflict if the store is a folder.
     """
     try:

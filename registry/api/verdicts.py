@@ -14,7 +14,7 @@ from registry.models import RolloutDecision
 
 
 class ArmSerializer(serializers.Serializer[Any]):
-    """One arm in one metric."""
+    """One arm's users and value in one metric."""
 
     users = serializers.IntegerField(help_text="Users who count, each once.")
     value = serializers.FloatField(
@@ -23,7 +23,10 @@ class ArmSerializer(serializers.Serializer[Any]):
 
 
 class DifferenceSerializer(serializers.Serializer[Any]):
-    """The candidate's difference to the control, more being worse, in the metric's own unit; null is an open end."""
+    """The candidate's value less the control's in the metric's own unit, with its interval; null is an open end.
+
+    A higher difference is worse for the candidate.
+    """
 
     lower = serializers.FloatField(allow_null=True)
     estimate = serializers.FloatField(allow_null=True)
@@ -62,7 +65,7 @@ class VerdictsSerializer(serializers.Serializer[Any]):
 
 
 class DecisionSerializer(serializers.ModelSerializer[RolloutDecision]):
-    """A decision on a rollout: who, why, and on which verdicts."""
+    """A decision on a rollout: when, what, by whom, why, and on which verdicts."""
 
     by = serializers.CharField(source="actor_name")
     verdicts = VerdictsSerializer()

@@ -73,7 +73,7 @@ class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
 
 
 class UploadSerializer(serializers.Serializer[Any]):
-    """The files of a version, or the place where they are."""
+    """The files of a version, or the place from which the server takes them."""
 
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
@@ -109,7 +109,7 @@ class UploadSerializer(serializers.Serializer[Any]):
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields.
 
-        Raises ValidationError unless both files, an upload by links, or a folder of the inbox is given.
+        Raises ValidationError unless both files, an archive, an upload by links, or a folder of the inbox is given.
         """
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
         if missing and not (fields["upload"] or fields["folder"] or "archive" in fields):
@@ -166,7 +166,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     def create(self, request: Request, slug: str) -> Response:
         """Publish an adapter that was trained elsewhere.
 
-        The version is `checking` until its numbers are read, then `ready`.
+        The version is `checking` until its weights have been scanned, then `ready` or `rejected`.
         """
         files = self.read(UploadSerializer)
         adapter = self.adapter()
@@ -186,7 +186,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     @extend_schema(request={"multipart/form-data": HeaderSerializer}, responses=CheckSerializer)
     @action(detail=False, methods=["post"], pagination_class=None)
     def check(self, request: Request, slug: str) -> Response:
-        """Check an adapter before its upload: every fault and notice at once. Nothing is stored."""
+        """Check an adapter before its upload and return every fault and notice at once. Nothing is stored."""
         files = self.read(HeaderSerializer)
         inspection = self.adapter().inspect(
             files["adapter_config"].read(),
@@ -226,7 +226,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     def export(self, request: Request, slug: str, number: str) -> FileResponse:
         """Return the adapter for other engines, in a ZIP. The request is recorded as a read of the weights.
 
-        The format `portable` has one rank and one scale, so that it is right in every engine.
+        The format `portable` has one rank and one scale, so that every engine computes it correctly.
         """
         version = self.get_object()
         form = choice(request, "format", exports.Format, exports.Format.PEFT)
@@ -238,14 +238,17 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 def converted_from(files: dict[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Return the lineage of an upload: the source's sha256, each line of `conversions`, and the server's notes.
 
-    It is empty for an adapter that nobody converted. `files` are the validated fields, not files.
+    It is empty for an adapter that nobody converted. `files` are the validated fields of UploadSerializer.
     """
     lines = [*files["conversions"].splitlines(), *notes]
     return {"source_sha256": files["source_sha256"], "conversions": lines} if lines or files["source_sha256"] else {}
 
 
 def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
-    """Return a query parameter that must be one of the choices. Raises Invalid."""
+    """Return the query parameter `name` as a member of `choices`, or the default.
+
+    Raises Invalid for any other value.
+    """
     value = request.query_params.get(name, default)
     if value not in list(choices):
         raise Invalid(f"{name} is one of {', '.join(choices)}, not {value[:50]!r}.", field=name)
@@ -253,14 +256,15 @@ def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum
 
 
 def as_zip(archive: IO[bytes], name: str) -> FileResponse:
-    """Return the archive as a download."""
+    """Return the open ZIP file as a download named `name`.zip."""
     return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
 
 
 def receive_sent(adapter: Adapter, files: dict[str, Any], folder: Path) -> Received:
-    """Put the adapter's files into a new folder: from the request, a zip, an upload by link, or the inbox.
+    """Put the adapter's files into the new folder `folder`: from the request, a zip, an upload by link, or the inbox.
 
-    The files get fixed names: a client's file name never becomes a path. Raises Invalid.
+    `files` are the validated fields of UploadSerializer. The files get fixed names: a client's file name never becomes
+    a path. Raises Invalid if the files cannot be taken.
     """
     if "archive" in files:
         return receive([files["archive"]], folder)

@@ -1,1 +1,1 @@
-"""HTML pages of the registry."""
+"""The registry's HTML pages."""

@@ -34,7 +34,7 @@ VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_ra
 
 @login_required
 def adapters(request: HttpRequest) -> HttpResponse:
-    """List the adapters; the query string searches, sorts and pages."""
+    """List the adapters that the person may see; the query string searches, sorts and pages."""
     visible = visible_rows(request, Adapter.objects.select_related("project", "base_model"))
     counted = visible.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
     listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
@@ -44,7 +44,7 @@ def adapters(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show an adapter: its versions, lineage, traffic and latest events."""
+    """Show an adapter: its versions, lineage, traffic of the last day and latest events."""
     viewed = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
     versions = without_bodies(viewed.versions.prefetch_related(ALIASES), "")
     choices = {"status": VersionStatus.choices}
@@ -66,7 +66,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def history(adapter: Adapter) -> QuerySet[AuditEvent]:
-    """Return the audit events of the adapter and its newest versions without mere reads, newest first."""
+    """Return the audit events of the adapter and its newest versions, newest first, without events of reading."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
     keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE_ROWS]]
     about = Q(object_type=names[Adapter], object_id=str(adapter.pk))
@@ -75,21 +75,24 @@ def history(adapter: Adapter) -> QuerySet[AuditEvent]:
 
 
 def traffic(adapter: Adapter) -> QuerySet[Any]:
-    """Count each version's answers of the last 24 hours with their mean duration in ms, the busiest version first."""
+    """Return the number and mean duration (ms) of each version's answers in the last 24 hours, most answers first."""
     since = now() - timedelta(days=1)
     counted = Response.objects.filter(version__adapter=adapter, at__gte=since).values("version__number")
     return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
-    """Return the version in the URL; 404 if the caller does not see it."""
+    """Return the version in the URL. Raises Http404 if the person does not see it."""
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
     return visible_or_404(request, queryset, "adapter__project", adapter__slug=slug, number=number)
 
 
 @login_required
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show a version: ranks, evaluations, engines that can serve it, and what can be done with it."""
+    """Show a version: ranks, evaluations, engines that can serve it, and the actions that the person may take.
+
+    A poll by htmx gets only the changing part.
+    """
     viewed = find_version(request, slug, number)
     if request.headers.get("HX-Request"):
         return followed(request, "", "registry/_version_state.html", {"version": viewed}, viewed.status)
@@ -99,7 +102,10 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 def render_version(
     request: HttpRequest, viewed: AdapterVersion, form: PromoteForm, previewed: dict[str, Any] | None = None
 ) -> HttpResponse:
-    """Render the version's page with the form of a rollout, its errors, and the preview of its plan."""
+    """Render the version's page with the form of a rollout, its errors, and the preview of its plan.
+
+    The status is 422 if the form has errors.
+    """
     scopes, serving = scopes_in(request, viewed.project), list(serving_aliases(viewed))
     events = list(AuditEvent.objects.about(viewed).without_reads())
     context = {
@@ -123,7 +129,7 @@ def render_version(
 
 
 def reduction_reason(version: AdapterVersion) -> str:
-    """Return the reason why the version should be reduced to a plain LoRA of a lower rank; empty if it is served."""
+    """Return the reason why the version should be reduced to a plain LoRA or a lower rank; "" if it need not be."""
     if version.status == VersionStatus.UNSERVABLE:
         return "Engines cannot serve it as it is, and PEFT computes it."
     limit = version.adapter.base_model.highest_rank(version.project)
@@ -133,7 +139,7 @@ def reduction_reason(version: AdapterVersion) -> str:
 
 
 def comparisons(events: list[AuditEvent]) -> list[dict[str, Any]]:
-    """Return the newest comparison with PEFT on each release of an engine, from a version's events, newest first."""
+    """Return the newest comparison with PEFT on each engine release, from a version's events, newest first."""
     newest: dict[str, dict[str, Any]] = {}
     for event in events:
         if event.tag == Tag.VERSION_COMPARED:
@@ -143,16 +149,16 @@ def comparisons(events: list[AuditEvent]) -> list[dict[str, Any]]:
 
 
 def serving_aliases(version: AdapterVersion) -> QuerySet[Alias]:
-    """Return the aliases that serve the version, or try it in an active rollout, with their projects."""
+    """Return the aliases that serve the version, or have it as the candidate of an active rollout.
+
+    Their projects are read with them.
+    """
     trying = version.candidate_of.active().values("alias")
     return Alias.objects.select_related("project").filter(Q(version=version) | Q(pk__in=trying))
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:
-    """Return the parts of an upload's report.
-
-    Its notices, its conversions, and its modules' updates by norm, largest first.
-    """
+    """Return the parts of an upload's report: notices, conversions, and the modules' updates by norm, largest first."""
     report = version.report
     updates = report.get("updates", {})
     return {
@@ -165,7 +171,11 @@ def intake_report(version: AdapterVersion) -> dict[str, Any]:
 @login_required
 @require_POST
 def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Open a rollout that moves an alias to this version, or show the preview of its plan or the form's errors."""
+    """Open a rollout of this version on an alias and redirect to it.
+
+    Without opening one, show the preview of its plan, more rows of the form, or the form's errors. Raises NotAllowed
+    without scope operate.
+    """
     candidate = find_version(request, slug, number)
     require_scope(request, candidate.project, Scope.OPERATE)
     form = PromoteForm(request.POST, version=candidate)

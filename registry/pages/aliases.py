@@ -28,14 +28,14 @@ LATEST = 10
 
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
-    """Return the alias in the URL; 404 if the caller does not see it."""
+    """Return the alias in the URL. Raises Http404 if the person does not see it."""
     queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter__project")
     return visible_or_404(request, queryset, name=name)
 
 
 @login_required
 def alias(request: HttpRequest, name: str) -> HttpResponse:
-    """Show what the alias serves, its moves and its rollouts; `at` asks what it served at a time.
+    """Show what the alias serves, its moves and its rollouts; with `at`, redirect to what it served at that time.
 
     Operators get a form to move it, unless it is protected or a rollout is active.
     """
@@ -63,7 +63,10 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 def answer_for(request: HttpRequest, name: str) -> HttpResponse:
-    """Show what the alias served when, and for a chosen time who asked for it, decided, signed, why and on what."""
+    """Show what the alias served over time, and for one time who requested, decided and signed that, why and on what.
+
+    `at` in the query string is the time; without it, now.
+    """
     viewed = find_alias(request, name)
     form = AtForm(request.GET) if request.GET.get("at") else None
     at: datetime = form.cleaned_data["at"] if form and form.is_valid() else whole(now(), timedelta(seconds=1))
@@ -83,12 +86,15 @@ def answer_for(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def in_utc(at: datetime) -> str:
-    """Return the time in UTC, as an address names it; a part of a second only where there is one."""
+    """Return the time as text in UTC for a URL, with a fraction of a second only if it has one."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def in_field(at: datetime) -> dict[str, str]:
-    """Return the value and the step of the field, in UTC: a part of a second is rounded up, not to precede a move."""
+    """Return value and step of the form field for a time, in UTC.
+
+    A fraction of a second is rounded up to milliseconds, so that the time does not precede a move.
+    """
     if not at.microsecond:
         return {"value": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}", "step": "1"}
     rounded = whole(at, timedelta(milliseconds=1)).astimezone(UTC)
@@ -96,7 +102,7 @@ def in_field(at: datetime) -> dict[str, str]:
 
 
 def whole(at: datetime, unit: timedelta) -> datetime:
-    """Return the time rounded up to the unit."""
+    """Return the time rounded up to a multiple of the unit."""
     return at + timedelta(microseconds=-at.microsecond % (unit // timedelta(microseconds=1)))
 
 
@@ -115,7 +121,7 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def set_default(request: HttpRequest, name: str) -> HttpResponse:
-    """Let the bare name of the served adapter stand for this alias; if it does already, let it stand for none.
+    """Make the bare name of the served adapter stand for this alias, or for none if it stands for this one already.
 
     Raises NotAllowed without scope operate, and as `Alias.set_default` does.
     """

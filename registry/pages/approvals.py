@@ -30,7 +30,7 @@ from registry.pages.rollouts import find_rollout
 
 
 class PersonForm(ReasonForm):
-    """Form for a decision: its reason, and the password unless the sign-in is fresh."""
+    """Form for a decision: its reason, and the password unless the person signed in recently."""
 
     password = forms.CharField(
         required=False,
@@ -41,7 +41,7 @@ class PersonForm(ReasonForm):
 
 
 class SigningForm(PersonForm):
-    """Form for a signature, bound to the evidence that the page showed."""
+    """Form for a signature; `seen` is the digest of the evidence that the page showed."""
 
     meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
     seen = forms.CharField(max_length=64, widget=forms.HiddenInput)
@@ -75,7 +75,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 def find(request: HttpRequest, pk: str) -> Approval:
-    """Return the approval in the URL; 404 if the caller does not see it."""
+    """Return the approval in the URL. Raises Http404 if the person does not see it."""
     related = (
         "project",
         "alias__project",
@@ -108,7 +108,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def signatures_of(approval: Approval) -> list[tuple[Signature, dict[str, Any] | None]]:
-    """Return the signatures, each with the table of the verdicts that were frozen with it; None without any."""
+    """Return pairs of each signature and the table of the verdicts frozen with it; None if there are none."""
     rollout = approval.rollout
     return [
         (signature, verdict_table(rollout, signature.verdicts) if rollout and signature.verdicts else None)
@@ -117,7 +117,7 @@ def signatures_of(approval: Approval) -> list[tuple[Signature, dict[str, Any] | 
 
 
 def verdicts_for(approval: Approval) -> dict[str, Any] | None:
-    """Return the verdicts of the rollout that the request is about, frozen if it has ended; None without any."""
+    """Return the table of verdicts of the approval's rollout, frozen ones if nothing is measured; None without any."""
     if (rollout := approval.rollout) is None:
         return None
     numbers = Numbers.of(rollout, with_split=False) if rollout.status in MEASURED else None
@@ -128,9 +128,9 @@ def verdicts_for(approval: Approval) -> dict[str, Any] | None:
 @login_required
 @require_POST
 def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Approve, reject, break the glass of or review an approval, as `verb` says; 404 for an unknown verb.
+    """Approve, reject or review the approval, or break the glass, as `verb` says; raise Http404 for another verb.
 
-    Raises NotAllowed for a person without the verb's scope, and what the signer raises.
+    Raises NotAllowed for a person without the verb's scope, and the errors of the signer.
     """
     if verb not in VERBS:
         raise Http404
@@ -145,9 +145,9 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def ask(request: HttpRequest, pk: str) -> HttpResponse:
-    """Request approval of a rollout's plan and promotion, also again after an approval lapsed.
+    """Request approval of a rollout's plan and promotion, also again after a lapse, and redirect to the request.
 
-    Redirect to the request.
+    Raises NotAllowed without scope operate.
     """
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)

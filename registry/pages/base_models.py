@@ -1,4 +1,4 @@
-"""Pages of base models: the list, one base model with its further names, and the form that adds one."""
+"""Pages of base models: the list, one base model with its further names, and the form for a new one."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def base_models(request: HttpRequest) -> HttpResponse:
 
 
 def may_change(request: HttpRequest) -> bool:
-    """Return True for an admin of a project or of the installation."""
+    """Return True if the person is an admin of a project or of the installation."""
     return bool(request.user.is_superuser) or allowed(request, Scope.ADMIN).exists()
 
 
 @login_required
 def base_model(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a base model and follow its check; a POST of an admin declares its further names."""
+    """Show a base model and the progress of its check; an admin's POST replaces its further names."""
     viewed = get_object_or_404(BaseModel, slug=slug)
     if request.method == "POST":
         require_admin_somewhere(request)
@@ -64,13 +64,13 @@ def base_model(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def serving(request: HttpRequest, model: BaseModel) -> Any:
-    """Return the clusters of the base model that belong to projects of the person."""
+    """Return the clusters of the base model that belong to projects which the person may read."""
     return model.clusters.filter(project__in=allowed(request, Scope.READ)).select_related("project")
 
 
 @login_required
 def new_base_model(request: HttpRequest) -> HttpResponse:
-    """Register a base model: a folder of the models folder, a model of the hub, or what an engine serves."""
+    """Register a base model: a folder of the models folder, a model of the hub, or the model that an engine serves."""
     require_admin_somewhere(request)
     form = BaseModelForm(request.POST or None)
     if form.is_valid():
@@ -90,7 +90,7 @@ def new_base_model(request: HttpRequest) -> HttpResponse:
 
 
 def register(request: HttpRequest, fields: dict[str, Any]) -> BaseModel:
-    """Register what the form's fields name. Raises Invalid or Conflict."""
+    """Register and return the base model that the form's fields name. Raises Invalid or Conflict."""
     by = actor_of(request)
     if fields["engine"]:
         name, source = served_by(fields["engine"])
@@ -102,7 +102,7 @@ def register(request: HttpRequest, fields: dict[str, Any]) -> BaseModel:
 
 
 def slug_for(name: str) -> str:
-    """Return a slug after the last part of a model's name. Raises Invalid if it has no letter of one."""
+    """Return a slug made of the last part of a model's name. Raises Invalid if no slug can be made of it."""
     last = name.rstrip("/").rpartition("/")[2]
     slug = last if re.fullmatch(r"[\w-]{1,50}", last) else slugify(last.replace(".", "-"))[:50]
     if not slug:
@@ -111,7 +111,7 @@ def slug_for(name: str) -> str:
 
 
 def served_by(url: str) -> tuple[str, str]:
-    """Ask an engine for its base model; return the model's name and its source: a folder here, or a hub id.
+    """Ask the engine at `url` for its base model; return the model's name and its source: a folder here, or a hub id.
 
     Raises Invalid for an address that is not allowed or does not answer, and for a model of neither kind.
     """

@@ -53,7 +53,7 @@ def clusters(request: HttpRequest) -> HttpResponse:
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:
-    """Return a cluster with its number of replicas and healthy ones, and the slots taken on the fullest replica."""
+    """Return a summary of a cluster: its replicas, how many are healthy, and the slots used on the fullest one."""
     replicas = list(cluster.replicas.all())
     return {
         "cluster": cluster,
@@ -90,7 +90,7 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    """Grant the cluster to another project."""
+    """Grant the cluster to the project in the form. Raises NotAllowed without scope operate."""
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
     viewed.grant(form.pop("project"), by=actor_of(request), **form)
     messages.success(request, f"Granted: an alias of the project on {viewed.ref} accepts it.")
@@ -100,7 +100,7 @@ def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
-    """Withdraw the grant of the cluster to another project."""
+    """Withdraw the grant of the cluster to the project in the form. Raises NotAllowed without scope operate."""
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
     viewed.withdraw(form["project"], reason=reason_in(request), by=actor_of(request))
     messages.success(request, f"Withdrawn: {viewed.ref} no longer serves {form['project']}.")
@@ -110,7 +110,7 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
-    """Call the cluster's method that `verb` names, one of CLUSTER_VERBS; answer 404 for another."""
+    """Call the cluster's method `verb`, one of CLUSTER_VERBS, with the form's fields; raise Http404 for another."""
     if verb not in CLUSTER_VERBS:
         raise Http404
     steered = operated(request, slug)
@@ -122,7 +122,7 @@ def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Call the replica's method that `verb` names, one of REPLICA_VERBS; answer 404 for another."""
+    """Call the replica's method `verb`, one of REPLICA_VERBS, with the form's fields; raise Http404 for another."""
     if verb not in REPLICA_VERBS:
         raise Http404
     steered = visible_or_404(request, Replica.objects.select_related("cluster__project"), "cluster__project", pk=pk)
@@ -133,9 +133,9 @@ def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
 
 
 def operated(request: HttpRequest, slug: str) -> Cluster:
-    """Return the cluster if the user may operate it.
+    """Return the cluster in the URL.
 
-    Raises Http404 for one that the user does not see, and NotAllowed.
+    Raises Http404 if the person does not see it, and NotAllowed without scope operate.
     """
     viewed: Cluster = visible_or_404(request, Cluster.objects.select_related("project"), slug=slug)
     require_scope(request, viewed.project, Scope.OPERATE)

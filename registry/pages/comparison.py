@@ -1,4 +1,4 @@
-"""Pages that compare two to four versions: facts, answers to the same prompts, and a blind vote on those."""
+"""Pages that compare two to four versions: facts, answers to the same prompts, and a blind vote on the answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
 
 
 class PromptsForm(forms.Form):
-    """Form for prompts, each of one or several lines, and the maximum length of an answer."""
+    """Form for prompts, each of one or more lines, and the maximum length of an answer in tokens."""
 
     prompts = PromptListField(most=MOST_PROMPTS, label="Prompts, kept with their answers for the vote")
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
@@ -38,9 +38,9 @@ class PromptsForm(forms.Form):
 
 @login_required
 def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show versions of an adapter side by side, with their blind tests.
+    """Show versions of an adapter side by side, with their blind tests; with `distances`, heat maps of their distances.
 
-    With `distances` heat maps of their distances.
+    `to` in the query string names the other versions by number.
     """
     version = find_version(request, slug, number)
     versions = chosen(version, request.GET)
@@ -56,7 +56,7 @@ def is_part(request: HttpRequest) -> bool:
 
 
 def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
-    """Return the version and the others of its adapter that `to` names, each once.
+    """Return the version and the others of its adapter that `to` in the query names, each once.
 
     Raises Invalid for an unknown number, and unless they are 2 to MOST_MODELS versions.
     """
@@ -70,7 +70,7 @@ def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
 def render_comparison(
     request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = ""
 ) -> HttpResponse:
-    """Return the page of the comparison, with status 422 if the form has errors; `problem` is a text to show."""
+    """Return the page of the comparison, with status 422 if the form has errors; `problem` is a sentence to show."""
     version, numbers = versions[0], sorted(version.number for version in versions)
     about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
     scopes = scopes_in(request, version.project)
@@ -93,22 +93,20 @@ def render_comparison(
 
 
 def address(version: AdapterVersion, numbers: list[int]) -> str:
-    """Return the URL of the comparison of a version with the others of these numbers."""
+    """Return the URL of the comparison of a version with the other versions of these numbers."""
     query = QueryDict(mutable=True)
     query.setlist("to", [str(number) for number in numbers if number != version.number])
     return f"{reverse('compare', args=[version.adapter.ref, version.number])}?{query.urlencode()}"
 
 
 def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
-    """Make a heat map for each version but the first, of the distance between its updates and the first one's."""
+    """Return a heat map for each version but the first, of the distance between its updates and the first one's."""
     first, *others = versions
     return [{"from": first, "to": other, "heat": distance_map(updates(first, other))} for other in others]
 
 
 def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a heat map of cosine distances.
-
-    0 is the same direction, 1 a right angle, which also stands for larger ones.
+    """Return a heat map of cosine distances: 0 is the same direction, 1 a right angle or more.
 
     A module without a distance is drawn as 0.
     """
@@ -140,9 +138,9 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def vote(request: HttpRequest, pk: str) -> HttpResponse:
-    """Store the person's only vote on a blind test and redirect to it.
+    """Store the person's only vote on a blind test and redirect to the comparison.
 
-    Raises NotAllowed, and as `BlindTest.vote` does.
+    Raises Http404 if the person does not see the test, NotAllowed without scope infer, and as `BlindTest.vote` does.
     """
     test = visible_or_404(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
     require_scope(request, test.project, Scope.INFER)

@@ -1,4 +1,4 @@
-"""Pages that create adapters, clusters, replicas and aliases, and change a description, a policy or a state."""
+"""Pages that create adapters, clusters, replicas and aliases, and that change a description, a policy or a state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from registry.pages.new_forms import (
 
 @login_required
 def new_adapter(request: HttpRequest) -> HttpResponse:
-    """Create an adapter; the query may name the base model."""
+    """Show the form for a new adapter, or create it; the query string may name the base model."""
     projects = allowed_somewhere(request, Scope.PUBLISH)
     form = AdapterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
     if form.is_valid():
@@ -54,13 +54,13 @@ def new_adapter(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest, name: str) -> dict[str, str]:
-    """Return the initial value of the field that the query names."""
+    """Return the initial value of the form's field `name` from the query string; an empty dict without one."""
     return {name: request.GET[name]} if name in request.GET else {}
 
 
 @login_required
 def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    """Change an adapter's description and tags."""
+    """Show the form for an adapter's description and tags, or change them."""
     adapter = visible_or_404(request, Adapter.objects.select_related("project"), slug=slug)
     require_scope(request, adapter.project, Scope.PUBLISH)
     initial = {"description": adapter.description, "tags": adapter.tags}
@@ -84,7 +84,7 @@ def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def archive_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Take a version out of use."""
+    """Archive a version, so that it can no longer be served. Raises NotAllowed without scope publish."""
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
     version.archive(by=actor_of(request), reason=reason_in(request))
@@ -94,7 +94,7 @@ def archive_version(request: HttpRequest, slug: str, number: int) -> HttpRespons
 
 @login_required
 def new_cluster(request: HttpRequest) -> HttpResponse:
-    """Create a cluster with its first replicas, all or none of them."""
+    """Show the form for a new cluster, or create the cluster with its first replicas, all or none of them."""
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = ClusterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
     if form.is_valid():
@@ -118,14 +118,14 @@ def new_cluster(request: HttpRequest) -> HttpResponse:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return the number with the noun, in the plural where that is due."""
+    """Return the number with the noun, in the plural unless it is 1: "no replicas", "1 replica"."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 @login_required
 @require_POST
 def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
-    """Add a replica to a cluster."""
+    """Add a replica to a cluster. Raises NotAllowed without scope operate."""
     cluster = operated(request, slug)
     replica = cluster.add_replica(by=actor_of(request), **cleaned(ReplicaForm(request.POST)))
     messages.success(request, f"{replica} is added: it is asked what it holds within seconds.")
@@ -134,7 +134,7 @@ def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 def new_alias(request: HttpRequest) -> HttpResponse:
-    """Create an alias that serves a version at once; the query may name the version."""
+    """Show the form for a new alias, or create it; the query string may name the version that it serves at once."""
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = AliasForm(request.POST or None, projects=projects, initial=proposed(request, "version"))
     if form.is_valid():
@@ -163,7 +163,10 @@ def new_alias(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
-    """Change an alias' policy; for a protected alias request the approval first, and carry out an approved change."""
+    """Show the form for an alias' policy, or change the policy.
+
+    For a protected alias a POST requests approval first; once that is given, the next POST makes the approved change.
+    """
     alias = find_alias(request, name)
     require_scope(request, alias.project, Scope.OPERATE)
     approved = alias.approvals.filter(kind=ApprovalKind.ALIAS_POLICY, status=ApprovalStatus.APPROVED).first()
@@ -177,7 +180,7 @@ def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def changed(request: HttpRequest, alias: Alias, form: PolicyForm) -> str:
-    """Change the policy, or request approval of the change; return the address of the page to go on with."""
+    """Change the policy, or request approval of the change; return the URL of the page to go to."""
     by, reason, wanted = actor_of(request), form.cleaned_data["reason"], form.policy(alias.policy)
     try:
         alias.set_policy(wanted, by=by, reason=reason)

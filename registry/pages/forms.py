@@ -1,4 +1,4 @@
-"""Forms of the registry's pages; every form that changes something requires a reason."""
+"""Forms of the registry's pages; a form that changes something in production requires a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BETWEEN = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
 class AtForm(forms.Form):
-    """Form for a time, in the installation's time zone unless it names one."""
+    """Form for a time, in the installation's time zone unless the time names one."""
 
     at = forms.DateTimeField()
 
@@ -30,7 +30,7 @@ class ReasonForm(forms.Form):
 
 
 class PromptListField(forms.CharField):
-    """A form field of prompts, `most` at most, each of `longest` characters and of as many lines as it likes."""
+    """A form field of at most `most` prompts, each of at most `longest` characters and any number of lines."""
 
     def __init__(self, *, most: int, longest: int = 8000, rows: int = 6, **kwargs: Any) -> None:
         # A prompt's own spaces are part of it.
@@ -44,7 +44,7 @@ class PromptListField(forms.CharField):
         self.most, self.longest = most, longest
 
     def to_python(self, value: Any) -> list[str]:  # type: ignore[override]  # a field gives what it likes
-        """Return the prompts between the lines of hyphens. Raises ValidationError for too many and too long ones."""
+        """Return the prompts between lines of three hyphens. Raises ValidationError for too many and too long ones."""
         text = (super().to_python(value) or "").replace("\r\n", "\n")
         prompts = [prompt.strip("\n") for prompt in BETWEEN.split(text) if prompt.strip()]
         if len(prompts) > self.most:
@@ -54,12 +54,12 @@ class PromptListField(forms.CharField):
         return prompts
 
     def run_validators(self, value: Any) -> None:
-        """Check what was typed as a whole; its parts are checked already."""
+        """Run the validators of a text on the prompts joined again; `to_python` has checked each."""
         super().run_validators("\n---\n".join(value))
 
 
 class GrantForm(forms.Form):
-    """Form for the project that a cluster is granted to."""
+    """Form for the project that a cluster is granted to, and its shares."""
 
     project = forms.SlugField(max_length=50)
     slots = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
@@ -69,19 +69,19 @@ class GrantForm(forms.Form):
 
 
 class ShareForm(GrantForm):
-    """Form for another share of a cluster that is granted already."""
+    """Form for other shares of a cluster that is granted already; a reason is required."""
 
     reason = forms.CharField(max_length=2000)
 
 
 class CuttingOffForm(ReasonForm):
-    """Form for what may cut off versions that nothing else holds."""
+    """Form for a change that may cut off versions which no other replica holds; `confirm` allows that."""
 
     confirm = forms.BooleanField(required=False, label="Cut off what it alone holds")
 
 
 class ClusterForm(CuttingOffForm):
-    """Form for how a cluster's engines were started; an empty key leaves the present one."""
+    """Form for how a cluster's engines were started; an empty key keeps the present one."""
 
     max_lora_rank = forms.TypedChoiceField(
         choices=[(rank, str(rank)) for rank in VLLM_RANKS], coerce=int, label="Highest rank"
@@ -98,7 +98,7 @@ class ClusterForm(CuttingOffForm):
     field_order = ("max_lora_rank", "max_loras", "engine_key", "confirm", "reason")
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields without an empty key."""
+        """Return the fields, without the key if it is empty."""
         fields = super().clean() or self.cleaned_data
         return fields if fields.get("engine_key") else {name: fields[name] for name in fields if name != "engine_key"}
 
@@ -122,7 +122,7 @@ class PromotionForm(SteeringForm):
 
 
 class WeightForm(SteeringForm):
-    """The candidate's new share and the reason."""
+    """Form for the candidate's new share and the reason."""
 
     weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
 
@@ -148,7 +148,7 @@ class MoveForm(ReasonForm):
         self.order_fields(["version", "reason", "expected"])
 
     def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
-        """Return the choices of versions: the one that the URL names, and the OFFERED newest."""
+        """Return the choices of the select: the version that the query string names, and the OFFERED newest."""
         named = str(self.initial.get("version") or "")
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}

@@ -15,7 +15,7 @@ Box = dict[str, Any]
 
 
 def ancestry(versions: Iterable[AdapterVersion]) -> dict[str, Any]:
-    """Return the boxes and lines of an SVG of these versions' lineage, in columns from the data to the aliases."""
+    """Return what an SVG of these versions' lineage draws: boxes and lines, in columns from the data to the aliases."""
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5
     for row, version in enumerate(versions):
@@ -57,7 +57,10 @@ def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
 
 
 def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: str, label: str, url: str) -> Box:
-    """Return the node's box; a new one goes into its version's row if free, otherwise below the column's last box."""
+    """Return the box of a node; a new one is put into its version's row if free, else below the column's last box.
+
+    `boxes` and `free`, the first free row of each column, are updated.
+    """
     if key not in boxes:
         at = max(row, free[column])
         free[column] = at + 1

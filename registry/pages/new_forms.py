@@ -24,21 +24,24 @@ HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
 
 
 class LinesField(forms.CharField):
-    """A form field of texts, one on each line or separated by commas: `most` at most, each of `longest` characters."""
+    """A form field of texts, one on each line or separated by commas.
+
+    It takes at most `most` texts, each of at most `longest` characters.
+    """
 
     def __init__(self, *, rows: int = 3, longest: int = 300, most: int = 100, **kwargs: Any) -> None:
         super().__init__(widget=forms.Textarea(attrs={"rows": rows}), required=False, **kwargs)
         self.longest, self.most = longest, most
 
     def validate(self, value: Any) -> None:
-        """Check number and lengths. Raises ValidationError."""
+        """Check the number and the lengths of the texts. Raises ValidationError."""
         if len(value) > self.most:
             raise forms.ValidationError(f"Name {self.most} at most.")
         if too_long := [text for text in value if len(text) > self.longest]:
             raise forms.ValidationError(f"{too_long[0][:40]!r}… is too long: {self.longest} characters at most.")
 
     def prepare_value(self, value: Any) -> Any:
-        """Return a list as lines."""
+        """Return a list as lines of text; any other value unchanged."""
         return "\n".join(value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> list[str]:  # type: ignore[override]  # a field gives what it likes
@@ -48,7 +51,7 @@ class LinesField(forms.CharField):
 
 
 class BaseModelForm(forms.Form):
-    """A form for a new base model: a folder of this installation, a model of the hub, or what an engine serves."""
+    """A form for a new base model: a folder of this installation, a model of the hub, or an engine's model."""
 
     folder = forms.ChoiceField(required=False, label="A model that lies here")
     hub = forms.RegexField(
@@ -85,7 +88,10 @@ class BaseModelForm(forms.Form):
         self.fields["folder"].help_text = f"A folder in {settings.MODELS_DIR.name}/ of the data folder."
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields; what was typed goes before the folder. Adds an error unless one origin is named."""
+        """Return the fields.
+
+        Adds an error unless exactly one origin is named; a folder beside a typed origin is ignored.
+        """
         fields = self.cleaned_data
         typed = [name for name in ("hub", "engine") if fields.get(name)]
         if len(typed) > 1:
@@ -96,7 +102,7 @@ class BaseModelForm(forms.Form):
 
 
 def unregistered_folders() -> list[str]:
-    """Return the names of the folders in the models folder that hold a model and are no base model yet."""
+    """Return the names of folders in the models folder that contain a model and are no registered base model."""
     known = set(BaseModel.objects.values_list("slug", flat=True))
     folders = settings.MODELS_DIR.iterdir() if settings.MODELS_DIR.is_dir() else ()
     names = sorted(folder.name for folder in folders if (folder / "config.json").is_file())
@@ -114,7 +120,7 @@ class NamesForm(ReasonForm):
 
 
 class ProjectRowForm(forms.Form):
-    """A form for a new thing of one of the person's projects."""
+    """A form for a new object in one of the person's projects; the parent of other forms."""
 
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug")
 
@@ -146,10 +152,10 @@ class DescriptionForm(forms.Form):
 
 
 class ReplicasField(LinesField):
-    """A form field of addresses of engines, one on each line."""
+    """A form field of engines' addresses, one on each line."""
 
     def validate(self, value: Any) -> None:
-        """Check the form of each address. Raises ValidationError."""
+        """Check number, lengths and form of the addresses. Raises ValidationError."""
         super().validate(value)
         if bad := [address for address in value if not ADDRESS.fullmatch(address)]:
             raise forms.ValidationError(f"{bad[0]!r} is no address: write http://host:port.")
@@ -184,7 +190,7 @@ class ClusterForm(ProjectRowForm):
 
 
 def free_engines() -> list[str]:
-    """Return the addresses of the engines that the operator named and that are no replica yet, one for each port."""
+    """Return the addresses of the engines that the operator listed and that are no replica yet, one for each port."""
     taken = set(Replica.objects.values_list("url", flat=True))
     named: Iterable[str] = (entry for entry in settings.ENGINE_HOSTS if HOST_AND_PORT.fullmatch(entry))
     by_port = {entry.rpartition(":")[2]: f"http://{entry}" for entry in reversed(list(named))}
@@ -198,13 +204,16 @@ class ReplicaForm(forms.Form):
 
 
 class ScoresField(forms.CharField):
-    """A form field of least and greatest scores in tasks of lm-eval, one on each line: `TASK METRIC >= NUMBER`."""
+    """A form field of least or greatest scores in tasks of lm-eval, one on each line: `TASK METRIC >= NUMBER`.
+
+    `<=` instead of `>=` sets a greatest score.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(widget=forms.Textarea(attrs={"rows": 2}), required=False, **kwargs)
 
     def prepare_value(self, value: Any) -> Any:
-        """Return the scores of a stored policy as lines."""
+        """Return the scores of a stored policy as lines of text; any other value unchanged."""
         if not isinstance(value, list):
             return value
         return "\n".join(
@@ -215,7 +224,10 @@ class ScoresField(forms.CharField):
         )
 
     def to_python(self, value: Any) -> list[dict[str, Any]]:  # type: ignore[override]  # a field gives what it likes
-        """Return the scores as a policy has them. Raises ValidationError."""
+        """Return the scores in the form of a policy's `evaluations`.
+
+        Raises ValidationError for a line of another form.
+        """
         lines = [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
         read = [SCORE.fullmatch(line) for line in lines]
         if bad := [line for line, match in zip(lines, read, strict=True) if match is None]:
@@ -259,7 +271,7 @@ class PolicyFields(forms.Form):
     )
 
     def policy(self, present: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the policy that the fields describe; what they do not name stays as it is in the `present` one."""
+        """Return the policy that the fields describe; keys of `present` for which there is no field stay."""
         fields = self.cleaned_data
         named = {"quorum", "canary", "cache"} | ({"evaluations"} & self.data.keys())
         policy = {name: value for name, value in (present or {}).items() if name not in named}
@@ -289,13 +301,16 @@ def policy_fields(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 class PolicyForm(PolicyFields, ReasonForm):
-    """A form for another policy of an alias."""
+    """A form for the new policy of an alias, with a reason."""
 
     field_order = ("quorum", "canary", "evaluations", "cache_s", "cache_mb", "reason")
 
 
 class AliasForm(PolicyFields):
-    """A form for a new alias of the project of a version, or of the newest versions of all the person's projects."""
+    """A form for a new alias that serves one of the newest versions of the person's projects, or a named one.
+
+    The named version is the one in the query string.
+    """
 
     name = forms.SlugField(max_length=50, help_text="What applications send as model.")
     version = forms.ModelChoiceField(AdapterVersion.objects.none(), help_text="What it serves at first.")

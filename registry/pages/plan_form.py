@@ -1,4 +1,4 @@
-"""The form of a rollout's plan: by hand, a template, or own steps and guardrails, each shown before it is started."""
+"""The form of a rollout's plan: by hand, a template, or own steps and guardrails, previewed before it is started."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = [
 
 
 class StepForm(forms.Form):
-    """One step of an own plan."""
+    """One step of a plan that the person writes."""
 
     weight = forms.FloatField(min_value=0, max_value=100, label="Share, percent of the users")
     hold = forms.FloatField(min_value=0, required=False, label="Hold, minutes")
@@ -37,7 +37,7 @@ class StepForm(forms.Form):
     approval = forms.BooleanField(required=False, label="Then an approval")
 
     def as_step(self) -> dict[str, Any]:
-        """Return the step as rollouts store it."""
+        """Return the step in the form that rollouts store."""
         fields = self.cleaned_data
         step = {"weight": fields["weight"], "hold_s": round((fields["hold"] or 0) * MINUTE)}
         step["min_samples"] = fields["min_samples"] or 0
@@ -46,13 +46,13 @@ class StepForm(forms.Form):
 
 
 def metric_choices() -> list[tuple[str, str]]:
-    """Return the metrics with their units; the judge's score needs an instruction, which REST takes."""
+    """Return the metrics with their units as choices, without the judge's score, whose instruction only REST takes."""
     named = [(key, f"{metric.label} ({metric.unit})") for key, metric in METRICS.items() if key != "judge_score"]
     return [("", CHOOSE), *named]
 
 
 class GuardrailForm(forms.Form):
-    """One guardrail, signal or goal of an own plan."""
+    """One guardrail, signal or goal of a plan that the person writes."""
 
     metric = forms.ChoiceField(choices=metric_choices)
     margin = forms.FloatField(min_value=0, label="Worse by at most, in the metric's unit")
@@ -70,7 +70,7 @@ class GuardrailForm(forms.Form):
         return fields
 
     def as_guardrail(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the guardrail as rollouts store it."""
+        """Return the guardrail in the form that rollouts store."""
         level = {"level": float(fields["level"])} if fields["level"] else {}
         return {
             "metric": fields["metric"],
@@ -81,20 +81,20 @@ class GuardrailForm(forms.Form):
 
 
 class Rows(forms.BaseFormSet):  # type: ignore[type-arg]  # Django cannot subscript it
-    """A table with one form a row; every empty row is left out, also one that was filled before."""
+    """A table with one form per row; empty rows are left out, even if they had values before."""
 
     def initial_form_count(self) -> int:
-        """Return the number of rows that must be filled: none in what was sent."""
+        """Return the number of rows that must be filled: 0 for submitted data."""
         return 0 if self.is_bound else super().initial_form_count()
 
 
 def rows_of(form: type[forms.Form]) -> Any:
-    """Return the class of a table of these forms."""
+    """Return the class of a table with this form in each row."""
     return forms.formset_factory(form, Rows, extra=SPARE_ROWS, absolute_max=MOST_ROWS + MORE_ROWS, max_num=MOST_ROWS)
 
 
 def choices() -> list[tuple[str, str]]:
-    """Return the choices of a plan: by hand first, then the templates with their weights, then an own one."""
+    """Return the choices of a plan: by hand first, then the templates with their weights, then own steps."""
     shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
     weights = {name: ", ".join(f"{share} %" for share in percentages) for name, percentages in shares.items()}
     templates = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
@@ -115,7 +115,7 @@ def rows_from(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class PlanForm(SteeringForm):
-    """Form for a rollout's plan. `steps`, `guardrails` and `checks` are the present ones of a draft."""
+    """Form for a rollout's plan; `steps`, `guardrails` and `checks` are those of a draft that is edited."""
 
     plan = forms.ChoiceField(choices=choices, required=False, initial=BY_HAND, widget=forms.RadioSelect)
     weight = forms.FloatField(
@@ -156,7 +156,10 @@ class PlanForm(SteeringForm):
         return fields | ({} if plan == BY_HAND else {"guardrails": GUARDRAILS})
 
     def own_plan(self, patterns: dict[str, str]) -> dict[str, Any]:
-        """Return the steps, guardrails and checks of the rows; an error of a row is an error of the plan."""
+        """Return the steps, guardrails and checks from the tables' rows; errors in them are added to the field `plan`.
+
+        Empty if there are errors. `patterns` are the regular expressions of the form.
+        """
         rows = {"steps": self.steps, "rails": self.rails}
         for name, table in rows.items():
             if not table.is_valid():
@@ -177,7 +180,7 @@ class PlanForm(SteeringForm):
         return plan
 
     def require_plan(self, plan: dict[str, Any]) -> None:
-        """Add the error of a plan that could not be carried out."""
+        """Add an error to the form for each thing that keeps the plan from being carried out."""
         missing = [PATTERNS[each["metric"]] for each in plan["guardrails"] if each["metric"] in PATTERNS]
         for name in missing:
             if name not in plan["checks"]:
@@ -189,7 +192,7 @@ class PlanForm(SteeringForm):
             self.add_error("plan", error.detail)
 
     def offers(self) -> list[dict[str, Any]]:
-        """Return each choice with its preview, for the template."""
+        """Return the choices of a plan, each with its radio button and preview, for the template."""
         return [
             {
                 "radio": widget.tag(),
@@ -204,7 +207,7 @@ class PlanForm(SteeringForm):
 
 
 def with_more_rows(data: Any) -> Any:
-    """Return the form's data with more empty rows in both tables."""
+    """Return a copy of the submitted data with more empty rows in both tables."""
     data = data.copy()
     for prefix in ("steps", "rails"):
         total = data.get(f"{prefix}-TOTAL_FORMS", "0")
@@ -213,7 +216,7 @@ def with_more_rows(data: Any) -> Any:
 
 
 def preview(steps: list[dict[str, Any]], guardrails: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a plan will do, before it is started: its steps, its guardrails in words, time and users."""
+    """Return what a plan will do: its steps, its guardrails in words, and the least time (s) and users needed."""
     return {
         "plan": [*steps, {"is_promotion": True}] if guardrails else steps,
         "rails": [promise(guardrail(raw)) for raw in guardrails],
@@ -223,7 +226,7 @@ def preview(steps: list[dict[str, Any]], guardrails: list[dict[str, Any]]) -> di
 
 
 class PromoteForm(PlanForm):
-    """Form to roll a version out on an alias of the same project and base model."""
+    """Form for a rollout of a version on an alias of the same project and base model."""
 
     alias = forms.ModelChoiceField(Alias.objects.none())
     draft = forms.BooleanField(

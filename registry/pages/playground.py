@@ -1,4 +1,4 @@
-"""Playground page: send a prompt to any alias or version, and see the version and arm that answered."""
+"""Playground page: send a prompt to any alias or version, and see which version and arm answered."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class PlaygroundForm(forms.Form):
     )
 
     def clean_prompt(self) -> str:
-        """Return the prompt with the line breaks that were typed; a browser sends each as two characters."""
+        """Return the prompt with single line feeds, since a browser sends each line break as two characters."""
         return str(self.cleaned_data["prompt"]).replace("\r\n", "\n")
 
     def clean_models(self) -> list[str]:
-        """Return the names of the models, each once. Raises ValidationError unless they are 1 to MOST_MODELS."""
+        """Return the names of the models, each once. Raises ValidationError unless there are 1 to MOST_MODELS."""
         names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
         if not 1 <= len(names) <= MOST_MODELS:
             raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, separated by commas.")
@@ -61,8 +61,8 @@ class PlaygroundForm(forms.Form):
 def playground(request: HttpRequest) -> HttpResponseBase:
     """Show the form, filled from the query string; a POST sends the prompt and shows the answers.
 
-    The page's script asks for lines of JSON, and gets the answers piece by piece. Raises NotAllowed for a POST of a
-    person without scope infer anywhere.
+    The page's script accepts lines of JSON and gets the answers piece by piece. Raises NotAllowed for the POST of a
+    person who has scope infer in no project.
     """
     projects = allowed(request, Scope.INFER).filter(archived_at=None)
     if request.method == "POST":
@@ -80,7 +80,10 @@ def playground(request: HttpRequest) -> HttpResponseBase:
 
 
 def offered(projects: Any) -> list[str]:
-    """Return the names to offer in the form: aliases first, then the OFFERED newest versions that callers may name."""
+    """Return the names to offer in the form: aliases first, then the OFFERED newest versions that callers may name.
+
+    An alias that several projects have is named with its project.
+    """
     aliases = Alias.objects.filter(project__in=projects).values_list("name", "project__slug")
     count = Counter(name for name, _ in aliases)
     names = [name if count[name] == 1 else f"{project}.{name}" for name, project in aliases]
@@ -89,7 +92,10 @@ def offered(projects: Any) -> list[str]:
 
 
 def lines(models: list[str], *rest: Any) -> Iterator[str]:
-    """Yield lines of JSON: each model with its `place`, the pieces of its text, and the `html` of its whole answer."""
+    """Yield lines of JSON: each model with its `place`, the pieces of its text, and the `html` of its whole answer.
+
+    `rest` are the further arguments of `stream`.
+    """
     for place, model in enumerate(models):
         yield json.dumps({"place": place, "model": model}) + "\n"
     for place, piece in stream(models, *rest):
@@ -103,7 +109,10 @@ def lines(models: list[str], *rest: Any) -> Iterator[str]:
 def request_of(
     request: HttpRequest, projects: Any, form: PlaygroundForm
 ) -> tuple[list[str], str, str, dict[str, Any]] | None:
-    """Return models, token, session key and body of the request; an error on the form if no project has all names."""
+    """Return models, token, session key and body of the request.
+
+    If no single project has all the models, an error is added to the form and None is returned.
+    """
     fields = form.cleaned_data
     named = models_of(projects, fields["models"])
     if named is None:
@@ -115,9 +124,9 @@ def request_of(
 
 
 def models_of(projects: Any, names: list[str]) -> tuple[Project, list[str]] | None:
-    """Return the one project that owns all the names, and the names as its router knows them.
+    """Return the one project that has all the names, and the names as its router knows them.
 
-    None for names of other tenants, and for names that several projects have: `eu.compliance` names one of those.
+    None if a name belongs to no project of the person, or if several projects fit; `eu.compliance` names one of them.
     """
     served = AdapterVersion.objects.filter(adapter__project__in=projects, served_name__in=names)
     known = {(name, key): name for name, key in served.values_list("served_name", "adapter__project")}

@@ -1,4 +1,4 @@
-"""Charts of a rollout over time: each metric's difference with its interval and both arms' values, and the share."""
+"""Charts of a rollout over time: each metric's difference with its interval, both arms' values, and the share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Reading:
-    """The numbers of a rollout at one time: both arms and the difference with its interval."""
+    """The numbers of one metric of a rollout at one time: both arms, and the difference with its interval."""
 
     at: datetime
     control: Measure
@@ -32,7 +32,7 @@ class Reading:
 
 
 def window(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> tuple[datetime, datetime]:
-    """Return since when the candidate was served, and until when its control was measured beside it."""
+    """Return the time when the candidate's traffic began, and the time when the measuring beside a control ended."""
     starts = [event.at for event in events if event.tag == Tag.ROLLOUT_STARTED]
     started = min(starts, default=rollout.opened_at or rollout.created_at)
     ends = [each.at for each in rollout.decisions.all() if each.outcome == Outcome.PROMOTED][:1]
@@ -40,7 +40,7 @@ def window(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> tupl
 
 
 def readings(rail: Guardrail, rows: Sequence[Minute], since: datetime, until: datetime, alpha: float) -> list[Reading]:
-    """Return what was known of a metric at up to CHART_POINTS of its measured minutes between both times."""
+    """Return the readings of a metric at up to CHART_POINTS of its measured minutes between both times."""
     first = since.replace(second=0, microsecond=0)
     own_rows = [row for row in rows if row.metric == rail.metric and row.arm is not Arm.BASELINE]
     within = sorted((row for row in own_rows if first <= row.at <= until), key=lambda row: row.at)
@@ -62,7 +62,7 @@ def readings(rail: Guardrail, rows: Sequence[Minute], since: datetime, until: da
 def chart(rail: Guardrail, known: Sequence[Reading], since: datetime, until: datetime) -> dict[str, Any] | None:
     """Return the chart of the difference over time and its table of values; None without a measurement.
 
-    The band and the line are drawn only where the interval has two ends.
+    The band and the line are drawn only where the interval has two finite ends.
     """
     if not known:
         return None
@@ -84,19 +84,22 @@ def chart(rail: Guardrail, known: Sequence[Reading], since: datetime, until: dat
 
 
 def ends_of(interval: Interval, scale: float) -> tuple[float, float, float]:
-    """Return the lower end, the estimate and the upper end, in the unit that is displayed."""
+    """Return the lower end, the estimate and the upper end, multiplied by `scale` into the displayed unit."""
     return float(interval.lower) * scale, float(interval.estimate) * scale, float(interval.upper) * scale
 
 
 def reach_of(rail: Guardrail, extents: Sequence[float]) -> float:
-    """Return how far above and below zero the chart reaches: the margin and the later half of the intervals."""
+    """Return how far above and below zero the chart reaches, in the displayed unit.
+
+    It shows the margin and the later half of the intervals, as far as MOST_MARGINS times the margin.
+    """
     widest = max(extents[len(extents) // 2 :], default=0.0)
     most = MOST_MARGINS * rail.margin if rail.margin else widest
     return max(1.5 * rail.margin, min(widest, most), 1e-3)
 
 
 def in_words(rail: Guardrail, reading: Reading) -> dict[str, Any]:
-    """Return one row of the chart's table."""
+    """Return one row of the chart's table, with values and difference as text."""
     control, candidate = ({"users": arm.users, "value": arm.value} for arm in (reading.control, reading.candidate))
     low, middle, high = ends_of(reading.interval, 1.0)
     known = {"lower": low, "estimate": middle, "upper": high} if is_closed(reading.interval) else None
@@ -111,7 +114,10 @@ def in_words(rail: Guardrail, reading: Reading) -> dict[str, Any]:
 
 
 def ramp(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> dict[str, Any] | None:
-    """Return the chart of the candidate's share over time, a stepped line made from the rollout's audit events."""
+    """Return the chart of the candidate's share over time, a stepped line; None for a rollout that was never opened.
+
+    The shares come from the rollout's audit events.
+    """
     in_order = sorted(events, key=lambda event: event.pk)
     weights = [(event.at, share(event.after)) for event in in_order if event.after and "weight" in event.after]
     if not weights or rollout.opened_at is None:
@@ -132,6 +138,6 @@ def ramp(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> dict[s
 
 
 def share(after: dict[str, Any]) -> float:
-    """Return the percent of users that the candidate serves in this state."""
+    """Return the percent of users whom the candidate serves, from the `after` of a rollout's audit event."""
     fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
     return float(fixed.get(after["status"], 0))

@@ -14,14 +14,14 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def figure(value: float | None, unit: str) -> str:
-    """Return an arm's value with its unit: a rate in percent."""
+    """Return an arm's value with its unit, a rate in percent; "none" for None, NaN and infinity."""
     if value is None or not isfinite(value):
         return "none"
     return f"{value * 100:.3g} %" if unit == "points" else f"{value:.4g} {'s' if unit == 'seconds' else unit}"
 
 
 def signed(value: float | None, unit: str) -> str:
-    """Return one end of a difference with its sign; an open end in words."""
+    """Return one end of a difference with its sign; "open" for None."""
     if value is None:
         return "open"
     number = value * 100 if unit == "points" else value
@@ -29,18 +29,18 @@ def signed(value: float | None, unit: str) -> str:
 
 
 def difference(ends: dict[str, Any], unit: str) -> str:
-    """Return the difference with its interval, more being worse: `+0.4 (-1.2 to +2.1) points`."""
+    """Return the difference with its interval as text: `+0.4 (-1.2 to +2.1) points`. More is worse."""
     low, middle, high = (signed(ends[name], unit) for name in ("lower", "estimate", "upper"))
     return f"{middle} ({low} to {high}) {unit}"
 
 
 def promise(rail: Guardrail) -> str:
-    """Return a phrase on what a guardrail will do, for a rollout without measurements."""
+    """Return a phrase that says what a guardrail will do, for a rollout without measurements."""
     return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
 
 
 def verdict_table(rollout: Rollout, verdicts: dict[str, Any]) -> dict[str, Any]:
-    """Return the verdicts as rows of figures, with the time of their numbers and what was not met."""
+    """Return stored verdicts as rows of figures, with the time of their numbers and the conditions not met."""
     needed = rollout.steps[verdicts.get("step", rollout.step)].get("min_samples", 0)
     judged_at = verdicts.get("judged_at")
     return {
@@ -52,7 +52,10 @@ def verdict_table(rollout: Rollout, verdicts: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict_row(finding: dict[str, Any], needed: int) -> dict[str, Any]:
-    """Return one metric's row; a record from before the arms were stored has their figures left out."""
+    """Return one metric's row; figures of the arms are left out if the record is from before they were stored.
+
+    `needed` is the number of users that the step asks for.
+    """
     unit, arms = (
         finding["unit"],
         [finding.get(arm) or {"users": None, "value": None} for arm in ("control", "candidate")],

@@ -1,4 +1,4 @@
-"""Summary of a rollout for an on-call person: the steps and what the present one waits for, verdicts, next action."""
+"""Summary of a rollout for the person on call: its steps, what the present one waits for, verdicts, next action."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def summary(rollout: Rollout, at: datetime, events: Sequence[AuditEvent] | None 
 
 
 def charts_of(rollout: Rollout, numbers: Numbers, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Return each measured guardrail's name with its chart; None stands for a chart without measurements."""
+    """Return {name, chart} for each guardrail measured in this step; the chart is None without measurements."""
     rails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
     alpha = 0.05 / max(1, len(rails))
     return [
@@ -84,7 +84,7 @@ def charts_of(rollout: Rollout, numbers: Numbers, since: datetime, until: dateti
 
 
 def stepper(rollout: Rollout, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the plan's steps and the promotion, each with its state; the present one has the conditions."""
+    """Return the plan's steps and the promotion, each with its state; the present step also has the conditions."""
     steps = [
         {**step, "number": number + 1, "state": state_of(rollout, number)} for number, step in enumerate(rollout.steps)
     ]
@@ -97,7 +97,10 @@ def stepper(rollout: Rollout, conditions: list[dict[str, Any]]) -> list[dict[str
 
 
 def state_of(rollout: Rollout, number: int) -> str:
-    """Return the state of a step: done, now, ended (the rollout ended in it), later, or never (it was not taken)."""
+    """Return the state of the step `number`, counted from 0.
+
+    It is done, now, later, ended (the rollout ended in it) or never (the rollout ended before it).
+    """
     if rollout.opened_at is None or number > rollout.step:
         return "never" if rollout.ended_at else "later"
     if number < rollout.step:
@@ -108,7 +111,10 @@ def state_of(rollout: Rollout, number: int) -> str:
 def conditions_of(
     rollout: Rollout, at: datetime, numbers: Numbers, verdicts: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """List what the present step waits for: each condition in words, and whether it is met; nothing once it ended."""
+    """Return what the present step waits for: each condition in words, and whether it is met.
+
+    Empty if the rollout is not active.
+    """
     if not rollout.is_active:
         return []
     signature = {"text": f"{signatures(rollout)} of the plan", "met": rollout.is_signed}
@@ -132,18 +138,18 @@ def conditions_of(
 
 
 def signatures(rollout: Rollout) -> str:
-    """Return how many signatures the alias' policy asks for, in words."""
+    """Return how many signatures the alias' policy asks for, in words: "2 signatures"."""
     return f"{rollout.alias.quorum} signature{'' if rollout.alias.quorum == 1 else 's'}"
 
 
 def verdict_conditions(verdicts: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """List the verdicts that the promotion waits for."""
+    """Return the verdicts that the promotion waits for, as conditions."""
     findings = verdicts["findings"] if verdicts else []
     return [{"text": f"a good verdict: {one['name']}", "met": one["verdict"] == "good"} for one in findings]
 
 
 def loading(rollout: Rollout) -> list[dict[str, Any]]:
-    """Return the replicas' loads as one condition."""
+    """Return the loading of the candidate on all healthy replicas as the only condition."""
     healthy = [replica for replica in rollout.alias.cluster.replicas.all() if replica.is_healthy]
     holding = [replica for replica in healthy if rollout.candidate.served_name in replica.loaded]
     text = f"every healthy replica loads the candidate: {len(holding)} of {len(healthy)}"
@@ -151,7 +157,7 @@ def loading(rollout: Rollout) -> list[dict[str, Any]]:
 
 
 def what_next(rollout: Rollout, left: Progress, action: Action | None) -> str:
-    """Return a sentence on what the control loop will do next by itself, and when."""
+    """Return a sentence that says what the control loop will do next by itself, and when."""
     if action in URGENT and rollout.status in SERVING:
         return URGENT[action]
     if rollout.waits_for_signature:
@@ -171,9 +177,9 @@ def what_next(rollout: Rollout, left: Progress, action: Action | None) -> str:
 
 
 def at_the_end(rollout: Rollout, left: Progress, action: Action) -> str:
-    """Return a sentence on the end of the last step.
+    """Return a sentence on the end of the last step, which only good verdicts bring.
 
-    Only good verdicts end it; a protected alias needs approval as well.
+    A protected alias needs an approval as well.
     """
     ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
     if action is Action.PROMOTE:
@@ -183,7 +189,7 @@ def at_the_end(rollout: Rollout, left: Progress, action: Action) -> str:
 
 
 def when(left: Progress) -> str:
-    """Return a phrase on when the step is complete: the time left and the users still missing."""
+    """Return a phrase that says when the step will be complete: the time left and the users still missing."""
     users = f"after {left.missing} more users in each arm" if left.missing else ""
     if not left.hold_left_s:
         return users or "within seconds"

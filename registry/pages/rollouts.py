@@ -60,7 +60,7 @@ def rollouts(request: HttpRequest) -> HttpResponse:
 
 
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:
-    """Return the rollout in the URL; 404 if the caller does not see it."""
+    """Return the rollout in the URL. Raises Http404 if the person does not see it."""
     queryset = Rollout.objects.select_related(
         "alias__project",
         "alias__cluster",
@@ -73,9 +73,9 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 
 @login_required
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a rollout: state, metrics, plan, and the verbs that its status allows.
+    """Show a rollout: state, metrics, plan, and the actions that its status allows.
 
-    A poll gets the changing part alone.
+    A poll by htmx gets only the changing part.
     """
     viewed = find_rollout(request, pk)
     prefetch_related_objects([viewed], "approvals", "decisions")
@@ -102,7 +102,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def obstacles(rollout: Rollout) -> dict[str, str]:
-    """Return the sentences that would refuse a promotion, the next step and resuming; "" for what is possible."""
+    """Return the sentences that would refuse a promotion, the next step and resuming; "" where nothing would."""
     if not rollout.is_active:
         return {"promotion_obstacle": "", "step_obstacle": "", "resume_obstacle": ""}
     unsigned = "The signatures for its present share are missing." if rollout.waits_for_signature else ""
@@ -114,14 +114,14 @@ def obstacles(rollout: Rollout) -> dict[str, str]:
 
 
 def decided(rollout: Rollout, decision: RolloutDecision) -> dict[str, Any]:
-    """Return a decision with its verdicts as figures, and with what a person's promotion or step overrode."""
+    """Return a decision with its table of verdicts and the conditions that a person's promotion or step overrode."""
     table = verdict_table(rollout, decision.verdicts)
     by_hand = decision.outcome in (Outcome.PROMOTED, Outcome.STEPPED) and decision.actor_name != LOOP.name
     return {"decision": decision, "table": table, "overridden": table["unmet"] if by_hand else []}
 
 
 def plan_form(draft: Rollout) -> PlanForm:
-    """Return the form to edit a draft, filled with its present plan."""
+    """Return the form for editing a draft, filled with its present plan."""
     initial = {
         "expected_generation": draft.generation,
         "plan": plan_of(draft.steps, draft.guardrails),
@@ -134,9 +134,10 @@ def plan_form(draft: Rollout) -> PlanForm:
 @login_required
 @require_POST
 def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Call the rollout's method that `verb` names, one of VERBS, with the form's fields, and redirect to the rollout.
+    """Call the rollout's method `verb`, one of VERBS, with the form's fields, and redirect to the rollout.
 
-    Raises Http404 for another verb, NotAllowed without scope operate, and as the method does.
+    Raises Http404 for another verb, NotAllowed without scope operate, Conflict for a promotion that overrides
+    conditions without saying so, and as the method does.
     """
     if verb not in VERBS:
         raise Http404
@@ -152,7 +153,7 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 
 
 def require_met(rollout: Rollout) -> None:
-    """Require that every condition of the plan is met, as the page showed. Raises Conflict with those that are not."""
+    """Check that every condition of the plan is met. Raises Conflict that lists those that are not."""
     verdicts = verdicts_of(rollout) if rollout.status in MOVES[RolloutStatus.PROMOTED] else None
     if verdicts and verdicts["unmet"]:
         raise Conflict(

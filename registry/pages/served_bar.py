@@ -1,4 +1,4 @@
-"""The bar of what an alias served when: one piece for each move, and one for each rollout below it."""
+"""The bar that shows what an alias served over time: a piece for each move, and one for each rollout above it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ WIDTH, LEAST, COLOURS, MOST_PIECES = 1000, 3, 8, 200
 
 @dataclass(frozen=True)
 class Span:
-    """A time from `first` to `last` on a bar of WIDTH units."""
+    """The time from `first` to `last`, drawn on a bar of WIDTH units."""
 
     first: datetime
     last: datetime
 
     def x(self, at: datetime) -> float:
-        """Return the x of a time, at the edge for one outside."""
+        """Return the x of a time; a time outside the span lies at the nearer end."""
         share = (at - self.first).total_seconds() / max((self.last - self.first).total_seconds(), 1)
         return round(WIDTH * min(1.0, max(0.0, share)), 1)
 
     def piece(self, start: datetime, end: datetime) -> dict[str, float]:
-        """Return the place of a piece, never narrower than can be seen."""
+        """Return x and width of a piece of the bar; it is at least LEAST units wide, so that it can be seen."""
         return {"x": self.x(start), "width": max(LEAST, round(self.x(end) - self.x(start), 1))}
 
 
 def served_bar(alias: Alias, at: datetime, now: datetime) -> dict[str, Any]:
-    """Return what the picture draws of an alias' newest moves.
+    """Return what the bar of an alias' newest moves draws.
 
-    `pieces` are the versions served one after another, `rollouts` lie above them, `chosen` is the place of `at` (None
+    `pieces` are the versions served one after another, `rollouts` lie above them, `chosen` is the x of `at` (None
     if it is before the first), `first` and `last` are the times of both ends.
     """
     newest = without_bodies(alias.moves.select_related("version__adapter__project"), "version")[:MOST_PIECES]
@@ -65,7 +65,7 @@ def piece_of(span: Span, moves: Sequence[AliasMove], number: int) -> dict[str, A
 
 
 def rollouts_of(alias: Alias, span: Span) -> list[dict[str, Any]]:
-    """Return the pieces of the rollouts that were opened on the bar, newest first."""
+    """Return the pieces of the rollouts that were opened within the span, newest first."""
     opened = alias.rollouts.filter(opened_at__gte=span.first).exclude(status=RolloutStatus.DRAFT)
     rows = without_bodies(
         opened.select_related("stable__adapter__project", "candidate__adapter__project"), "stable", "candidate"

@@ -26,7 +26,7 @@ GUARDED = 20
 
 
 class NamedVersionsForm(ReasonForm):
-    """Form for the versions that callers may name, with the password unless the sign-in is fresh."""
+    """Form for which versions callers may name, with the password unless the person signed in recently."""
 
     named_versions = forms.ChoiceField(choices=NamedVersions.choices)
     password = forms.CharField(required=False, strip=False)
@@ -34,7 +34,7 @@ class NamedVersionsForm(ReasonForm):
 
 @login_required
 def settings(request: HttpRequest) -> HttpResponse:
-    """Show the person's roles and the guarded aliases; to admins also their projects' members and settings."""
+    """Show the person's roles and the protected aliases; to admins also their projects' members and settings."""
     led = allowed(request, Scope.ADMIN)
     members = Membership.objects.filter(project__in=led).select_related("project", "user")
     listing = Listing(
@@ -60,7 +60,7 @@ def settings(request: HttpRequest) -> HttpResponse:
 
 
 def creatable(request: HttpRequest) -> list[tuple[str, str]]:
-    """Return the routes of the forms that this person may use in a project, with the words of their links."""
+    """Return (route, text of the link) of the forms for new objects that this person may use in some project."""
     scopes = {
         scope for scope in (Scope.PUBLISH, Scope.OPERATE) if allowed(request, scope).filter(archived_at=None).exists()
     }
@@ -75,9 +75,9 @@ def creatable(request: HttpRequest) -> list[tuple[str, str]]:
 @login_required
 @require_POST
 def named_versions(request: HttpRequest, slug: str) -> HttpResponse:
-    """Choose which versions callers may name, of the project's adapters with a protected alias.
+    """Set which versions callers may name, of the project's adapters that have a protected alias.
 
-    Raises Http404 for people who are no admin of the project, and NotAllowed without a fresh sign-in or the password.
+    Raises Http404 for people who are no admin of the project, and NotAllowed without a recent sign-in or the password.
     """
     project = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     fields = cleaned(NamedVersionsForm(request.POST))

@@ -1,4 +1,4 @@
-"""The tables that compare versions on a page: what differs first, in words, and the ranks as a summary."""
+"""The tables that compare versions on a page: differences first, values in words, and the ranks as a summary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 def comparison_of(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
-    """Return what differs and what is the same, as rows of words, and the summary of the ranks."""
+    """Return the differing and the equal fields of the versions, as rows of words, and the summary of the ranks."""
     parts = table(versions)
     rows = [
         {"group": group, "name": row["name"], "label": label_of(row["name"]), "same": row["same"], "values": words(row)}
@@ -51,17 +51,17 @@ def comparison_of(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
 
 
 def label_of(name: str) -> str:
-    """Return a field's name as people say it."""
+    """Return the label of a field as pages show it."""
     return LABELS.get(name, name.replace("_", " "))
 
 
 def words(row: dict[str, Any]) -> list[str]:
-    """Return one row's values in words."""
+    """Return the values of a row in words, one for each version."""
     return [in_words(row["name"], value) for value in row["values"]]
 
 
 def in_words(name: str, value: Any) -> str:
-    """Return one value in words: sizes with their unit, a digest's beginning, long lists by their number."""
+    """Return one value in words: sizes with their unit, the beginning of a digest, the first entries of long lists."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):
@@ -78,7 +78,7 @@ def in_words(name: str, value: Any) -> str:
 
 
 def listed(value: list[Any] | dict[str, Any]) -> str:
-    """Return the entries of a list or an object; of a long one their number and the first ones."""
+    """Return the first MOST_ENTRIES entries of a list or an object as text, and how many more there are."""
     entries = [f"{key}: {part}" for key, part in value.items()] if isinstance(value, dict) else [*map(str, value)]
     if not entries:
         return "none"
@@ -87,7 +87,10 @@ def listed(value: list[Any] | dict[str, Any]) -> str:
 
 
 def ranks_of(versions: Sequence[AdapterVersion], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a summary and a heat map of each version's ranks, and the modules whose ranks differ, most first."""
+    """Return a summary and a heat map of each version's ranks, and the modules whose ranks differ.
+
+    The modules with the largest difference come first. `rows` are the rows of ranks in the comparison's table.
+    """
     most = max((rank for version in versions for rank in version.ranks.values()), default=1)
     different = [row for row in rows if not row["same"]]
     by_spread = sorted(different, key=lambda row: (-spread(row["values"]), row["name"]))
@@ -104,13 +107,16 @@ def ranks_of(versions: Sequence[AdapterVersion], rows: Sequence[dict[str, Any]])
 
 
 def spread(ranks: Sequence[int | None]) -> int:
-    """Return the difference between the highest and the lowest rank; a module that is left out has 0."""
+    """Return the difference between the highest and the lowest rank.
+
+    None, a module that is not adapted, counts as 0.
+    """
     numbers = [rank or 0 for rank in ranks]
     return max(numbers) - min(numbers)
 
 
 def summary_of(ranks: dict[str, int]) -> str:
-    """Return how many modules have a rank, and from which to which."""
+    """Return a phrase with the number of modules that have a rank, and the lowest and highest rank."""
     used = [rank for rank in ranks.values() if rank]
     if not used:
         return "no module has a rank"

@@ -1,1 +1,1 @@
-"""Prompts through the router, for the playground and for blind tests."""
+"""Prompts sent through the router, for the playground and for blind tests."""

@@ -19,10 +19,10 @@ STORED_FIELDS = ("text", "response_id", "seconds", "tokens")
 def ask_blindly(
     versions: Sequence[AdapterVersion], prompts: Iterable[str], max_tokens: int, *, token: str, by: Actor
 ) -> list[BlindTest]:
-    """Ask all versions each prompt and store one blind test for each prompt.
+    """Send each prompt to all versions, and store and return one blind test for each prompt.
 
-    Raises Invalid before any prompt is sent, for a token without a person and for versions that may not be named;
-    Unavailable at the first prompt that a version does not answer; the tests before it are kept.
+    Raises Invalid before any prompt is sent, for a token without a person and for versions that callers may not name,
+    and Unavailable at the first prompt that a version does not answer; the tests stored before it stay.
     """
     if by.user is None:
         raise Invalid(
@@ -39,7 +39,10 @@ def ask_blindly(
 
 
 def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
-    """Store the answers as a blind test and return it. Raises Unavailable unless every version answered."""
+    """Store the answers, one of each version, as a blind test and return it.
+
+    Raises Unavailable unless every version answered.
+    """
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} was not answered by every version. {problem}", code="not_answered")
     stored_answers = [
@@ -50,9 +53,10 @@ def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequenc
 
 
 def view_of(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
-    """Return what the viewer may see of a test: answers by letter, their own votes, and the tally.
+    """Return what the viewer may see of a test: answers by letter, the viewer's votes, and the tally.
 
-    `is_open` is True while the viewer may still vote: whoever shows the result must then hide versions and votes.
+    `viewer` is the key of a user. `is_open` is True while the viewer may still vote: whoever shows the result must then
+    hide versions and votes.
     """
     own_votes = [vote for vote in test.votes.all() if vote.voter_id == viewer]
     answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]

@@ -29,9 +29,9 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer, after `seconds` and with `tokens`.
+    """One model's answer, with the version and arm that gave it, after `seconds` and with `tokens` tokens.
 
-    `problem` says what went wrong and what to do, else it is "".
+    `problem` says what went wrong and what to do; "" if nothing did.
     """
 
     model: str
@@ -51,9 +51,8 @@ Piece = tuple[int, str | Answer]
 def token_for(request: HttpRequest, project: Project) -> str:
     """Return a token of scope infer in the project, valid for an hour.
 
-    It is stored in the person's session and used again.
-
-    Raises Invalid if the person's roles do not grant the scope.
+    It is created if needed, stored in the person's session and used again. Raises Invalid if the person's roles do not
+    grant the scope.
     """
     stored = request.session.setdefault("playground", {})
     text: str = stored.get(project.slug, "")
@@ -67,7 +66,7 @@ def token_for(request: HttpRequest, project: Project) -> str:
 
 
 def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> list[Answer]:
-    """Ask all models at once and return the answers in the order of the models; an error is its answer's `problem`.
+    """Ask all models at once and return their answers in the same order; an error is its answer's `problem`.
 
     `session` is the X-Session-Key, which may be empty; `body` is for /v1/completions, without `model`.
     """
@@ -78,7 +77,7 @@ def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -
 
 
 def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
-    """Return the model's answer; an error of the network or the router is its `problem`."""
+    """Return the model's answer; an error of the network or the router becomes its `problem`."""
     began = time.monotonic()
     try:
         answer = client.post("/v1/completions", json={**body, "model": model})
@@ -91,7 +90,10 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
 
 
 def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> Iterator[Piece]:
-    """Ask all models at once; yield (place of the model, piece of its text) as they come, and its whole answer last."""
+    """Ask all models at once; yield (place of the model, piece of its text) as they come, and its whole answer last.
+
+    The arguments are those of `ask`.
+    """
     headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
     client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
     pieces: SimpleQueue[Piece] = SimpleQueue()
@@ -106,18 +108,18 @@ def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]
 
 
 def end_in_any_case(pieces: SimpleQueue[Piece], place: int, model: str, asking: Future[None]) -> None:
-    """Put an answer for a model whose thread failed, so that nobody waits for it."""
+    """Put a failed answer into the queue if the model's thread raised, so that nobody waits for it."""
     if error := asking.exception():
         put(pieces, place, away(model, cast(Exception, error)))
 
 
 def put(pieces: SimpleQueue[Piece], place: int, piece: str | Answer) -> None:
-    """Put a piece of the answer of the model at this place."""
+    """Put a piece of the answer of the model at this place into the queue."""
     pieces.put((place, piece))
 
 
 def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Callable[[str | Answer], None]) -> None:
-    """Ask one model; say each piece of its text, and the whole answer at the end, also if it is a problem."""
+    """Ask one model; pass each piece of its text to `say`, and at the end the whole answer or its problem."""
     began, texts, tokens = time.monotonic(), [], 0
     wanted = {**body, "model": model, "stream": True, "stream_options": {"include_usage": True}}
     try:
@@ -138,7 +140,7 @@ def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Call
 
 
 def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Yield the parsed events of a stream. Raises ValueError for one that ends with an error."""
+    """Yield the parsed events of a streamed response. Raises ValueError if it ends with an error."""
     for line in answer.iter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
@@ -149,21 +151,21 @@ def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 def away(model: str, error: Exception) -> Answer:
-    """Return the answer of a router that did not respond, or not to the end."""
+    """Return an answer whose problem says that the router did not respond, or not to the end."""
     return Answer(
         model, problem=f"The router did not respond ({type(error).__name__}). Your prompt is still here: try again."
     )
 
 
 def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
-    """Return the response as an answer."""
+    """Return the router's response as an Answer."""
     body = answer.json()
     tokens = body.get("usage", {}).get("completion_tokens", 0)
     return complete(model, answer.headers, body["choices"][0]["text"], tokens, seconds)
 
 
 def complete(model: str, headers: httpx.Headers, text: str, tokens: int, seconds: float) -> Answer:
-    """Return a whole answer with what the router's headers say of it."""
+    """Return an Answer with the version, the arm and the response id from the router's headers."""
     return Answer(
         model,
         text=text,
@@ -176,7 +178,7 @@ def complete(model: str, headers: httpx.Headers, text: str, tokens: int, seconds
 
 
 def error_message(answer: httpx.Response) -> str:
-    """Return the router's status and error message, or its status alone if the response is not JSON."""
+    """Return the router's status and error message, or only the status if the response is not JSON."""
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is still here: try again."
     error = answer.json().get("error", {})

@@ -1,1 +1,1 @@
-"""Upload of a version in the browser: the form, the check of what was chosen, and the publication."""
+"""Upload of an adapter in the browser: the form, the check of the chosen files, and the publication."""

@@ -1,4 +1,4 @@
-"""The form of an upload in the browser; its files are read from the request."""
+"""The form of an upload in the browser; the files themselves are read from the request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MOST_FILES, LONGEST_PATH = 5000, 1000
 
 
 class ListingField(forms.JSONField):
-    """A list of [path, bytes] pairs: the files of a folder that somebody chose."""
+    """A field of [path, bytes] pairs in JSON: the files of a folder that somebody chose."""
 
     default_error_messages = {"listing": "Expected at most %(most)s pairs of a path and its bytes."}
 
     def to_python(self, value: Any) -> Any:
-        """Return the pairs. Raises ValidationError."""
+        """Return the pairs as tuples. Raises ValidationError for anything else, or too many."""
         pairs = super().to_python(value) or []
         if not isinstance(pairs, list) or len(pairs) > MOST_FILES or not all(map(is_file, pairs)):
             raise forms.ValidationError(self.error_messages["listing"], "listing", {"most": MOST_FILES})
@@ -32,7 +32,7 @@ def is_file(pair: Any) -> bool:
 
 
 class UploadForm(forms.Form):
-    """The choices of an upload; the files are read from the request."""
+    """The options of an upload, and the listing of the chosen files, which are read from the request."""
 
     listing = ListingField(required=False, widget=forms.HiddenInput)
     fold = forms.BooleanField(
@@ -54,7 +54,7 @@ class UploadForm(forms.Form):
     )
 
     def clean(self) -> dict[str, Any]:
-        """Return the choices. Raises ValidationError for two that exclude each other."""
+        """Return the fields. Raises ValidationError if both fold and keep are chosen."""
         fields: dict[str, Any] = super().clean() or self.cleaned_data
         if fields.get("keep") and fields.get("fold"):
             raise forms.ValidationError({"fold": "What is kept stays as it was sent: choose fold or keep."})

@@ -1,4 +1,4 @@
-"""Upload of an adapter in the browser: the check of what was chosen, and the version that is made of it."""
+"""Upload of an adapter in the browser: the check of the chosen files, and the version that is made from them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ PART, PAGE = "registry/_upload_answer.html", "registry/upload.html"
 
 
 def adapter_to_publish(request: HttpRequest, slug: str) -> Adapter:
-    """Return the adapter in the URL, for which the caller may publish versions. Raises Http404 and NotAllowed."""
+    """Return the adapter in the URL.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope publish.
+    """
     adapter = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
     require_scope(request, adapter.project, Scope.PUBLISH)
     return adapter
 
 
 def options(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an inspection that the form's fields name."""
+    """Return the options of `inspection.inspect` that the form's fields give."""
     return {"any_scale": fields["fold"], "confirmation": fields["confirm_base"]}
 
 
 def answer(inspection: Inspection, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the context of an answer: what was found, and whether it can be published or kept."""
+    """Return the template context of a check: what was found, and whether it can be published or kept."""
     can_keep = is_reducible(inspection)
     return {
         "inspection": inspection,
@@ -57,7 +60,8 @@ def answer(inspection: Inspection, fields: dict[str, Any]) -> dict[str, Any]:
 def check_upload(request: HttpRequest, slug: str) -> HttpResponse:
     """Check the adapter in a chosen folder by its configuration and the first bytes of its weights.
 
-    `heads` are those bytes, each named by its file's place in `listing`.
+    The field `listing` has all paths and sizes; each file in `heads` has those bytes, and its name is the index of its
+    path in `listing`.
     """
     adapter = adapter_to_publish(request, slug)
     fields = cleaned(UploadForm(request.POST))
@@ -76,9 +80,9 @@ def check_upload(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @accepts_files
 def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
-    """Publish the adapter among the files as the next version, or show every fault.
+    """Show the form, or publish the adapter among the files as the next version; if it has faults, show them all.
 
-    A script gets the faults as a part of the page and the new version's address in `HX-Redirect`.
+    A script gets the faults as a part of the page, and the URL of the new version in the header `HX-Redirect`.
     """
     adapter = adapter_to_publish(request, slug)
     is_script = bool(request.headers.get("HX-Request"))
@@ -106,7 +110,7 @@ def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def published(request: HttpRequest, version: AdapterVersion, *, is_script: bool) -> HttpResponse:
-    """Lead to the new version's page, by a header for a script."""
+    """Redirect to the new version's page; a script gets its URL in the header `HX-Redirect`."""
     is_kept = version.status == VersionStatus.UNSERVABLE
     messages.success(request, f"{version} is {'kept' if is_kept else 'stored; its numbers are being checked'}.")
     response = redirect("version", slug=version.adapter.ref, number=version.number)

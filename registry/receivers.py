@@ -1,4 +1,4 @@
-"""Signal receivers that start the registry's tasks, on its own signals and on changes to inference tokens.
+"""Signal receivers that start the registry's tasks, on its own signals and on changes to tokens, roles and projects.
 
 Errors in sending a task's message are not caught here. Periodic tasks make up for a lost signal.
 """
@@ -27,7 +27,7 @@ def check_version(version: int, **_: Any) -> None:
 
 @receiver(base_model_registered)
 def check_base_model(base_model: int, **_: Any) -> None:
-    """Have a worker fetch and inspect the files of a base model."""
+    """Queue the retrieval and check of a base model's files."""
     tasks.check_base_model_soon(base_model)
 
 
@@ -48,7 +48,7 @@ LEFT_TO_WEB.append(partial(routes_changed.disconnect, dispatch_uid="publish"))
 
 @receiver(post_save, sender=ApiToken, dispatch_uid="publish token")
 def publish_token(instance: ApiToken, **_: Any) -> None:
-    """Publish the routing table after the commit if the token may infer, before the next tick of the control loop."""
+    """Publish the routing table after the commit if the token may infer, without waiting for the control loop."""
     if Scope.INFER in instance.scopes:
         transaction.on_commit(tasks.publish_soon)
 
@@ -58,7 +58,7 @@ LEFT_TO_WEB.append(partial(post_save.disconnect, sender=ApiToken, dispatch_uid="
 
 @receiver(token_approved)
 def publish_approved_token(**_: Any) -> None:
-    """Publish the routing table, since a token works from now on."""
+    """Publish the routing table, since the approved token works from now on."""
     tasks.publish_soon()
 
 
@@ -66,29 +66,32 @@ def publish_approved_token(**_: Any) -> None:
 def publish_tokens_of_member(instance: Membership, **_: Any) -> None:
     """Publish the routing table after the commit if a user whose roles changed owns inference tokens.
 
-    Roles limit them.
+    The user's roles limit these tokens.
     """
     publish_tokens_of(instance.user_id)
 
 
 @receiver(post_save, sender=User)
 def publish_tokens_of_account(instance: User, update_fields: frozenset[str] | None = None, **_: Any) -> None:
-    """Publish the routing table after the commit if an account that changed owns inference tokens: it may be closed.
+    """Publish the routing table after the commit if an account that changed owns inference tokens.
 
-    The update of a sign-in's time is ignored.
+    The account may have been closed. A change of only the last sign-in's time is ignored.
     """
     if update_fields != frozenset({"last_login"}):
         publish_tokens_of(instance.pk)
 
 
 def publish_tokens_of(user_id: int) -> None:
-    """Publish the routing table after the commit if the user owns inference tokens."""
+    """Publish the routing table after the commit if the user owns inference tokens that were not revoked."""
     if ApiToken.objects.owned_by(user_id).filter(scopes__contains=[Scope.INFER], revoked_at=None).exists():
         transaction.on_commit(tasks.publish_soon)
 
 
 @receiver(post_save, sender=Project)
 def publish_project(created: bool, **_: Any) -> None:
-    """Publish the whole table after a change of a project's settings, which decide which versions may be named."""
+    """Publish the whole table after a change of a project, whose settings decide which versions may be named.
+
+    A new project is ignored.
+    """
     if not created:
         transaction.on_commit(tasks.publish_soon)

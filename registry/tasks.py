@@ -32,13 +32,13 @@ def reconcile() -> None:
 
 @shared_task
 def collect_outcomes() -> None:
-    """Store the answers that routers reported."""
+    """Store the answers that routers have reported."""
     outcome_ingest.collect()
 
 
 @shared_task
 def look_at_rollouts() -> None:
-    """Judge every rollout in progress and act on the verdict."""
+    """Judge every serving rollout that has guardrails, and act on the verdict."""
     controller.judge_all()
 
 
@@ -50,13 +50,16 @@ def judge_samples() -> None:
 
 @shared_task
 def check_base_model(pk: int) -> None:
-    """Fetch and inspect a registered base model."""
+    """Fetch and inspect the registered base model with this primary key."""
     base_model_check.check(pk)
 
 
 @shared_task
 def check_base_models() -> None:
-    """Queue the check of base models again whose message or worker was lost."""
+    """Queue again the checks of base models whose message or worker was lost.
+
+    Nothing is queued while the queue `download` holds messages, which will be delivered.
+    """
     waiting = list(BaseModel.objects.waiting().values_list("pk", flat=True))
     # Messages that wait there will be delivered.
     if waiting and task_times.is_empty("download"):
@@ -65,7 +68,10 @@ def check_base_models() -> None:
 
 
 def check_base_model_soon(pk: int) -> None:
-    """Queue the check of a base model; call it after the commit. Without Valkey `check_base_models` does it."""
+    """Queue the check of a base model; call it after the commit.
+
+    If Valkey is down, a later `check_base_models` queues it.
+    """
     try:
         check_base_model.delay(pk)
     except OperationalError as error:
@@ -74,7 +80,7 @@ def check_base_model_soon(pk: int) -> None:
 
 @shared_task
 def check_version(pk: int) -> None:
-    """Check the files of an uploaded version that waits for it; no effect on any other."""
+    """Check the files of an uploaded version that waits for its check; nothing happens to any other."""
     version = AdapterVersion.objects.filter(pk=pk, status=VersionStatus.CHECKING).first()
     if version:
         verification.check(version)
@@ -95,14 +101,14 @@ def drop_staged_files() -> None:
 
 @shared_task
 def compare_served() -> None:
-    """Compare what an engine computes with a version that it loaded, with PEFT."""
+    """Compare what an engine computes with a version that it loaded with what PEFT computes."""
     served_comparison.compare_next()
 
 
 def check_version_soon(pk: int) -> None:
     """Queue the check of a version; call it after the commit.
 
-    If the broker is down, the next `check_versions` does it.
+    If Valkey is down, a later `check_versions` makes it.
     """
     try:
         check_version.delay(pk)
@@ -113,7 +119,7 @@ def check_version_soon(pk: int) -> None:
 def publish_soon() -> None:
     """Publish the routing table now; call it after the commit.
 
-    If Valkey is down, the next tick of the control loop does.
+    If Valkey does not answer in time, the control loop publishes it later, and the response to the request says so.
     """
     try:
         publication.join()
@@ -124,7 +130,7 @@ def publish_soon() -> None:
 def publish_and_reconcile() -> None:
     """Publish the routing table and queue a run of the control loop; call it after the commit.
 
-    If Valkey is down, the next tick does both.
+    If Valkey does not answer in time, the control loop does both later, and the response to the request says so.
     """
     try:
         publication.join()
@@ -137,7 +143,7 @@ def publish_and_reconcile() -> None:
 def route_and_reconcile(alias: int) -> None:
     """Publish the alias' route and queue a run of the control loop; call it after the commit.
 
-    If Valkey is down, the next tick does both.
+    If Valkey does not answer in time, the control loop does both later, and the response to the request says so.
     """
     changed.add(alias)
     try:
@@ -149,7 +155,7 @@ def route_and_reconcile(alias: int) -> None:
 
 
 def reconcile_soon() -> None:
-    """Queue a run of the control loop; if the broker is down, its next tick comes by itself."""
+    """Queue a run of the control loop; if Valkey is down, its next periodic run does the work."""
     try:
         reconcile.delay()
     except OperationalError as error:
@@ -157,7 +163,7 @@ def reconcile_soon() -> None:
 
 
 def published_later(error: Exception) -> None:
-    """Log that a committed change waits for Valkey, and let the answer to the request say so."""
+    """Log that a committed change is not published yet, and have the response to the request say so."""
     log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
     note_unpublished()
 

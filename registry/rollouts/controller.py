@@ -1,7 +1,7 @@
 """Control loop of rollouts: judge the measurements, then roll back, pause, take the next step, promote, or wait.
 
-Like the reconciler it relies on the database alone, so that any run may be lost or repeated. Only people move a rollout
-without guardrails.
+Like the reconciler it relies only on the database, so that any run may be lost or repeated. Rollouts without
+guardrails are moved by people alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 def judge_all() -> None:
-    """Judge and move every serving rollout that has guardrails.
+    """Judge every serving rollout that has guardrails, and carry out the resulting action.
 
-    One that somebody else moved meanwhile, or that may not move, is skipped with a line in the log.
+    A rollout that somebody else changed meanwhile, or that may not move, is skipped and logged.
     """
     serving = Rollout.objects.serving().exclude(guardrails=[])
     for rollout in serving.select_related("alias__project", "stable", "candidate"):
@@ -37,7 +37,10 @@ def judge_all() -> None:
 
 
 def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
-    """Judge the rollout and carry out the resulting action. Raises Conflict if it was changed meanwhile."""
+    """Judge the rollout, carry out the resulting action, and return the analysis.
+
+    Raises Conflict if it was changed meanwhile.
+    """
     verdict = judge(rollout, at)
     numbers = judgement(rollout, at, verdict)
     details: dict[str, Any] = {"reason": " ".join(verdict.reasons), "by": LOOP, "evidence": numbers}
@@ -51,11 +54,10 @@ def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
 
 
 def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
-    """Leave a completed step.
+    """Leave a completed step: wait for people, advance, or promote.
 
-    Wait for people, advance, or promote; do nothing in the last step without a verdict to promote.
-
-    People are waited for if the step asks for approval, or signatures are missing.
+    It waits if the step asks for approval, signatures of the plan are missing, or a protected alias is to be promoted.
+    Nothing happens in the last step unless the action is to promote.
     """
     step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
     is_unsigned = not rollout.is_last_step and not rollout.is_signed
@@ -72,7 +74,7 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
 
 
 def promote_or_pause(rollout: Rollout, details: dict[str, Any]) -> None:
-    """Promote the candidate, or pause the rollout with the words of the evaluation that speaks against it.
+    """Promote the candidate; if an evaluation speaks against it, pause the rollout with that reason instead.
 
     Raises Conflict for any other reason.
     """

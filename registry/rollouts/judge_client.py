@@ -1,4 +1,4 @@
-"""Client of the judge, a language model that scores answers from 0 to 10 over OpenAI's chat API and https."""
+"""Client of the judge, a language model that scores answers from 0 to 10, over OpenAI's chat API and https."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SCORE = re.compile(r'\{\s*"score"\s*:\s*(\d+(?:\.\d+)?)\s*\}')
 
 
 class NoScore(Exception):
-    """Raised when the judge gives no usable score. The message says why and contains none of the texts."""
+    """Raised when the judge gives no usable score; the message says why and contains none of the texts."""
 
 
 def score(instruction: str, question: Any, answer: str) -> float:
-    """Return the judge's score of the answer, from 0 (worst) to 10 (best). Raises NoScore."""
+    """Return the judge's score of the answer to the question, from 0 (worst) to 10 (best). Raises NoScore."""
     exchange = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
     task = TASK.format(instruction=instruction)
     messages = [{"role": "system", "content": task}, {"role": "user", "content": exchange}]
@@ -32,7 +32,7 @@ def score(instruction: str, question: Any, answer: str) -> float:
 
 
 def ask_judge(body: dict[str, Any]) -> bytes:
-    """Send a request to the judge and return its whole response. Raises NoScore.
+    """Send a request to the judge and return the whole body of its response. Raises NoScore if it cannot be had.
 
     The operator sets the judge's address, which may be in the installation's own network.
     """
@@ -50,7 +50,10 @@ def ask_judge(body: dict[str, Any]) -> bytes:
 
 
 def scored(content: bytes) -> float:
-    """Return the one score in the judge's response. Raises NoScore for none, several different, or one out of range."""
+    """Return the score in the judge's response.
+
+    Raises NoScore for none, several different ones, or one out of range.
+    """
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
         [value] = {float(number) for number in SCORE.findall(text)}

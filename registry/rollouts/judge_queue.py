@@ -1,7 +1,7 @@
-"""Queue of samples that routers leave for the judge: decrypted, scored and deleted at once.
+"""Queue of samples that routers leave for the judge; each is decrypted, scored and deleted at once.
 
-No text reaches a row, a file or a log. Samples that the judge does not score are missing, and missing measurements
-pause a rollout.
+No text reaches a row, a file or a log. Samples without a score are missing from the measurements, and missing
+measurements pause a rollout.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of a sample, without its texts."""
+    """The score of a sample, with its rollout, arm, user (a hash) and time, without its texts."""
 
     rollout: Rollout
     arm: str
@@ -56,7 +56,10 @@ def judge_waiting() -> int:
 
 
 def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
-    """Yield scores in batches until time is up or the judge fails on a sample; the rest waits for the next run."""
+    """Yield batches of scores until LONGEST_S have passed or a sample gets no score.
+
+    The rest waits for the next run.
+    """
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end and (names := cast(list[bytes], client.rpop(SAMPLES, AT_ONCE))):
         samples = take_samples(client, names)
@@ -81,7 +84,7 @@ def take_samples(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout,
 
 
 def opened(sealed: bytes) -> Sample | None:
-    """Decrypt and parse a sample; return None if it was encrypted for a former key."""
+    """Decrypt and parse a sample; None if it was encrypted for a former key."""
     try:
         text = SEALED_FOR_US.decrypt(sealed, private_key(SAMPLES))
     except (InvalidTag, ValueError):
@@ -90,7 +93,7 @@ def opened(sealed: bytes) -> Sample | None:
 
 
 def scored(rollout: Rollout, sample: Sample) -> Scored | None:
-    """Have the judge score the sample; return None, with a warning in the log, if it gives no score."""
+    """Have the judge score the sample; None, with a warning in the log, if it gives no score."""
     try:
         value = score(rollout.checks["judge"]["instruction"], sample.question, sample.answer)
     except NoScore as error:
@@ -100,7 +103,7 @@ def scored(rollout: Rollout, sample: Sample) -> Scored | None:
 
 
 def keep(scores: list[Scored]) -> int:
-    """Add each user's first score to the minute of the answer, and return the number of scores given."""
+    """Add each user's first score to the measurements of its minute, and return the number of scores."""
     with transaction.atomic():
         units = [
             RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight) for one in scores

@@ -25,7 +25,7 @@ ARMS = ("candidate", "control", "shadow")
 
 
 def collect() -> int:
-    """Read the waiting reports, store them, acknowledge them and return their number.
+    """Read the waiting reports from Valkey, store them, acknowledge them, and return their number.
 
     A report that is read twice changes nothing.
     """
@@ -52,7 +52,7 @@ def ensure_group(client: redis.Redis) -> None:
 
 
 def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Read up to BATCH entries: those that a dead reader left unacknowledged (start 0), or new ones (>)."""
+    """Read up to BATCH entries: those that a former reader left unacknowledged (`start` "0"), or new ones (">")."""
     # redis-py's types cover every release of the protocol; ours answers with a list of (stream, entries).
     streams = cast(
         list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]],
@@ -62,7 +62,7 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
 
 
 def keep(reports: list[Outcome]) -> None:
-    """Store the new answers and add them to their rollouts' minutes, in one transaction.
+    """Store the new answers, and add them to the daily usage and their rollouts' minutes, in one transaction.
 
     A report of an unknown version or project is dropped.
     """
@@ -88,7 +88,7 @@ def keep(reports: list[Outcome]) -> None:
 
 
 def new_ones(reports: list[Outcome]) -> list[Outcome]:
-    """Return the reports, each response once, without those that have a row already."""
+    """Return the reports that have no row yet, each response once."""
     once = {report.response_id: report for report in reports}
     there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
     return [report for key, report in once.items() if key not in there]
@@ -97,7 +97,10 @@ def new_ones(reports: list[Outcome]) -> list[Outcome]:
 def response_row(
     report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[tuple[int, str], list[Rollout]]
 ) -> Response:
-    """Return the unsaved row of a reported answer, with the rollout that was open for its alias at that time."""
+    """Return the unsaved row of a reported answer, with the rollout that was open for its alias at that time.
+
+    `rollouts` maps (project's key, alias name) to rollouts.
+    """
     at = datetime.fromtimestamp(report.at, UTC)
     return Response(
         id=report.response_id,
@@ -122,7 +125,7 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
 
 
 def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
-    """Map response ids to the locked row of the user that the rollout counts, which is inserted if it is new.
+    """Map response ids to the locked row of the user for whom the rollout counts the answer; new users are inserted.
 
     Answers that the rollout does not count are left out.
     """
@@ -136,7 +139,7 @@ def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str
 
 
 def is_counted(row: Response, report: Outcome) -> bool:
-    """Return True for a sticky answer of an arm to a known user who is on no targeting list."""
+    """Return True for an answer of a rollout's arm to a known, sticky user who is on no targeting list."""
     return row.arm in ARMS and row.is_sticky and bool(report.unit) and report.counted
 
 
@@ -157,16 +160,16 @@ def alone(row: Response, report: Outcome) -> Iterator[Measured]:
 
 
 def values(row: Response, arm: str, report: MeasuredAnswer) -> Iterator[Measured]:
-    """Yield the measurements of a report as those of an arm; none for an answer without a rollout."""
+    """Yield the measurements of a report, attributed to the arm; none for an answer without a rollout."""
     if row.rollout:
         for metric, value in of_report(report).items():
             yield row.rollout, arm, row.at, metric, value
 
 
 def pair(row: Response, report: Outcome) -> Iterator[Measured]:
-    """Yield values of the candidate's unseen answer and of the stable version's answer to the same request.
+    """Yield the measurements of the candidate's unseen answer and of the stable version's answer to the same request.
 
-    The stable version's answer never counts as differing, because it is the one compared with.
+    The stable version's answer never counts as differing, because the other is compared with it.
     """
     yield from values(row, "shadow", report)
     if report.mirrored:

@@ -1,4 +1,4 @@
-"""Desired and observed state of a cluster, for the REST API and pages."""
+"""The desired and observed state of a cluster, for the REST API and pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def state_of(replica: Replica, desired: set[str]) -> dict[str, Any]:
-    """Return the row of a replica."""
+    """Return the row of a replica; `desired` are the served names that it should hold."""
     return {
         "id": replica.pk,
         "url": replica.url,

@@ -1,4 +1,4 @@
-"""Clusters are reconciled side by side, each in a thread of its own, so that none waits for the replicas of another."""
+"""Reconciliation of all clusters side by side, each in its own thread, so that none waits for another's replicas."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class ClusterThreads:
-    """A thread for each cluster whose round has not ended; no cluster has two rounds at once."""
+    """A thread for each cluster that is being reconciled; no cluster is reconciled twice at the same time."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
         self._rounds: dict[int, Future[None]] = {}
 
     def reconcile(self) -> None:
-        """Begin a round of every cluster that has none, and wait up to PATIENCE_S for all of them.
+        """Start a round for every cluster that has none, and wait up to PATIENCE_S seconds for all of them.
 
-        Postgres' locks keep other processes from reconciling the same cluster.
+        Locks in Postgres keep other processes from reconciling the same cluster.
         """
         # Made on the first call, as a pool's threads do not survive the fork of a worker.
         self._threads = self._threads or ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
@@ -38,14 +38,14 @@ class ClusterThreads:
         wait(self._rounds.values(), PATIENCE_S)
 
     def close(self) -> None:
-        """Wait for the rounds that have begun, and end the threads."""
+        """Wait for the rounds that have been started, and end the threads."""
         if self._threads:
             self._threads.shutdown()
         self._threads, self._rounds = None, {}
 
 
 def reconcile_in_thread(cluster: Cluster) -> None:
-    """Reconcile the cluster with a connection to the database of its own; an error ends the round only."""
+    """Reconcile the cluster over its own database connection; an error is logged and ends only this round."""
     try:
         reconcile_alone(cluster)
     except Exception:

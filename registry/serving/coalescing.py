@@ -11,7 +11,7 @@ PATIENCE_S = 3.0
 
 
 class StillRunning(Exception):
-    """Raised when another run of the work has not ended in time."""
+    """Raised when another run of the work has not ended within PATIENCE_S seconds."""
 
 
 class CoalescedRun:

@@ -1,4 +1,4 @@
-"""Desired versions of a cluster: those that traffic needs, cut to the number of adapter slots."""
+"""The versions that a cluster should hold: those that traffic needs, cut to the number of adapter slots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Desired:
-    """The content of a cluster: versions by their priority, and how many copies of each; None: on all replicas."""
+    """What a cluster should hold: versions by priority, and the number of replicas for each; None is all of them."""
 
     versions: Wanted
     copies: Mapping[str, int | None]
@@ -35,7 +35,7 @@ class Desired:
     def placed(self, replicas: Iterable[Replica]) -> dict[int, Wanted]:
         """Return the versions that each of these replicas should hold, by the replica's key.
 
-        What another hand loaded takes slots, too. A drained replica should hold nothing.
+        Adapters that the control loop did not load take slots, too. A drained replica should hold nothing.
         """
         rooms, barred = {}, {}
         for replica in replicas:
@@ -47,12 +47,12 @@ class Desired:
 
 
 def wanted_versions(cluster: Cluster) -> Wanted:
-    """Return served name -> version of what the cluster should hold somewhere."""
+    """Return the versions that some replica of the cluster should hold, by served name."""
     return desired_state(cluster).versions
 
 
 def desired_state(cluster: Cluster) -> Desired:
-    """Return what the cluster should hold, at most as much as it has slots, each project within its share first.
+    """Return what the cluster should hold, cut to its slots; each project gets its own share first.
 
     The order of priority is: what protected aliases serve, which is pinned; both sides of active rollouts; versions
     that requests wait for, in their order; versions requested or used last; versions that a rollback may need. The rest
@@ -93,7 +93,10 @@ def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
 
 
 def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) -> list[AdapterVersion]:
-    """Return the versions by their latest request or answer, newest first; versions without any come last."""
+    """Return the versions by their latest request or answer, newest first; versions without either come last.
+
+    `requested` maps served names to the time of the latest request.
+    """
 
     def last(version: AdapterVersion) -> datetime:
         return max(getattr(version, "used_at", None) or NEVER, requested.get(version.served_name, NEVER))
@@ -102,7 +105,7 @@ def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) 
 
 
 def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | None], replicas: int) -> Wanted:
-    """Return the first versions of each project within its share, and of others where slots are left.
+    """Return the first versions of each project within its share, and further ones where slots are left.
 
     The cluster's slots are those of all its replicas together, and a version takes one for each copy.
     """
@@ -119,9 +122,10 @@ def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | No
 
 
 def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int | None]:
-    """Return on how many replicas versions are wanted, None for all, given served names with their aliases' policies.
+    """Return how many replicas should hold each version, None for all, from pairs of served names and alias policies.
 
-    Of several the most counts. A version that no alias serves is wanted as the aliases of its adapter want theirs.
+    Of several policies the largest number counts. The common part of an adapter's served names is a key as well, for
+    versions that no alias serves.
     """
     counts: dict[str, list[int | None]] = {}
     for name, policy in policies:
@@ -137,12 +141,15 @@ def most_of(counts: list[int | None]) -> int | None:
 
 
 def line_of_work(served_name: str) -> str:
-    """Return the part of a served name that all versions of its adapter share."""
+    """Return the part of a served name that is common to all versions of its adapter: `eu.dora`."""
     return served_name.rpartition(".v")[0]
 
 
 def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
-    """Return the versions that routers requested lately and those that still wait; both empty if Valkey is down."""
+    """Return the versions that routers requested in the last minute, and those of them that are still waited for.
+
+    Both are empty, with a warning in the log, if Valkey is down.
+    """
     loaded = {name for replica in cluster.replicas.all() if replica.is_usable for name in replica.loaded}
     try:
         requested = wanted_now()

@@ -1,4 +1,4 @@
-"""Consequences of what replicas hold: rollouts start or fail, and moves that every replica refuses are taken back."""
+"""Consequences of what replicas hold: rollouts start or fail, and moves to a version that all refuse are undone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def start_loaded_rollouts(cluster: Cluster, placed: Mapping[int, Mapping[str, object]]) -> None:
-    """Start rollouts whose candidate all its replicas hold; fail those that one refused or past the deadline.
+    """Start rollouts whose candidate all its replicas hold; fail those that one refused or that are past the deadline.
 
     `placed` has the versions that each replica, by its key, should hold.
     """
@@ -33,9 +33,10 @@ def start_loaded_rollouts(cluster: Cluster, placed: Mapping[int, Mapping[str, ob
 
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
-    """Start the rollout, fail it, or leave it loading, also while its first share waits for a signature.
+    """Start the rollout, fail it, or leave it loading, also while its share is not signed.
 
-    Raises Conflict if it was changed since it was read, and NotAllowed for a share that nobody signed.
+    `healthy` are the replicas that should load the candidate. Raises Conflict if the rollout was changed since it was
+    read, and NotAllowed if the signatures do not permit its share.
     """
     name = rollout.candidate.served_name
     lacking = [replica for replica in healthy if name not in replica.loaded]
@@ -50,7 +51,7 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
 
 
 def take_back_refused_moves(cluster: Cluster) -> None:
-    """Move an alias back to its former version if every usable replica refuses the one it was just moved to."""
+    """Move an alias back to its former version if every usable replica refuses the one that it was just moved to."""
     refused = [replica.refused for replica in cluster.replicas.all().usable()]
     by_all = set.intersection(*map(set, refused)) if refused else set()
     for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):
@@ -64,8 +65,8 @@ def take_back_refused_moves(cluster: Cluster) -> None:
 
 
 def missing(lacking: list[Replica]) -> str:
-    """Return a phrase on what keeps the rollout from starting.
+    """Return a phrase that says what keeps the rollout from starting.
 
-    The replicas that lack the candidate, or that none answers.
+    It names the replicas that lack the candidate, or says that no replica answered.
     """
     return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

@@ -1,4 +1,4 @@
-"""Open alarms that need a person, derived from the present state, so that an alarm ends with its cause."""
+"""Open alarms that need a person, derived from the present state, so that an alarm ends when its cause ends."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Alarm:
     remedy: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the alarm as JSON."""
+        """Return the alarm as a dict for JSON."""
         return asdict(self)
 
 
 def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
-    """Return the open alarms of these replicas: unreachable ones, refused loads, and what others loaded."""
+    """Return the open alarms of these replicas: unreachable ones, refused loads, and adapters loaded by others."""
     return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica), *strangers(replica))]
 
 
 def unreachable(replica: Replica) -> Iterator[Alarm]:
-    """Yield the alarm of a replica that does not answer."""
+    """Yield an alarm if the replica does not answer and is not drained."""
     if not replica.is_healthy and replica.message and not replica.draining_since:
         yield Alarm(
             "replica_unreachable",
@@ -47,7 +47,7 @@ def unreachable(replica: Replica) -> Iterator[Alarm]:
 
 
 def strangers(replica: Replica) -> Iterator[Alarm]:
-    """Yield the alarm of a replica that holds adapters which another hand loaded."""
+    """Yield an alarm if the replica holds adapters that the control loop did not load."""
     if names := sorted(set(replica.foreign) - set(replica.loaded)):
         yield Alarm(
             "foreign_versions",
@@ -72,7 +72,7 @@ def refusals(replica: Replica) -> Iterator[Alarm]:
 
 
 def remedy_of(reason: str) -> str:
-    """Return what to do about a refusal, by the reason that the replica or the store gave."""
+    """Return what to do about a refused load, by the reason that the replica or the store gave."""
     if RANK.search(reason):
         return (
             "The engine was started with a lower highest rank than the cluster declares. Start it with the cluster's "

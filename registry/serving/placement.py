@@ -1,7 +1,7 @@
 """Placement of versions on the replicas of a cluster by rendezvous hashing. Pure.
 
-Every version prefers the replicas in an order of its own, drawn from a hash of both names. A version keeps its place as
-long as that replica is there and has room, so that adding or losing one of n replicas moves about 1/n of the versions.
+Every version has its own order of preferred replicas, from a hash of both names. A version keeps its place as long as
+that replica exists and has room, so that adding or losing one of n replicas moves about 1/n of the versions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def place(
     rooms: Mapping[int, int],
     barred: Mapping[int, Iterable[str]] | None = None,
 ) -> dict[int, list[str]]:
-    """Return the names that each replica should hold, in the order of the versions, which come by their priority.
+    """Return the names that each replica should hold.
 
-    `versions` are (name, copies), None for a copy on every replica; `rooms` maps replicas to their slots; `barred` has
-    the names that a replica refuses. A version for which there is no room anywhere is left out.
+    `versions` are (name, copies) by priority, None for a copy on every replica; `rooms` maps replicas to their slots;
+    `barred` has the names that a replica refuses. A version for which there is no room anywhere is left out.
     """
     contents: dict[int, list[str]] = {replica: [] for replica in rooms}
     refused = {replica: set(names) for replica, names in (barred or {}).items()}
@@ -34,10 +34,10 @@ def place(
 
 
 def preferred(name: str, replicas: Sequence[int]) -> list[int]:
-    """Return the replicas in the order in which the version prefers them."""
+    """Return the replicas in the order in which this version prefers them."""
     return sorted(replicas, key=lambda replica: score(name, replica), reverse=True)
 
 
 def score(name: str, replica: int) -> bytes:
-    """Return the hash of a version and a replica."""
+    """Return a hash of a version's name and a replica's key, by which replicas are compared."""
     return hashlib.sha256(f"{replica}|{name}".encode()).digest()[:SCORE_BYTES]

@@ -37,13 +37,16 @@ log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
-    """Reconcile every cluster once, one after another. Clusters that another process is reconciling are left out."""
+    """Reconcile every cluster once, one after another; clusters that another process is reconciling are skipped."""
     for cluster in Cluster.objects.select_related("base_model", "project"):
         reconcile_alone(cluster)
 
 
 def reconcile_alone(cluster: Cluster) -> bool:
-    """Reconcile the cluster and record when, unless another thread or process does. Return True if it was done."""
+    """Reconcile the cluster and record when, unless another thread or process is doing so.
+
+    Return True if it was done.
+    """
     with only_one(cluster) as has_lock:
         if has_lock:
             reconcile_cluster(cluster)
@@ -53,9 +56,9 @@ def reconcile_alone(cluster: Cluster) -> bool:
 
 @contextmanager
 def only_one(cluster: Cluster) -> Iterator[bool]:
-    """Try to take the cluster's session lock in the database and yield True on success.
+    """Try to take the cluster's session lock in the database; yield True on success.
 
-    Two loops never load the same adapter into the same replica.
+    Thus two loops never load the same adapter into the same replica.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'), %s)", [cluster.pk])
@@ -69,7 +72,7 @@ def only_one(cluster: Cluster) -> Iterator[bool]:
 
 @dataclass
 class Observation:
-    """A replica that answered: all adapters that it holds, probed by us or not (served name -> path).
+    """A replica that answered, with all adapters that it holds, probed by us or not (served name -> path).
 
     `wanted` is what it should hold.
     """
@@ -80,20 +83,24 @@ class Observation:
     wanted: Wanted = field(default_factory=dict)
 
     def surplus(self) -> set[str]:
-        """Return the names that we loaded and that are not wanted; what another hand loaded is left to it."""
+        """Return the names that the control loop loaded and that are not wanted, and its markers.
+
+        Others' adapters stay.
+        """
         markers = {name for name in self.adapters if name.startswith(MARKER)}
         return markers | (set(self.replica.pushed) & set(self.adapters)) - set(self.wanted)
 
     def lacks_room(self) -> bool:
-        """Return True if the missing versions do not fit beside the loaded ones."""
+        """Return True if the missing versions do not fit beside those that the replica holds."""
         needed = set(self.wanted) - set(self.adapters) - set(self.replica.refused)
         return bool(needed) and len(self.adapters) + len(needed) > self.replica.cluster.max_loras
 
 
 def reconcile_cluster(cluster: Cluster) -> None:
-    """Load the desired versions, then route to them, then unload the rest. Replicas are handled in parallel.
+    """Load the desired versions, then route to them, then unload the rest; replicas are handled in parallel.
 
-    A round begins no call to a replica after ROUND_S, so that a replica that hangs cannot hold the cluster for long.
+    A round starts no call to a replica after ROUND_S seconds, so that a replica that hangs cannot hold the cluster for
+    long.
     """
     until = time.monotonic() + ROUND_S
     observations = observe(cluster)
@@ -110,7 +117,10 @@ def reconcile_cluster(cluster: Cluster) -> None:
 
 
 def observe(cluster: Cluster) -> list[Observation]:
-    """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
+    """Ask every replica what it holds, record it, and return those that serve this cluster's base model.
+
+    A replica that turns out to be the engine of another one is left out.
+    """
     engines = {replica: Engine(replica.url, cluster.engine_key) for replica in cluster.replicas.all()}
     calls = [
         (replica, partial(replica_calls.inspect, engine, cluster.base_model.slug, settings.ENGINE_HOSTS))
@@ -132,7 +142,7 @@ def observe(cluster: Cluster) -> list[Observation]:
 
 
 def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
-    """Record the report; return True if the replica answered as one that serves this cluster."""
+    """Record the report on the replica; return True if it answered as a replica of this cluster should."""
     if report.problem:
         missed(replica, report.problem, report.engine_text)
     elif replica.twin(report.endpoints):
@@ -144,7 +154,10 @@ def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
 
 
 def take_out_of_use(observations: list[Observation], until: float) -> None:
-    """Take surplus versions out of the routing table, publish it, and unload them once the routers have it."""
+    """Remove surplus versions from the routing table, publish it, and unload them once it is published.
+
+    Nothing is unloaded if Valkey is down. `until` is the last moment (of time.monotonic()) to begin an unload.
+    """
     for observation in observations:
         forget(observation.replica, observation.surplus())
     if tell_routers():
@@ -152,9 +165,9 @@ def take_out_of_use(observations: list[Observation], until: float) -> None:
 
 
 def load_missing(observations: list[Observation], until: float) -> None:
-    """Load each desired version that a replica lacks or holds from another path; probe those that others loaded.
+    """Load each desired version that a replica lacks or holds from another path, and probe those that others loaded.
 
-    What is loaded is published while slower replicas still load.
+    What is loaded is published while slower replicas still load. No load begins after `until` (of time.monotonic()).
     """
     folders = Folders()
     requests = [(observation, list(load_requests(observation, folders))) for observation in observations]
@@ -176,7 +189,7 @@ def load_missing(observations: list[Observation], until: float) -> None:
 
 
 def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:
-    """Keep, before they are sent, which names are loaded by us: those alone are ours to unload again."""
+    """Store which names are about to be loaded, before the loads are sent: only these may be unloaded again."""
     claiming = []
     for replica, names in loads:
         if not names <= set(replica.pushed):
@@ -186,7 +199,7 @@ def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:
 
 
 class Folders:
-    """The verified local copy of each version, made once in a run for all replicas."""
+    """The verified local copy of each version's files, made once in a run for all replicas."""
 
     def __init__(self) -> None:
         self._copies: dict[str, str | ArtifactError | OSError] = {}
@@ -213,7 +226,10 @@ class Folders:
 
 
 def load_requests(observation: Observation, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
-    """Yield the loads that the replica needs; a version whose copy is damaged is recorded as refused instead."""
+    """Yield the loads that the replica needs.
+
+    A version with damaged files is recorded as refused instead; one that cannot be copied now is skipped.
+    """
     for name, version in observation.wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
         if observation.replica.loaded.get(name) == path or observation.replica.refused.get(name):
@@ -228,7 +244,10 @@ def load_requests(observation: Observation, folders: Folders) -> Iterator[replic
 
 
 def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> None:
-    """Record the result of a load: the replica holds the version, refused it for good, or does not answer."""
+    """Record the result of a load: the replica holds the version, refused it for good, or does not answer.
+
+    The observation is updated, too.
+    """
     if result.problem:
         missed(observation.replica, result.problem, result.engine_text)
     elif result.refusal:
@@ -240,7 +259,7 @@ def take(observation: Observation, version: AdapterVersion, result: replica_call
 
 
 def missed(replica: Replica, problem: str, engine_text: str) -> None:
-    """Mark the replica unhealthy with the problem; the log gets the engine's words once for each problem."""
+    """Mark the replica unhealthy with the problem; the engine's own words are logged once for each problem."""
     if engine_text and (replica.is_healthy or replica.message != problem):
         log.warning("%s is away: %s", replica, engine_text)
     replica.missed(problem)
@@ -255,9 +274,9 @@ def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
 
 
 def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_text: str = "") -> None:
-    """Record the refusal of a version by a replica, so that the loop does not retry it for ever.
+    """Record that a replica refused a version, so that the loop does not retry it for ever.
 
-    `engine_text` are the engine's own words, which go into the log alone.
+    `engine_text` are the engine's own words, which go only into the log.
     """
     log.error("%s was not loaded on %s: %s", version, replica, engine_text or message)
     with transaction.atomic():
@@ -268,7 +287,7 @@ def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_te
 
 
 def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") -> None:
-    """Record an audit event of a replica and a version."""
+    """Record an audit event about a replica and a version."""
     after = {"version": version.served_name, "digest": version.digest}
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
@@ -290,7 +309,7 @@ def unload(observations: list[Observation], until: float) -> None:
 
 
 def forget(replica: Replica, names: set[str]) -> None:
-    """Remove these names from the adapters that routers may use on the replica, from the next routing table on."""
+    """Record that routers may no longer use these names on the replica, from the next routing table on."""
     if names & set(replica.loaded):
         replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
         replica.keep("loaded")

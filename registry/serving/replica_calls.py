@@ -1,6 +1,6 @@
-"""Concurrent calls to replicas, without database access: results go back to the caller's thread, which writes them.
+"""Concurrent calls to replicas, without database access: the caller's thread gets the results and stores them.
 
-A slow or dead replica delays no other; it only occupies one of `AT_ONCE` threads until its timeout.
+A slow or dead replica delays no other; it only occupies one of AT_ONCE threads until its timeout.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class Engine:
-    """The address of an engine, and the API key that it asks for, if any."""
+    """The address of an engine, and the API key that it requires; "" for none."""
 
     url: str
     key: str = field(default="", repr=False)
 
     def client(self, timeout_s: float) -> EngineClient:
-        """Return a client, to be used as a context manager."""
+        """Return a client of the engine, to be used as a context manager."""
         return EngineClient(self.url, timeout_s=timeout_s, key=self.key)
 
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """A replica's report: its adapters (served name -> path) and engine version, or the reason why there is none.
+    """A replica's report: its adapters (served name -> path) and engine version, or the problem why there is none.
 
-    `engine_text` are the words of what answered, for the operators' log alone.
-    `max_length`: tokens of a request and its answer that the engine serves, where it tells them.
+    `engine_text` are the words of what answered, for the operators' log only. `max_length` is the number of tokens of a
+    request with its answer that the engine serves, None if it does not report that.
     """
 
     reported: dict[str, str]
@@ -69,9 +69,9 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Result of a load: a `refusal` is final; `problem` means that the replica does not answer as it should.
+    """The result of a load: a `refusal` is final; `problem` means that the replica does not answer as it should.
 
-    `engine_text` are the words of what answered, for the operators' log alone.
+    Both are "" for a success. `engine_text` are the words of what answered, for the operators' log only.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Loaded:
 
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[list[tuple[Key, Told]]]:
-    """Run the calls in parallel and yield lists of (key, result) in the order in which they finish."""
+    """Run the calls in parallel and yield lists of (key, result), in the order in which the calls finish."""
     finished: queue.SimpleQueue[Future[Told]] = queue.SimpleQueue()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replica") as threads:
         running = {threads.submit(call): key for key, call in calls}
@@ -105,10 +105,10 @@ def batch_of(finished: queue.SimpleQueue[Future[Told]], most: int) -> list[Futur
 
 
 def inspect(at: Engine, base: str, allowed: Sequence[str]) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; not serving the base model is a problem.
+    """Ask a replica for its adapters and engine version; if it does not serve the base model, that is a problem.
 
-    Not serving the base model is a problem. An address that operators do not allow is not asked. Nothing of an answer
-    that is not an engine's is reported.
+    An address that operators do not allow, by `allowed`, is not asked. Nothing is reported from an answer that is not
+    an engine's.
     """
     try:
         endpoints = tuple(require_engine(at.url, allowed))
@@ -127,9 +127,10 @@ def inspect(at: Engine, base: str, allowed: Sequence[str]) -> ReplicaReport:
 
 
 def base_models(url: str, allowed: Sequence[str]) -> dict[str, str]:
-    """Ask an engine that a person named for its base models; return where each was loaded from, by name.
+    """Ask an engine that a person named for its base models.
 
-    Raises Invalid for an address that operators do not allow, and for one that does not answer as an engine.
+    Return a map from their names to where they were loaded from. Raises Invalid for an address that operators do not
+    allow, and for one that does not answer as an engine.
     """
     try:
         require_engine(url, allowed)
@@ -158,7 +159,10 @@ def push(at: Engine, requests: list[LoadRequest], until: float) -> list[Loaded]:
 
 
 def load(engine: EngineClient, request: LoadRequest) -> Loaded:
-    """Load and probe a version and return the result; one that is refused or fails its probe is unloaded again."""
+    """Load and probe a version and return the result.
+
+    A version that is refused or fails its probe is unloaded again.
+    """
     try:
         load_once(engine, request)
         probe(engine, request.name)
@@ -171,7 +175,7 @@ def load(engine: EngineClient, request: LoadRequest) -> Loaded:
 
 
 def load_once(engine: EngineClient, request: LoadRequest) -> None:
-    """Load a version from its path, replacing another path under its name.
+    """Load a version from its path, replacing one that was loaded under its name from another path.
 
     If the engine already holds it from this path, as after a load whose answer was lost, that counts as success. Raises
     EngineRejected, and EngineError if the engine does not answer as it should.
@@ -190,9 +194,9 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
 
 
 def where_marked(at: Engine, marker: str, path: str, others: Sequence[Engine]) -> int | None:
-    """Load the path as `marker` and return the place of the first other engine that lists it; None if none does.
+    """Load the path under the name `marker` and return the index of the first of `others` that lists it; else None.
 
-    The marker is unloaded again. An engine that does not take it, or does not answer, counts as another one.
+    The marker is unloaded again. An engine that refuses it, or does not answer, counts as another one.
     """
     with at.client(LOAD_TIMEOUT_S) as engine:
         try:
@@ -206,7 +210,7 @@ def where_marked(at: Engine, marker: str, path: str, others: Sequence[Engine]) -
 
 
 def lists(at: Engine, name: str) -> bool:
-    """Return True if the engine lists a model of this name."""
+    """Return True if the engine lists a model of this name; False if it does not or does not answer."""
     try:
         with at.client(INSPECT_TIMEOUT_S) as engine:
             return any(model.name == name for model in engine.models())
@@ -215,13 +219,19 @@ def lists(at: Engine, name: str) -> bool:
 
 
 def probe(engine: EngineClient, name: str) -> None:
-    """Send a prompt through the new adapter. Raises EngineRejected if it gives non-finite numbers, and EngineError."""
+    """Send a prompt through the new adapter.
+
+    Raises EngineRejected if the result is not finite, and EngineError if the engine does not answer as it should.
+    """
     if not engine.is_finite(name, PROBE):
         raise EngineRejected(f"The probe of {name} gave no finite result.")
 
 
 def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict[str, list[float]]:
-    """Return what the replica computes for the tokens under each name. Raises Unavailable."""
+    """Return the log-probabilities that the replica computes for the tokens, by name of the model.
+
+    Raises Unavailable if it does not answer as it should.
+    """
     try:
         with at.client(LOAD_TIMEOUT_S) as engine:
             return {name: engine.prompt_logprobs(name, tokens) for name in names}
@@ -230,7 +240,7 @@ def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict
 
 
 def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:
-    """Unload the names and return those that the replica does not hold any more.
+    """Unload the names and return those that the replica no longer holds.
 
     No unload begins after `until` (of time.monotonic()).
     """
@@ -239,7 +249,7 @@ def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:
 
 
 def take_out(engine: EngineClient, name: str) -> bool:
-    """Unload a name. Return True if it is gone or was not loaded, False if the engine failed or did not answer."""
+    """Unload a name; return True if it is gone or was not loaded, False if the engine failed or did not answer."""
     try:
         engine.unload_adapter(name)
     except AdapterNotLoaded:

@@ -1,4 +1,4 @@
-"""The routing table, built from the database and published to the routers in whole or for the changed aliases."""
+"""The routing table, built from the database and published to the routers as a whole or for changed aliases."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST_CHANGES = 200
 def publish() -> RoutingTable:
     """Build the whole table, publish it and return it.
 
-    Raises RedisError if Valkey is down; the routers keep their last table then.
+    Raises RedisError if Valkey is down; the routers then keep their last table.
     """
     table = routing_table()
     with valkey_for_publication() as client:
@@ -58,6 +58,7 @@ def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
     """Replace the published table unless it is newer than this one; changes newer than this table stay published.
 
     `pipe` watches the key of the newest table, so the caller repeats the call if another process publishes meanwhile.
+    `text` is the table as JSON.
     """
     generation, published_at = json.loads(pipe.get(NEWEST_TABLE) or "[0, 0]")
     if generation > table.generation and published_at > table.published_at:
@@ -72,11 +73,10 @@ def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
 
 
 def publish_changes(aliases: Collection[int]) -> None:
-    """Publish the routes of these aliases alone, which costs less than the whole table.
+    """Publish only the routes of these aliases (keys), which costs less than the whole table.
 
-    After many such changes publish it.
-
-    Raises RedisError if Valkey is down.
+    When more than MOST_CHANGES such changes are published, the whole table is published. Raises RedisError if Valkey is
+    down.
     """
     change = routes_of(aliases)
     with valkey_for_publication() as client, client.pipeline() as pipe:
@@ -89,7 +89,7 @@ def publish_changes(aliases: Collection[int]) -> None:
 
 
 def routing_table() -> RoutingTable:
-    """Return the whole table, with a new generation, from the database."""
+    """Build the whole table, with a new generation, from the database."""
     generation, published_at = next_generation()
     aliases = alias_routes(Alias.objects.all())
     return RoutingTable(
@@ -107,7 +107,7 @@ def routing_table() -> RoutingTable:
 
 
 def routes_of(aliases: Collection[int]) -> RoutingTable:
-    """Return a table of a new generation with these aliases alone (keys): their routes and the versions they name."""
+    """Build a table of a new generation with only these aliases (keys): their routes and the versions in them."""
     generation, published_at = next_generation()
     routes = alias_routes(Alias.objects.filter(pk__in=aliases))
     names = {name for route in routes.values() for name in (route.stable, route.rollout and route.rollout.candidate)}
@@ -115,7 +115,7 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 
 
 def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
-    """Return the routes of the aliases by their keys; a rollout whose share nobody signed gets none."""
+    """Return the routes of the aliases by their keys; a rollout whose share is not signed is left out."""
     serving = (
         Rollout.objects.serving()
         .filter(alias__in=aliases)
@@ -135,7 +135,7 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
 def rate_limits() -> dict[str, RateLimit]:
     """Return the rate limit of each project by slug, the same for all, with a burst of two seconds' worth.
 
-    Empty if unlimited.
+    Empty if there is no limit.
     """
     per_s = settings.PROJECT_REQUESTS_PER_S
     limit = RateLimit(per_s, 2 * per_s)
@@ -143,7 +143,7 @@ def rate_limits() -> dict[str, RateLimit]:
 
 
 def next_generation() -> tuple[int, float]:
-    """Return a new generation number and the database's time.
+    """Return a new generation number and the database's time in seconds since the epoch.
 
     Call it before reading rows, so that a table of a higher generation contains all that a lower one does.
     """
@@ -156,7 +156,7 @@ def next_generation() -> tuple[int, float]:
 def alias_route(alias: Alias, rollout: Rollout | None, approved: set[str] | None) -> AliasRoute:
     """Return the route of an alias: stable version, rollout, cache rule, and the adapter whose bare name stands for it.
 
-    `approved` are the served names that callers may name themselves on a protected alias; None leaves them all open.
+    `approved` are the served names that callers may request on a protected alias; None permits all.
     """
     return AliasRoute(
         project=alias.project.slug,
@@ -187,7 +187,7 @@ def rollout_route(rollout: Rollout) -> RolloutRoute:
 def sampling(rollout: Rollout) -> Sampling | None:
     """Return the percent of answers to sample and the public key that encrypts them for the judge.
 
-    None if the rollout or the installation has no judge.
+    None if the rollout has no judge or the installation has none.
     """
     judge = rollout.checks.get("judge")
     key = private_key(SAMPLES).public_key().public_bytes_raw()
@@ -223,39 +223,39 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
 
 
 def limited_grants() -> list[ClusterGrant]:
-    """Return the accepted grants that limit what the project sends to the cluster."""
+    """Return the accepted grants that limit the project's requests or tokens on the cluster."""
     accepted = ClusterGrant.objects.standing().exclude(project=None)
     return list(accepted.exclude(requests_per_s=None, tokens_per_min=None))
 
 
 def share_among(keys: list[str | None]) -> str | None:
-    """Return the share that a version's requests are taken from, given those of its clusters.
+    """Return the key of the share that a version's requests count against, given the keys of its clusters.
 
-    None if one of them is the project's own, or grants it without a limit.
+    None if one of the clusters is the project's own, or is granted without a limit.
     """
     return keys[0] if keys and all(keys) else None
 
 
 @dataclass(frozen=True)
 class Refusals:
-    """The reasons why clusters will not hold a version.
-
-    By cluster, its highest rank, and what all its replicas refused.
-    """
+    """The reasons why clusters will not hold a version: the highest rank of each, and what all its replicas refused."""
 
     limits: Mapping[int, int]
     refused: Mapping[int, set[str]]
 
     @classmethod
     def read(cls) -> Refusals:
-        """Read the limits of all clusters, and what all healthy replicas of each refused, from the database."""
+        """Read the highest rank of all clusters, and what all usable replicas of each refused, from the database."""
         refused: dict[int, set[str]] = {}
         for cluster, names in Replica.objects.usable().values_list("cluster", "refused"):
             refused[cluster] = refused.get(cluster, set(names)) & set(names)
         return cls(dict(Cluster.objects.values_list("pk", "max_lora_rank")), refused)
 
     def of(self, name: str, rank: int, clusters: set[int]) -> str | None:
-        """Return why none of the clusters will hold the version, for callers of the router; None if one may."""
+        """Return why none of the clusters will hold the version, as a sentence for callers of the router.
+
+        None if one may.
+        """
         able = [cluster for cluster in clusters if self.limits[cluster] >= rank]
         if not able:
             highest = max(self.limits[cluster] for cluster in clusters)
@@ -296,9 +296,9 @@ def holders() -> dict[str, list[Replica]]:
 
 
 def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the addresses of the replicas in these clusters: those in use, and the spare ones.
+    """Return the addresses of the replicas in these clusters as (in use, spare).
 
-    A replica that rests after flapping is spare, unless all of them rest: then all are in use, and none is spare.
+    A replica that rests after it was unreachable several times is spare, unless all of them rest: then all are in use.
     """
     usable = [replica for replica in replicas if replica.cluster_id in clusters]
     steady = tuple(replica.url for replica in usable if not replica.is_resting)
@@ -307,18 +307,18 @@ def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[st
 
 
 def engine_keys() -> dict[str, str]:
-    """Map the replicas of clusters whose engines ask for an API key to that key, sealed for the routers."""
+    """Map the URLs of replicas whose engines require an API key to that key, encrypted for the routers."""
     replicas = Replica.objects.usable().exclude(cluster__sealed_key=b"").select_related("cluster")
     return {each.url: sealed(each.cluster.engine_key, kept_secret(settings.ROUTER_SECRET_FILE)) for each in replicas}
 
 
 def usable_tokens() -> QuerySet[ApiToken]:
-    """Return the usable tokens, those without scope infer included: a router tells them from unknown ones."""
+    """Return the usable tokens, including those without scope infer, which a router must not take for unknown ones."""
     owned = ApiToken.objects.usable().select_related("project", "account", "created_by")
     return owned.prefetch_related("account__memberships", "created_by__memberships")
 
 
 def token_route(token: ApiToken) -> TokenRoute:
-    """Return what routers need of a token: the secret's hash, its project, its scopes now, and its end in seconds."""
+    """Return what routers need of a token: the secret's hash, project, present scopes, and expiry in epoch seconds."""
     expires = token.expires_at.timestamp() if token.expires_at else None
     return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

@@ -1,8 +1,8 @@
-"""Engines that are replicas twice, under addresses that do not show it: told by a marker that is read back.
+"""Detection of engines that are registered twice, under addresses that do not show it, by a marker adapter.
 
-A replica that holds what we loaded, but not there, may be the engine of another replica (behind a second name or an
-address translation), or a replica that was deleted and added again. An adapter loaded under a new name tells: it shows
-at every address of the same engine.
+A replica may hold adapters from our folder that were not loaded through it. Then it may be the engine of another
+replica (behind a second name or an address translation), or a replica that was deleted and added again. An adapter
+loaded under a new name, the marker, decides: it is listed at every address of the same engine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ TWIN = "It is the engine of another replica under another address: give each eng
 
 
 def tell_same_engines(reports: Mapping[Replica, tuple[Engine, dict[str, str]]]) -> set[Replica]:
-    """Return the replicas that are the engine of an older one, after recording that; adopt what the others hold.
+    """Return the replicas that are the engine of an older one, and record that they are; adopt what the others hold.
 
-    `reports` are the engines and their adapters (served name -> path) of replicas that answered.
+    `reports` are the engines and their adapters (served name -> path) of replicas that answered. A replica of its own
+    gets the adapters from our folder recorded as loaded by us.
     """
     twins = set()
     for replica, (engine, adapters) in reports.items():
@@ -47,12 +48,12 @@ def tell_same_engines(reports: Mapping[Replica, tuple[Engine, dict[str, str]]]) 
 
 
 def is_ours(path: str) -> bool:
-    """Return True for a path in the folder of served versions, from which the control loop alone loads."""
+    """Return True for a path in the folder of served versions, from which only the control loop loads."""
     return path.startswith(f"{settings.SERVED_DIR}/")
 
 
 def marked_elsewhere(engine: Engine, others: list[Replica], path: str) -> Replica | None:
-    """Load the path under a new name for a moment, and return the replica at whose address the name shows, if any."""
+    """Load the path under a new name for a moment; return the replica whose address lists that name, or None."""
     engines = [Engine(other.url, other.cluster.engine_key) for other in others]
     place = replica_calls.where_marked(engine, f"{MARKER}{secrets.token_hex(8)}", path, engines)
     return None if place is None else others[place]

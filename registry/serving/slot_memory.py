@@ -10,9 +10,9 @@ MIB = 2**20
 
 
 def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
-    """Return the bytes that a replica's slots take.
+    """Return the bytes that a replica's slots take together.
 
-    Raises Invalid, saying what would fit, if that is over `memory` bytes.
+    `number_bytes` is the size of one number. Raises Invalid, with what would fit, if they exceed `memory` bytes.
     """
     base, rank, slots = cluster.base_model, cluster.max_lora_rank, cluster.max_loras
     one = base.slot_bytes(rank, number_bytes)

@@ -1,6 +1,6 @@
 """Division of a cluster's slots among projects, by their shares. Pure.
 
-Every project has its share: slots that no other project's requests take from it. What a project leaves free is lent to
+A share is the number of slots that no other project's requests can take. Slots that a project leaves free are lent to
 the others, in the order of priority.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 
 def parted(total: int, owner: str, granted: Mapping[str, int | None]) -> dict[str, int]:
-    """Return the slots of each project.
+    """Return the number of slots of each project.
 
-    `granted` maps projects to the slots of their grants; those without a number and the owner part the rest equally,
-    and what that leaves over is the owner's.
+    `granted` maps projects to the slots of their grants. Those without a number and the owner share the rest equally,
+    and the owner gets what remains of it.
     """
     fixed = {project: slots for project, slots in granted.items() if slots is not None}
     rest = max(0, total - sum(fixed.values()))
@@ -24,10 +24,10 @@ def parted(total: int, owner: str, granted: Mapping[str, int | None]) -> dict[st
 
 
 def shared_out(candidates: Sequence[tuple[str, str, int]], parts: Mapping[str, int], total: int) -> list[str]:
-    """Return the names that get slots, `total` at most, in the order of the candidates.
+    """Return the names that get slots, in the order of the candidates; they take at most `total` slots.
 
-    `candidates` are (name, project, slots that it takes), the most urgent first. Each project first gets its part; what
-    is left over goes to the most urgent of the others.
+    `candidates` are (name, project, slots that it takes), the most urgent first. Each project first gets its part of
+    `parts`; what is left over goes to the most urgent of the others.
     """
     left, free = dict(parts), total
     chosen: set[str] = set()

@@ -24,7 +24,7 @@ def valkey() -> redis.Redis:
 
 
 def valkey_for_publication() -> redis.Redis:
-    """Return a client that waits at most PUBLISH_TIMEOUT_S seconds and does not retry."""
+    """Return a client that waits at most PUBLISH_TIMEOUT_S seconds for an answer and does not retry."""
     return redis.Redis(connection_pool=hasty_connections(settings.REDIS_URL))
 
 
@@ -44,7 +44,10 @@ def connections(url: str) -> redis.ConnectionPool:
 
 
 def wanted_now() -> dict[str, datetime]:
-    """Return the cold versions that routers requested within a minute: served name -> latest time, oldest first."""
+    """Return the versions that routers requested within a minute because no replica held them.
+
+    It maps served names to the latest time, oldest first.
+    """
     since = int((now().timestamp() - REQUESTED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
@@ -57,7 +60,7 @@ def wanted_now() -> dict[str, datetime]:
 def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
     """Return the requested versions that were not seen loaded since their request, the longest waiting first.
 
-    Those in `loaded` are noted in Valkey as seen now. Raises RedisError if Valkey is down.
+    Those in `loaded` are recorded in Valkey as seen now. Raises RedisError if Valkey is down.
     """
     with valkey() as client:
         # Valkey's clock, because the requests were recorded by it.

@@ -1,4 +1,4 @@
-"""Comparison of versions: configuration, metrics, size, and the distance between their weight updates."""
+"""Comparison of versions: facts, configuration, metrics, ranks, and the distance between their weight updates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
     """Return the differences of two versions: facts, configuration, metrics, ranks, and weight updates per module.
 
-    Raises Unavailable if the files cannot be read or the child process fails, and TooMany.
+    Each is a list of rows with both values. Raises Unavailable if the files cannot be read or the child process fails,
+    and TooMany if too many such processes run.
     """
     return {
         "from": one.served_name,
@@ -41,7 +42,7 @@ def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
 
 
 def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
-    """List every name of either side with both values and whether they are equal, sorted by name."""
+    """Return a row {name, from, to, same} for every name of either side, sorted by name; a missing value is None."""
     return [
         {"name": name, "from": one.get(name), "to": other.get(name), "same": one.get(name) == other.get(name)}
         for name in sorted(one.keys() | other.keys())
@@ -60,21 +61,24 @@ def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]
 
 
 def beside(sides: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make one row for each name of any side, with the rows that differ first."""
+    """Return one row for each name of any side, with a value for each side (None if missing).
+
+    Rows that differ come first.
+    """
     names = sorted(set().union(*sides))
     rows = [row_of(name, [side.get(name) for side in sides]) for name in names]
     return sorted(rows, key=lambda row: row["same"])
 
 
 def row_of(name: str, values: list[Any]) -> dict[str, Any]:
-    """Return the row of one name, and whether all its values are the same."""
+    """Return {name, values, same}; `same` is True if all values are equal."""
     return {"name": name, "values": values, "same": all(value == values[0] for value in values)}
 
 
 def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:
-    """Return the figures of each version's latest evaluation and of its latest on each task, by its primary key.
+    """Return the figures of each version's latest evaluation, and of its latest on each task, by primary key.
 
-    Names begin with `evaluated`, and with the task where there is one.
+    The names of figures begin with `evaluated`, followed by the task if there is one.
     """
     latest: dict[int, dict[str, dict[str, Any]]] = {}
     for row in VersionEvaluation.objects.filter(version__in=versions).order_by("created_at"):
@@ -88,14 +92,15 @@ def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics that are single values."""
+    """Return the metrics whose value is a number or a text, without lists and objects."""
     return {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
 
 
 def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
-    """Return the norms and the cosine distance of the two weight updates for each module, computed in a child process.
+    """Return the norms of two versions' weight updates and their cosine distance, a row for each module.
 
-    Raises Unavailable if the files cannot be read or the child fails, and TooMany if too many such children run.
+    They are computed in a child process. Raises Unavailable if the files cannot be read or the child fails, and TooMany
+    if too many such children run.
     """
     with place_for_child(one.project.pk), scratch() as folder:
         places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]

@@ -2,8 +2,9 @@
 
     python -m registry.evidence.comparison_process ONE OTHER OUT
 
-For a module with updates U = s B A and V = t D C it writes |U|, |V| and 1 - <U, V> / (|U| |V|) in Frobenius' sense.
-<U, V> = s t sum((B'D) * (A C')), so the updates themselves, as large as the base model, are never built.
+For a module with updates U = s B A and V = t D C it writes |U|, |V| and 1 - <U, V> / (|U| |V|), with Frobenius norms
+and inner product. <U, V> = s t sum((B'D) * (A C')), so the updates themselves, as large as the base model, are never
+built.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Half = tuple[Matrix, Matrix, float]
 
 
 def read_modules(folder: Path) -> dict[str, Half]:
-    """Read an adapter: module name -> (A of shape (r, in), B of shape (out, r), scale)."""
+    """Read the adapter in the folder: module name -> (A of shape (r, in), B of shape (out, r), scale)."""
     config = json.loads((folder / CONFIG).read_bytes())
     tensors = read_tensors(folder / WEIGHTS)
     modules = sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
@@ -35,7 +36,7 @@ def read_modules(folder: Path) -> dict[str, Half]:
 
 
 def read_tensors(path: Path) -> dict[str, Matrix]:
-    """Read every tensor of the file as float32."""
+    """Read every tensor of the safetensors file as a float32 array, by name."""
     with path.open("rb") as stream:
         return {
             name: as_float(stream.read(tensor["data_offsets"][1] - tensor["data_offsets"][0]), tensor["dtype"]).reshape(
@@ -46,7 +47,10 @@ def read_tensors(path: Path) -> dict[str, Matrix]:
 
 
 def as_float(raw: bytes, dtype: str) -> Matrix:
-    """Convert raw bytes to float32; a bfloat16 value is the upper half of a float32."""
+    """Convert little-endian BF16, F32 or F16 bytes to a flat float32 array.
+
+    A bfloat16 value is the upper half of a float32.
+    """
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)

@@ -1,6 +1,7 @@
 """The technical dossier of a version: its records, under headings that follow Annex IV of the EU AI Act.
 
-It claims no conformity. It marks what AdapterHub cannot know, such as the risk management of the whole system.
+It claims no conformity. It says where something is not recorded by AdapterHub, such as the risk management of the whole
+system.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NOT_KNOWN = "Not recorded by AdapterHub: add it where the whole system is docume
 
 
 def dossier(version: AdapterVersion) -> dict[str, Any]:
-    """Return the version's dossier, section by section, as JSON values only."""
+    """Return the version's dossier, section by section, as values that JSON can hold."""
     past = Past.of(version)
     return {
         "title": f"Technical dossier of {version}",
@@ -36,7 +37,7 @@ def dossier(version: AdapterVersion) -> dict[str, Any]:
 
 
 def general(version: AdapterVersion) -> dict[str, Any]:
-    """Return section 1: purpose, names, base model and status."""
+    """Return section 1: purpose, names, base model, status, and the engines that can serve the version."""
     base = version.adapter.base_model
     return {
         "purpose": version.adapter.description or NOT_KNOWN,
@@ -76,16 +77,19 @@ def development(version: AdapterVersion) -> dict[str, Any]:
 
 
 def data_of(lineage: dict[str, Any]) -> Any:
-    """Return the digest of the data; of a mixture all digests with their weights."""
+    """Return the digest of the training data from a version's lineage.
+
+    For a mixture, a list of digests with their weights.
+    """
     digest = lineage.get("dataset") or NOT_KNOWN
     mixture = lineage.get("mixture")
     return [{"dataset": digest, "weight": 1.0}, *mixture] if mixture else digest
 
 
 def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
-    """Return section 3.
+    """Return section 3: aliases that serve the version, approvals, rollouts, moves of aliases to it, and answers.
 
-    Where the version is live, its approvals, rollouts and moves of aliases, and its number of answers.
+    `answers` is the number of answers that it gave.
     """
     return {
         "live as": [alias.name for alias in version.aliases.all()],
@@ -100,7 +104,7 @@ def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
 
 
 def approval_row(approval: Any) -> dict[str, Any]:
-    """Return an approval with its signatures as JSON."""
+    """Return an approval with its signatures as a dict for JSON."""
     return {
         "id": str(approval.pk),
         "alias": approval.alias.name,
@@ -121,7 +125,7 @@ def approval_row(approval: Any) -> dict[str, Any]:
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    """Return a rollout with its plan and its decisions, each with the verdicts on which it was made."""
+    """Return a rollout as a dict for JSON, with its plan, its decisions and the verdicts on which each was made."""
     return {
         "id": str(rollout.pk),
         "alias": rollout.alias.name,
@@ -154,7 +158,7 @@ def limits(version: AdapterVersion) -> dict[str, Any]:
 
 
 def events(version: AdapterVersion) -> list[dict[str, Any]]:
-    """Return the audit events about the version as JSON, oldest first."""
+    """Return the audit events about the version as dicts for JSON, oldest first."""
     return [
         {
             "sequence": event.sequence,

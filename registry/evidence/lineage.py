@@ -12,7 +12,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True)
 class Past:
-    """A version's approvals, rollouts, alias moves and the number of answers it gave, read once."""
+    """A version's approvals, rollouts, moves of aliases to it, and number of answers, read once from the database."""
 
     approvals: list[Approval]
     rollouts: list[Rollout]
@@ -28,11 +28,10 @@ class Past:
 
 
 def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]:
-    """Return the version's graph.
+    """Return the version's graph as {nodes, edges}, from its origins to what followed from it.
 
-    `nodes` are {id, kind, name, at}; `edges` are pairs [from, to] of ids, in order of time.
-
-    The past is read from the database unless it is given.
+    `nodes` are {id, kind, name, at}; `edges` are pairs [from, to] of ids, in order of time. `past` is read from the
+    database unless it is given.
     """
     before, after = origins(version), consequences(version, past or Past.of(version))
     own = node("version", version.pk, version.served_name, version.created_at)
@@ -42,12 +41,15 @@ def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]
 
 
 def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
-    """Return a node of the lineage as JSON; its id is `kind:key`."""
+    """Return a node of the graph as a dict for JSON; its id is `kind:key`."""
     return {"id": f"{kind}:{key}", "kind": kind, "name": name, "at": at.isoformat() if at else None}
 
 
 def origins(version: AdapterVersion) -> list[Node]:
-    """List recorded origins: base model, dataset, rank analysis, run, compression and the version it was made from."""
+    """Return nodes of the recorded origins: base model, datasets, rank analysis, run, compression, source version.
+
+    The source version is the one from which a compression made this one.
+    """
     base, lineage = version.adapter.base_model, version.lineage
     nodes = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
     for kind, field in (
@@ -65,7 +67,7 @@ def origins(version: AdapterVersion) -> list[Node]:
 
 
 def consequences(version: AdapterVersion, past: Past) -> list[Node]:
-    """List what followed, as `past` holds it: a node for each approval, rollout as candidate and alias move to it.
+    """Return nodes of what followed: approvals, rollouts with it as the candidate, and moves of aliases to it.
 
     One more node has the number of its answers, unless that is 0.
     """

@@ -1,4 +1,4 @@
-"""The people who answer for what an alias served at a time: requester, approvers, verdicts, move and rollout."""
+"""The people responsible for what an alias served at a time: requester, approvers, verdicts, move and rollout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVING = ("running", "awaiting_approval")
 
 @dataclass(frozen=True)
 class Trial:
-    """A rollout that gave some of the users another version at that time, with its share in percent."""
+    """A rollout that gave some of the users its candidate at that time; `percent` is their share."""
 
     rollout: Rollout
     percent: float
@@ -34,7 +34,8 @@ class Trial:
 class Responsibility:
     """The version that an alias served from `since` until `until` (None: it still does), and who brought that about.
 
-    `asked_by` requested it, `decided_by` carried it out; without a rollout both are the same. `how` is a sentence.
+    `asked_by` requested it, `decided_by` carried it out; without a rollout both are the same. `how` is a sentence,
+    `event` the audit event of the move, `trial` a rollout that was running at that time.
     """
 
     version: AdapterVersion
@@ -52,7 +53,7 @@ class Responsibility:
 
 
 def responsibility(alias: Alias, at: datetime) -> Responsibility | None:
-    """Return who answers for what the alias served at that time; None if it did not exist yet."""
+    """Return who is responsible for what the alias served at the time `at`; None if the alias did not exist yet."""
     move = alias.moves.filter(at__lte=at).select_related("version__adapter__project").first()
     if move is None:
         return None
@@ -75,7 +76,10 @@ def responsibility(alias: Alias, at: datetime) -> Responsibility | None:
 
 
 def event_of(alias: Alias, move: AliasMove, until: datetime | None) -> AuditEvent | None:
-    """Return the audit event of a move: the first on the alias or one of its rollouts before the next move."""
+    """Return the audit event of a move: the first on the alias or one of its rollouts before `until`, the next move.
+
+    None if there is no such event.
+    """
     rollouts = [str(key) for key in alias.rollouts.values_list("pk", flat=True)]
     about = Q(object_type=Alias._meta.model_name, object_id=str(alias.pk), tag__in=(Tag.ALIAS_CREATED, Tag.ALIAS_MOVED))
     ended = (Tag.ROLLOUT_PROMOTED, Tag.ROLLOUT_ROLLED_BACK)
@@ -85,7 +89,7 @@ def event_of(alias: Alias, move: AliasMove, until: datetime | None) -> AuditEven
 
 
 def of_rollout(event: AuditEvent) -> dict[str, Any]:
-    """Return the parts of the answer that the rollout of a promotion or rollback knows."""
+    """Return the fields of Responsibility that come from the rollout which the event promoted or rolled back."""
     related = ("alias__project", "stable__adapter__project", "candidate__adapter__project")
     rollout = Rollout.objects.select_related(*related).get(pk=event.object_id)
     request = AuditEvent.objects.about(rollout).filter(tag__in=ASKED).order_by("id").first()
@@ -99,7 +103,7 @@ def of_rollout(event: AuditEvent) -> dict[str, Any]:
 
 
 def trial_at(alias: Alias, at: datetime) -> Trial | None:
-    """Return the rollout that gave some users another version at that time, from its audit events."""
+    """Return the rollout that gave some users its candidate at that time, from its audit events; None if none did."""
     related = ("alias__project", "candidate__adapter__project")
     opened = alias.rollouts.filter(opened_at__lte=at).select_related(*related)
     if (rollout := opened.order_by("-opened_at").first()) is None:

@@ -1,7 +1,7 @@
-"""The comparison of an engine with PEFT after a version's first load: the same text, the same change of its numbers.
+"""The comparison of an engine with PEFT after a version's first load, on the same text.
 
-An engine computes in fewer bits than PEFT, so its log-probabilities are not compared themselves, but what the adapter
-changes of them: in the engine against its own base model, in PEFT against the base model in float32.
+An engine computes in fewer bits than PEFT, so their log-probabilities are not compared directly. What is compared is
+how much the adapter changes them: in the engine against its own base model, in PEFT against the base model in float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ Verdict = ServedComparison.Verdict
 
 
 def compare_next() -> ServedComparison | None:
-    """Compare the oldest version that a healthy replica holds and that was not compared on its engine yet."""
+    """Compare the oldest version that a healthy replica holds and that was not compared yet on its engine's release.
+
+    A version that could not be compared is tried again after an hour. Returns the comparison, None if nothing is to be
+    compared.
+    """
     for replica in Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster"):
         is_kept = ~Q(verdict=Verdict.NOT_COMPARED) | Q(created_at__gt=now() - AGAIN)
         done = ServedComparison.objects.filter(is_kept, engine_version=replica.engine_version)
@@ -50,7 +54,10 @@ def compare_next() -> ServedComparison | None:
 
 
 def compare(version: AdapterVersion, replica: Replica) -> ServedComparison:
-    """Compare and record, in place of an attempt that gave no numbers; a reason that stays is recorded once."""
+    """Compare the version on the replica with PEFT, and store and return the result.
+
+    It replaces an earlier attempt without numbers. An audit event is recorded unless verdict and reason stay the same.
+    """
     facts = measured(version, replica) | {"replica": replica.url, "created_at": now()}
     with transaction.atomic():
         AdapterVersion.objects.select_for_update().get(pk=version.pk)
@@ -73,7 +80,7 @@ def compare(version: AdapterVersion, replica: Replica) -> ServedComparison:
 
 
 def measured(version: AdapterVersion, replica: Replica) -> dict[str, Any]:
-    """Return the fields of a comparison; one that is not possible says why."""
+    """Return the fields of a comparison; if none is possible, the verdict NOT_COMPARED and the reason."""
     base = version.adapter.base_model
     if base.size_bytes > settings.REFERENCE_BYTES:
         size, most = base.size_bytes / 2**20, settings.REFERENCE_BYTES >> 20
@@ -91,7 +98,11 @@ def measured(version: AdapterVersion, replica: Replica) -> dict[str, Any]:
 
 
 def reference_of(version: AdapterVersion) -> dict[str, Any]:
-    """Return what PEFT computes: {tokens, base, adapted}. Raises DomainError."""
+    """Return the numbers of PEFT: {tokens, base, adapted}.
+
+    These are token ids, and log-probabilities without and with the adapter, from an earlier comparison of the version
+    or computed in a child process. Raises DomainError.
+    """
     earlier = version.served_comparisons.exclude(verdict=Verdict.NOT_COMPARED).first()
     if earlier:
         return {name: earlier.details[name] for name in ("tokens", "base", "adapted")}
@@ -104,7 +115,10 @@ def reference_of(version: AdapterVersion) -> dict[str, Any]:
 
 
 def judged(reference: dict[str, Any], base: list[float], adapted: list[float]) -> dict[str, Any]:
-    """Return the verdict on an engine's numbers for the base model and with the adapter."""
+    """Return the fields of a comparison, with the verdict, from the engine's log-probabilities.
+
+    `base` are those of the base model, `adapted` those with the adapter, one for each token but the first.
+    """
     in_peft = changes(reference["base"], reference["adapted"])
     in_engine = changes(base, adapted)
     effect = fmean(map(abs, in_peft))
@@ -126,5 +140,5 @@ def judged(reference: dict[str, Any], base: list[float], adapted: list[float]) -
 
 
 def changes(before: list[float], after: list[float]) -> list[float]:
-    """Return the change of each token's log-probability."""
+    """Return the change of each token's log-probability from `before` to `after`."""
     return [new - old for old, new in zip(before, after, strict=True)]

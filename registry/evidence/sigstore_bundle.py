@@ -19,8 +19,8 @@ BUNDLE = "model.sig"
 def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Path:
     """Copy the stored files to the new folder `target`, sign them there and return the path of the bundle.
 
-    Raises ArtifactError if the files or their signature do not hold, Unavailable without the package model-signing, and
-    Invalid for a key that cannot sign a bundle.
+    Raises ArtifactError if the files or the version's own signature are not valid, Unavailable without the package
+    model-signing, and Invalid for a key that cannot sign a bundle.
     """
     signing = package().signing
     try:
@@ -33,7 +33,7 @@ def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Pa
 
 
 def require_signed_by(folder: Path, public_key: Path) -> None:
-    """Check that the folder holds exactly the files that the key signed.
+    """Check that the folder holds exactly the files that were signed with the key of `public_key`.
 
     Raises Invalid if it does not, and Unavailable without the package model-signing.
     """

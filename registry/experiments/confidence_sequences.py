@@ -1,7 +1,7 @@
 """Confidence sequences: intervals that stay valid however often they are looked at, and verdicts on them.
 
-The summed values must be independent. Requests of one user are correlated: take one value a user instead.
-Every number may be a numpy array, one entry for each look or simulated run; results have the same shape.
+The summed values must be independent. Requests of one user are correlated: use one value per user instead. Every
+number may be a numpy array with one entry for each look or simulated run; results have the same shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST = 30  # samples an arm before a metric without bounds has an interval: its
 
 
 class Verdict(StrEnum):
-    """The result of comparing an interval with a margin."""
+    """The result of comparing an interval with a margin; INCONCLUSIVE means that more data is needed."""
 
     GOOD = "good"
     BAD = "bad"
@@ -39,7 +39,10 @@ class Sample:
 
     @classmethod
     def of_failures(cls, count: Number, failures: Number) -> Sample:
-        """Make a sample of zeros and ones. Raises ValueError for failures below 0 or above the count."""
+        """Make a sample of `failures` ones and otherwise zeros.
+
+        Raises ValueError for failures below 0 or above the count.
+        """
         if np.any(np.less(failures, 0)) or np.any(np.greater(failures, count)):
             raise ValueError(f"failures must be between 0 and the count {count}, not {failures}.")
         return cls(count, failures, failures)
@@ -48,11 +51,11 @@ class Sample:
         return Sample(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def mean(self) -> Number:
-        """Return the mean; NaN without a value."""
+        """Return the mean; NaN for a sample without values."""
         return self.total / np.where(np.greater(self.count, 0), self.count, np.nan)
 
     def variance(self, bounds: Bounds | None) -> Number:
-        """Return the plug-in variance, never below zero.
+        """Return the plug-in variance, never below zero; `bounds` are the least and greatest possible value.
 
         With bounds, one imagined value at each bound keeps it above zero (Agresti and Caffo 2000 do so for
         proportions), so that "no failure yet" is not taken for "no failure ever".
@@ -73,7 +76,7 @@ class Interval:
 
 
 def proportion_difference(control: Sample, candidate: Sample, alpha: float) -> Interval:
-    """Return the interval of a difference of proportions, as a fraction (0.05 is five points) within -1 and 1.
+    """Return the interval of candidate minus control for proportions, within -1 and 1 (0.05 is five points).
 
     Raises ValueError for an alpha outside 0 and 1.
     """
@@ -81,13 +84,13 @@ def proportion_difference(control: Sample, candidate: Sample, alpha: float) -> I
 
 
 def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bounds | None = None) -> Interval:
-    """Return the interval of a difference of means; at all times at once it covers the truth with chance 1 - alpha.
+    """Return the interval of candidate minus control for means.
 
-    Asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit
-    theory and asymptotic confidence sequences" (2021), theorem 2.2: s/t * sqrt((t + r) log((t + r) / (r alpha^2))),
-    with s^2 the sum of both variances and t = s^2 / (var_0/n_0 + var_1/n_1), which is n where both arms have n.
-    `bounds` are the least and greatest possible value; without them the interval is infinite below LEAST samples.
-    Raises ValueError for an alpha outside 0 and 1.
+    It covers the truth at all times with probability 1 - alpha. Asymptotic confidence sequence of Waudby-Smith, Arbour,
+    Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences" (2021), theorem
+    2.2: s/t * sqrt((t + r) log((t + r) / (r alpha^2))), with s^2 the sum of both variances and t = s^2 / (var_0/n_0 +
+    var_1/n_1), which is n where both arms have n. `bounds` are the least and greatest possible value; without them the
+    interval is infinite below LEAST samples. Raises ValueError for an alpha outside 0 and 1.
     """
     first, second = control.variance(bounds), candidate.variance(bounds)
     spread = first + second
@@ -101,7 +104,7 @@ def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bo
 
 
 def around(estimate: Number, half: Number, most: float) -> Interval:
-    """Return the interval of this half width around the estimate (0 if it is NaN), clipped to -most and most."""
+    """Return the interval `half` to both sides of the estimate (of 0 if it is NaN), clipped to -most and most."""
     known = np.nan_to_num(estimate)
     return Interval(np.maximum(known - half, -most), estimate, np.minimum(known + half, most))
 
@@ -118,7 +121,7 @@ def boundary(samples: Number, alpha: float) -> Number:
 
 
 def concentration(alpha: float, tuned_for: float = TUNED_FOR) -> float:
-    """Return the mixture's parameter, in samples, that makes it narrowest at `tuned_for` samples.
+    """Return the parameter, in samples, that makes the mixture boundary narrowest at `tuned_for` samples.
 
     Howard et al. 2021, proposition 3. Raises ValueError for an alpha outside 0 and 1.
     """
@@ -131,10 +134,10 @@ def concentration(alpha: float, tuned_for: float = TUNED_FOR) -> float:
 
 
 def judged(interval: Interval, margin: float) -> Verdict:
-    """Judge non-inferiority, more being worse: BAD if the whole interval is past the margin, GOOD if none of it is.
+    """Judge non-inferiority where more is worse: BAD if the whole interval exceeds the margin, GOOD if none of it does.
 
-    The margin is in the interval's unit. For a metric where less is worse give `mirrored(interval)`.
-    Raises ValueError for a margin below zero.
+    Otherwise INCONCLUSIVE. The margin is in the interval's unit. For a metric where less is worse pass
+    `mirrored(interval)`. Raises ValueError for a margin below zero.
     """
     if not margin >= 0:
         raise ValueError(f"The margin must be 0 or more, not {margin}.")
@@ -144,23 +147,24 @@ def judged(interval: Interval, margin: float) -> Verdict:
 
 
 def mirrored(interval: Interval) -> Interval:
-    """Return the interval of control minus candidate: signs reversed, ends exchanged."""
+    """Return the interval with its sign reversed: control minus candidate."""
     return Interval(-interval.upper, -interval.estimate, -interval.lower)
 
 
 def control_moved(before: Sample, during: Sample, margin: float, alpha: float, bounds: Bounds | None = None) -> bool:
     """Return True if the control itself got worse by more than the margin since before the rollout.
 
-    That means an outage and no regression of the candidate. `before` is fixed when the rollout starts. More is worse.
+    That indicates an outage, not a regression of the candidate. `before` is fixed when the rollout starts. More is
+    worse.
     """
     return judged(mean_difference(before, during, alpha, bounds), margin) is Verdict.BAD
 
 
 def log_evidence(hits: Number, count: Number, chance: float, prior: float) -> Number:
-    """Return the log Bayes factor against "each of `count` is a hit with this chance".
+    """Return the log Bayes factor against the hypothesis "each of `count` is a hit with probability `chance`".
 
     The alternative is a Beta distribution around that chance with the weight of `prior` samples. The exponential is a
-    martingale if the chance is true, so it ever reaches 1/alpha with probability alpha at most (Ville 1939).
+    martingale if the hypothesis is true, so it ever reaches 1/alpha with probability at most alpha (Ville 1939).
     """
     from scipy.special import betaln, xlog1py, xlogy
 

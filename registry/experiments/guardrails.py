@@ -1,4 +1,4 @@
-"""Judgement of a rollout from its measurements: roll back, pause, promote or wait, with the reasons as sentences."""
+"""Judgement of a rollout from its measurements: roll back, pause, wait or promote, with the reasons as sentences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_IN_BOTH = 0.01
 
 
 class Kind(StrEnum):
-    """Consequence of a bad verdict: a guardrail rolls back, a signal pauses, a goal only delays the promotion."""
+    """The consequence of a bad verdict: a guardrail rolls back, a signal pauses, a goal only delays the promotion."""
 
     GUARDRAIL = "guardrail"
     SIGNAL = "signal"
@@ -50,7 +50,7 @@ class Action(StrEnum):
 
 
 class Arm(StrEnum):
-    """Arms of a rollout; BASELINE is the control's traffic from before the rollout."""
+    """The arms of a rollout; BASELINE is the control's traffic from before the rollout."""
 
     BASELINE = "baseline"
     CONTROL = "control"
@@ -59,7 +59,7 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True)
 class Guardrail:
-    """Limit on how much worse than the control the candidate may be in one metric.
+    """A limit on how much worse than the control the candidate may be in one metric.
 
     `margin` is in `unit`: "points" for a rate (5 is five points of a hundred), else the values' own unit, such as
     seconds. `level` asks for a quantile (0.95 is p95, from the minutes' histograms, in seconds), None for the mean.
@@ -83,7 +83,7 @@ class Guardrail:
 
     @property
     def name(self) -> str:
-        """Return the metric's name, with the percentile if it has one."""
+        """Return the metric's name, followed by the percentile if the guardrail has a level."""
         return self.metric if self.level is None else f"{self.metric} p{self.level * 100:g}"
 
     @property
@@ -92,7 +92,7 @@ class Guardrail:
         return 100.0 if self.unit == "points" else 1.0
 
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
-        """Return the interval of after minus before, with signs reversed if less is worse: more is always worse.
+        """Return the interval of after minus before, with its sign reversed if less is worse: more is always worse.
 
         It is in the measured unit: a fraction for points. Raises ValueError for an alpha outside 0 and 1.
         """
@@ -103,14 +103,14 @@ class Guardrail:
         return mirrored(interval) if self.less_is_worse else interval
 
     def measure(self, values: Values) -> Measure:
-        """Return the users of an arm and their mean, rate or quantile, in the values' unit."""
+        """Return the number of users in an arm's values, and their mean, rate or quantile in the values' unit."""
         if self.level is None:
             return Measure(int(values.sample.count), float(values.sample.mean()))
         count = values.histogram.count
         return Measure(count, float(quantile_interval(values.histogram, self.level, 0.05).estimate) if count else nan)
 
     def users_needed(self, alpha: float) -> int:
-        """Return the users of each arm from which on the interval has two ends."""
+        """Return the number of users from which on each arm allows an interval with two finite ends."""
         if self.level is not None:
             return values_needed(self.level, alpha / 2)
         return 1 if self.unit == "points" else LEAST
@@ -122,7 +122,7 @@ class Guardrail:
 
 @dataclass(frozen=True)
 class Values:
-    """An arm's measurements: sums for a mean or a rate, a histogram for a quantile."""
+    """An arm's measurements: a sample for a mean or a rate, a histogram for a quantile."""
 
     sample: Sample = field(default_factory=Sample)
     histogram: Histogram = field(default_factory=Histogram)
@@ -153,7 +153,7 @@ class Measure:
 class Finding:
     """One guardrail's verdict, its interval in the values' unit (more is worse), the action and the reason.
 
-    `needed` is the number of users of each arm from which on the interval has two ends.
+    `needed` is the number of users that each arm needs for an interval with two finite ends.
     """
 
     guardrail: Guardrail
@@ -167,7 +167,7 @@ class Finding:
 
     @property
     def has_enough(self) -> bool:
-        """Return True if both arms have the users that an interval with two ends needs."""
+        """Return True if both arms have the users that are needed, and both ends of the interval are finite."""
         return min(self.control.users, self.candidate.users) >= self.needed and is_closed(self.interval)
 
 
@@ -192,11 +192,11 @@ def analysis(
 ) -> Analysis:
     """Judge a rollout that started at `started`, from all its minutes.
 
-    A candidate that is no worse than its margins is called bad, by any guardrail at any look, with probability alpha at
-    most; alpha is divided evenly among the guardrails. `in_both` is the fraction of users whom both arms served.
-    The most urgent action wins: rolling back, then pausing, then waiting. PROMOTE needs every guardrail, signal and
-    goal good.
-    Raises ValueError without guardrails and for an alpha outside 0 and 1.
+    A candidate that is within its margins is called bad, by any guardrail at any look, with probability at most alpha;
+    alpha is divided evenly among the guardrails. `exposures` are checked for a wrong split of users, which pauses.
+    `in_both` is the fraction of users whom both arms served; above MOST_IN_BOTH it pauses. The most urgent action wins:
+    rolling back, then pausing, then waiting. PROMOTE needs every guardrail, signal and goal good. Raises ValueError
+    without guardrails and for an alpha outside 0 and 1.
     """
     if not guardrails:
         raise ValueError("A rollout needs at least one guardrail to be judged.")
@@ -214,7 +214,8 @@ def analysis(
 def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
     """Return the finding of one guardrail: interval, verdict, and the action that follows.
 
-    A bad verdict does not count if the control got worse, too; any other does not if an arm has no row since `since`.
+    A bad verdict is not acted on if the control got worse too, and any other is not if an arm has no row since `since`:
+    guardrails and signals then pause, goals wait.
     """
     own_rows = [row for row in rows if row.metric == guardrail.metric]
     control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)
@@ -233,7 +234,7 @@ def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datet
 
 
 def measured(rows: list[Minute], arm: Arm) -> Values:
-    """Return the sum of all values that the rows of the arm hold."""
+    """Return the sum of the values in all rows of the arm."""
     return sum((row.values for row in rows if row.arm is arm), Values())
 
 
@@ -243,20 +244,20 @@ def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float
 
 
 def quiet(rows: list[Minute], since: datetime) -> list[str]:
-    """Return the names of the arms, control and candidate, that have no row since that time."""
+    """Return the names of the arms, among control and candidate, that have no row since that time."""
     reporting = {row.arm for row in rows if row.at >= since}
     return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in reporting]
 
 
 def action_for(kind: Kind, verdict: Verdict) -> Action:
-    """Return the action that follows from a verdict."""
+    """Return the action that follows from a verdict on a guardrail of this kind."""
     if verdict is Verdict.BAD:
         return {Kind.GUARDRAIL: Action.ROLL_BACK, Kind.SIGNAL: Action.PAUSE, Kind.GOAL: Action.WAIT}[kind]
     return Action.PROMOTE if verdict is Verdict.GOOD else Action.WAIT
 
 
 def action_without_evidence(kind: Kind) -> Action:
-    """Return the action if a comparison cannot be trusted now: goals wait, guardrails and signals pause."""
+    """Return the action if a comparison cannot be trusted now: a goal waits, a guardrail or signal pauses."""
     return Action.WAIT if kind is Kind.GOAL else Action.PAUSE
 
 
@@ -268,7 +269,7 @@ def is_closed(interval: Interval) -> bool:
 def words(
     guardrail: Guardrail, interval: Interval, verdict: Verdict, arms: tuple[Measure, Measure], needed: int
 ) -> str:
-    """Return a sentence on the verdict with the interval and the margin, for an on-call person."""
+    """Return a sentence on the verdict with the interval and the margin, for the person on call."""
     low, high = (
         difference_in_words(float(end) * guardrail.scale, guardrail.unit) for end in (interval.lower, interval.upper)
     )
@@ -286,7 +287,7 @@ def words(
 
 
 def difference_in_words(end: float, unit: str) -> str:
-    """Return one end of the interval in words, such as "2.5 points worse"; `end` is in the displayed unit."""
+    """Return one end of an interval in words, such as "2.5 points worse"; `end` is in the displayed unit."""
     if not isfinite(end):
         return "any number worse" if end > 0 else "any number better"
     return f"{abs(end):.3g} {unit} {'worse' if end >= 0 else 'better'}"

@@ -9,7 +9,7 @@ from serving_client.reports import MeasuredAnswer
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's label and unit. The unit of a rate of zeros and ones is "points"; one in seconds has quantiles too."""
+    """A metric's label and unit: "points" for a rate of zeros and ones, "seconds" for one that also has quantiles."""
 
     label: str
     unit: str
@@ -38,15 +38,15 @@ HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate"
 
 
 def is_measured(metric: str, *, unseen: bool) -> bool:
-    """Return True if a shadow step (`unseen`), or otherwise a step that serves users, measures the metric."""
+    """Return True if the metric is measured in a shadow step (`unseen`), or otherwise in a step that serves users."""
     return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 
 def of_report(report: MeasuredAnswer) -> dict[str, float]:
-    """Compute metric values from one router's report, without those that the report lacks.
+    """Return the metric values, by name, of a router's report on one answer.
 
-    An answer of status 500 or above gives only error_rate 1; a client's error (4xx) gives nothing, because it says
-    nothing about the candidate.
+    Metrics that the report lacks are left out. An answer of status 500 or above gives only error_rate 1; a client's
+    error (4xx) gives nothing, because it says nothing about the candidate.
     """
     if report.status >= FAILED:
         return {"error_rate": 1.0}
@@ -75,7 +75,10 @@ def of_answer(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def paced(report: MeasuredAnswer) -> dict[str, float]:
-    """Compute the timings that only a streamed answer has: time to first token, in seconds, and tokens a second."""
+    """Return the timings that only a streamed answer has: time to first token, in seconds, and tokens per second.
+
+    Empty for an answer that was not streamed.
+    """
     if report.ttft_ms is None:
         return {}
     rest_s = (report.total_ms - report.ttft_ms) / 1000
@@ -84,9 +87,6 @@ def paced(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:
-    """Return the metrics of one feedback.
-
-    Bad_feedback_rate as 0 or 1 if there is an outcome, and the score if there is one.
-    """
+    """Return the metrics of one feedback: bad_feedback_rate as 0 or 1 if it has an outcome, the score if it has one."""
     values = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
     return values if score is None else {**values, "feedback_score": score}

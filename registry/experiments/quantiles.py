@@ -1,4 +1,4 @@
-"""Confidence sequences of a quantile (p50 or p95 of a latency), from a histogram of fixed size."""
+"""Confidence sequences of a quantile (such as p50 or p95 of a latency), from a histogram of fixed size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def empty() -> NDArray[np.int64]:
 class Histogram:
     """Counts of values in seconds between EDGES; the first bin counts all below, the last all from the last edge on.
 
-    Add the histograms of several minutes with `+`. Raises ValueError for counts of another length or below zero.
+    Add the histograms of several minutes with `+`. Raises ValueError for a wrong number of counts or a count below
+    zero.
     """
 
     counts: NDArray[np.int64] = field(default_factory=empty)
@@ -45,13 +46,13 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Return the number of durations."""
+        """Return the number of counted durations."""
         return int(self.counts.sum())
 
     def holding(self, rank: float) -> tuple[float, float]:
         """Return (low, high), the edges of the bin that holds the value of this rank.
 
-        Ranks start at 1, `high` may be infinite.
+        Rank 1 is the smallest value; `high` may be infinite.
         """
         place = int(np.searchsorted(np.cumsum(self.counts), rank))
         edges = (0.0, *EDGES, inf)
@@ -59,7 +60,7 @@ class Histogram:
 
 
 def quantile_difference(control: Histogram, candidate: Histogram, level: float, alpha: float) -> Interval:
-    """Return the interval of candidate's minus control's quantile, in seconds.
+    """Return the interval of the candidate's quantile minus the control's, in seconds; `level` 0.95 is p95.
 
     Each arm's interval has half of alpha (union bound). The interval is infinite upwards until the candidate has enough
     values for this level, and downwards until the control has (at alpha 0.05: 32 for p50, 173 for p95, 558 for p99).
@@ -70,12 +71,12 @@ def quantile_difference(control: Histogram, candidate: Histogram, level: float, 
 
 
 def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval:
-    """Return the interval of one arm's quantile in seconds; at all times at once it covers with probability 1 - alpha.
+    """Return the interval of one arm's quantile in seconds.
 
-    Howard and Ramdas, "Sequential estimation of quantiles with applications to A/B testing and best-arm identification"
-    (2022), theorem 1 with the beta-binomial mixture: how many values lie below the true quantile is a count of known
-    chance, so that the quantile lies between two ranks. Ends are rounded outwards to EDGES. Raises ValueError for a
-    level outside 0 and 1.
+    It covers the truth at all times with probability 1 - alpha. Howard and Ramdas, "Sequential estimation of quantiles
+    with applications to A/B testing and best-arm identification" (2022), theorem 1 with the beta-binomial mixture: how
+    many values lie below the true quantile is a count of known chance, so that the quantile lies between two ranks.
+    Ends are rounded outwards to EDGES. Raises ValueError for a level outside 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
@@ -88,7 +89,7 @@ def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval
 
 @cache
 def values_needed(level: float, alpha: float) -> int:
-    """Return the number of values from which on the interval of `quantile_interval` has an upper end."""
+    """Return the number of values from which on the interval of `quantile_interval` has a finite upper end."""
     low, high = 0, 1
     while rank_limits(high, level, alpha)[1] is None:
         low, high = high, 2 * high
@@ -99,16 +100,14 @@ def values_needed(level: float, alpha: float) -> int:
 
 
 def middle(low: float, high: float) -> float:
-    """Return the middle of a range; its low end if it has no high one."""
+    """Return the middle of a range; its low end if the high one is infinite."""
     return low if high == inf else (low + high) / 2
 
 
 def rank_limits(count: int, level: float, alpha: float) -> tuple[int, int | None]:
-    """Return (low, high).
+    """Return the ranks (low, high) between which the quantile of `count` values lies with probability 1 - alpha.
 
-    Between these ranks lies the quantile of `count` values, at all times, with probability 1 - alpha.
-
-    `low` is 0 if it may lie below every value, `high` None if it may lie above every value.
+    This holds at all times. `low` is 0 if it may lie below every value, `high` None if it may lie above every value.
     """
     few = least_plausible(count, level, alpha)
     above = least_plausible(count, 1 - level, alpha)
@@ -116,7 +115,10 @@ def rank_limits(count: int, level: float, alpha: float) -> tuple[int, int | None
 
 
 def least_plausible(count: int, chance: float, alpha: float) -> int:
-    """Return the fewest hits, from 0 to count * chance, whose evidence against this chance stays under 1 / alpha."""
+    """Return the least number of hits, from 0 to count * chance, that does not contradict the chance.
+
+    A number of hits contradicts it if the evidence against it is 1 / alpha or more.
+    """
     prior = concentration(alpha)
     low, high = -1, int(count * chance)
     while high - low > 1:

@@ -50,7 +50,7 @@ GUARDRAILS: list[dict[str, Any]] = [
 
 
 def guardrail(raw: dict[str, Any]) -> Guardrail:
-    """Parse one guardrail of a request. Raises Invalid, which says what to correct."""
+    """Parse one guardrail of a request. Raises Invalid that says what to correct."""
     metric = METRICS.get(raw.get("metric", ""))
     if metric is None:
         raise bad(f"metric must be one of {', '.join(METRICS)}, not {raw.get('metric')!r}.")
@@ -71,7 +71,7 @@ def bad(detail: str) -> Invalid:
 def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     """Check steps and guardrails together.
 
-    Raises Invalid for weights that do not rise and other plans that cannot be run.
+    Raises Invalid for weights that do not rise, and for other plans that cannot be run.
     """
     weights = [step["weight"] for step in steps]
     if not steps or weights != sorted(set(weights)):
@@ -97,11 +97,10 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
 
 
 def require_end(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
-    """Check that the control loop can end the rollout.
+    """Check that the control loop can end the rollout by itself.
 
-    A guardrail is measured in the last step, or that step needs approval.
-
-    Raises Invalid for a plan without guardrails, or with none that the last step measures.
+    A guardrail must be measured in the last step, or that step must need approval. Raises Invalid for a plan without
+    guardrails, or if neither holds.
     """
     last = steps[-1]
     measured = [raw for raw in guardrails if is_measured(raw["metric"], unseen=bool(last.get("shadow")))]
@@ -131,7 +130,7 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
 
 
 def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
-    """Require a configured judge if the checks ask for one. Raises Invalid if this installation has none."""
+    """Check that a judge is configured if the checks ask for one. Raises Invalid if it is not."""
     if "judge" in checks and not has_judge:
         raise Invalid(
             "checks.judge: no judge is configured: an operator must set ADAPTERHUB_JUDGE_URL.",
@@ -143,7 +142,7 @@ def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
 def require_schema(schema: Any) -> None:
     """Check a JSON Schema.
 
-    Raises Invalid if it is none, too large or too deep, or has keywords that could run without end.
+    Raises Invalid if it is not one, is too large or too deep, or has keywords that could run without end.
     """
     # Only after this, since the check itself compiles the patterns and follows the schema to its depth.
     if forbidden := NOT_IN_SCHEMAS & set(keys(schema)):
@@ -157,7 +156,7 @@ def require_schema(schema: Any) -> None:
 def keys(schema: Any) -> Iterator[str]:
     """Yield every key of every object in a schema.
 
-    Raises Invalid if it is no object, too deep or too large; what was yielded before may be a part of it.
+    Raises Invalid if the schema is not an object, too deep or too large; some keys may have been yielded before.
     """
     if not isinstance(schema, dict):
         raise bad_check("schema", "not a JSON Schema: give an object.")
@@ -174,15 +173,15 @@ def keys(schema: Any) -> Iterator[str]:
 
 
 def bad_check(name: str, detail: str) -> Invalid:
-    """Return, without raising it, the error of an invalid check of answers."""
+    """Return, without raising it, the error of an invalid check of answers; `name` is its key in `checks`."""
     return Invalid(f"checks.{name}: {detail}", field=f"checks.{name}", code="bad_check")
 
 
 def targets(targeting: dict[str, Any]) -> dict[str, Any]:
-    """Convert a request's targeting to the form that routers read: {pinned: {sha256: arm}, holdout: share}.
+    """Convert a request's targeting to the form that routers read: {pinned: {sha256: arm}, holdout: percent}.
 
-    Units are replaced by their sha256, since they may be names of people. Raises Invalid for a unit in both lists or
-    too many.
+    Units (users or sessions) are replaced by their sha256, since they may be names of people. Raises Invalid for a unit
+    in both lists, or too many units.
     """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
     if twice := set(allowed) & set(denied):

@@ -13,7 +13,7 @@ TUNED_FOR = 10_000  # units; a mismatch of a few points is found at about this m
 
 @dataclass(frozen=True)
 class Exposure:
-    """Number of units (users, not requests) that each arm served first at one weight.
+    """The number of units (users, not requests) that each arm was the first to serve at one weight.
 
     `share` is the fraction of both arms' units that the candidate should have, 0 to 1: one half next to a control of
     equal size, whatever the weight.
@@ -27,9 +27,9 @@ class Exposure:
 def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
     """Return the log evidence of a wrong split; pass one exposure for each share that the rollout had.
 
-    The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for
-    multinomial count data" (2022); over shares the martingales are multiplied. Shares 0 and 1 have no chance in
-    them and are left out. Raises ValueError for a share outside 0 to 1.
+    The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for multinomial
+    count data" (2022); over shares the martingales are multiplied. Shares of 0 and 1 leave nothing to chance and are
+    left out. Raises ValueError for a share outside 0 to 1.
     """
     prior = concentration(alpha, TUNED_FOR)
     return sum(evidence(exposure, prior) for exposure in exposures)
@@ -48,5 +48,5 @@ def evidence(exposure: Exposure, prior: float) -> Number:
 
 
 def mismatched(exposures: Iterable[Exposure], alpha: float) -> bool:
-    """Return True if the split is wrong; over all calls, a correct split gives True with probability <= alpha."""
+    """Return True if the split is wrong; over all calls, a correct split gives True with probability at most alpha."""
     return bool(mismatch_evidence(exposures, alpha) >= -log(alpha))

@@ -1,4 +1,4 @@
-"""Edge bundle: a folder that serves an alias on a machine without the hub.
+"""Edge bundle: a folder that serves an alias on a machine without AdapterHub.
 
 It holds the adapter, a reference to its base model, checksums and a script that starts the engine.
 """
@@ -30,9 +30,8 @@ exec "${{PYTHON:-python3}}" -m serving_client.engine --model "$model" --served-m
 def write_bundle(alias: Alias, target: Path) -> None:
     """Write the bundle of the version that the alias serves into the existing folder `target`.
 
-    Files, checksums and `run.sh`.
-
-    Raises ArtifactError if the version's files are lost or changed.
+    The bundle is the adapter, `base.json`, checksums and `run.sh`. Raises ArtifactError if the version's files are lost
+    or changed.
     """
     version = alias.version
     base = version.adapter.base_model
@@ -51,7 +50,7 @@ def write_bundle(alias: Alias, target: Path) -> None:
 
 
 def about(alias: Alias, version: AdapterVersion) -> dict[str, str]:
-    """Return the bundle's description of the version and its base model."""
+    """Return the names, digests and source of the version and its base model, the content of `base.json`."""
     base = version.adapter.base_model
     return {
         "alias": alias.name,

@@ -31,7 +31,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def export(source: Path, target: Path, form: str, dtype: str) -> None:
-    """Write the adapter of `source` to the new folder `target`, as `peft`, `portable` or `folded`."""
+    """Write the adapter of the folder `source` to the new folder `target`; `form` is `peft`, `portable` or `folded`.
+
+    `dtype` is `fp32` or `bf16`.
+    """
     config, tensors = read_config(source / CONFIG), load_file(source / WEIGHTS)
     if form in REWRITES:
         config, tensors = REWRITES[form](config, tensors)
@@ -42,7 +45,10 @@ def export(source: Path, target: Path, form: str, dtype: str) -> None:
 
 
 def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str) -> None:
-    """Write any form of export, merged and GGUF included, and compare it with PEFT. Raises ExportMismatch."""
+    """Write any form of export, merged and GGUF included, and compare it with PEFT.
+
+    Raises ExportMismatch if it would answer differently.
+    """
     if form == "merged":
         merge(source, base, target, dtype)
     elif form == "gguf":
@@ -55,7 +61,7 @@ def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str
 def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
     """Write one GGUF file into the new folder `target`, read it back and compare it with PEFT's updates.
 
-    Two folders beside `target` are left. Raises ExportMismatch.
+    Two intermediate folders are left beside `target`. Raises ExportMismatch.
     """
     from registry.exports.gguf import FILE, read_gguf, write_gguf
 
@@ -71,7 +77,7 @@ def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def merge(source: Path, base: Path, target: Path, dtype: str) -> None:
-    """Write the base model with the adapter merged into its weights, and the base's tokenizer beside it.
+    """Write the base model with the adapter merged into its weights to `target`, and the base's tokenizer beside it.
 
     Raises ExportMismatch if the merged model's logits differ from PEFT's.
     """
@@ -106,7 +112,7 @@ def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Te
 def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Return (configuration, tensors) with one rank and scale 1, for engines that ignore the patterns and rsLoRA.
 
-    s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros pad both to the highest rank.
+    s * B @ A = (s * B | 0) @ (A | 0): each scale is multiplied into B, and zeros pad both to the highest rank.
     """
     plain, scaled = folded(config, tensors)
     for module in modules_of(tensors):
@@ -118,15 +124,12 @@ def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], 
 
 
 def modules_of(tensors: Tensors) -> list[str]:
-    """Return the names of the adapted modules."""
+    """Return the names of the adapted modules, sorted, with PEFT's prefix."""
     return sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
 
 
 def plain_config(config: dict[str, Any], rank: int) -> dict[str, Any]:
-    """Return a configuration that every engine interprets alike, with this rank and alpha = r.
-
-    It keeps the modules of `config`.
-    """
+    """Return a configuration that every engine interprets alike: this rank, alpha = r, and the modules of `config`."""
     return {
         **{key: config[key] for key in COPIED_FIELDS if config.get(key)},
         "peft_type": "LORA",
@@ -147,7 +150,7 @@ REWRITES = {"folded": folded, "portable": portable}
 def main(form: str, dtype: str, source: str, base: str, target: str) -> int:
     """Write the export and return 0.
 
-    If these files can never give it, print the reason to stdout and return REFUSED.
+    If these files can never be exported so, print the reason to stdout and return REFUSED.
     """
     try:
         export_checked(Path(source), Path(base), Path(target), form, dtype)

@@ -32,7 +32,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Layout:
-    """Tensor names and row order that GGUF uses for adapters of one base model."""
+    """Tensor names and row order that GGUF uses for adapters of one base model.
+
+    Raises ValueError for a model type that is not in ARCHITECTURES.
+    """
 
     def __init__(self, base: Path) -> None:
         self.config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
@@ -71,7 +74,7 @@ def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
-    """Write a portable adapter (one rank, scale 1) as a GGUF file.
+    """Write a portable adapter (one rank, scale 1) as the GGUF file `target`; `dtype` is `fp32` or `bf16`.
 
     llama.cpp scales each tensor by alpha / rank, so alpha is set to the rank.
     """
@@ -104,5 +107,5 @@ def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
 
 
 def restored(values: np.ndarray, heads: int) -> np.ndarray:
-    """Return the tensor in PEFT's order of rows; unchanged if `heads` is 0."""
+    """Return the matrix in PEFT's order of rows; `heads` 0 means that its rows were not interleaved."""
     return np.array(in_halves(values, heads) if heads else values)

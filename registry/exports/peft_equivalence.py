@@ -26,13 +26,13 @@ Updates = dict[str, torch.Tensor]
 
 
 class ExportMismatch(ValueError):
-    """Raised when an export would give other answers than the stored adapter."""
+    """Raised when an export would give answers other than the stored adapter's."""
 
 
 def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
     """Compare the updates that two adapters of a base model give for random inputs, within the tolerance of `dtype`.
 
-    Raises ExportMismatch naming the first module that differs.
+    Raises ExportMismatch that names the first module which differs.
     """
     before, after = updates(stored, base), updates(export, base)
     if before.keys() != after.keys():
@@ -46,7 +46,7 @@ def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
 def check_merged(logits: torch.Tensor, merged: torch.Tensor, dtype: str) -> None:
     """Compare PEFT's logits with the merged model's, both (1, tokens, vocabulary), within the tolerance of `dtype`.
 
-    Raises ExportMismatch.
+    Raises ExportMismatch if they differ.
     """
     error = float((merged - logits).float().norm() / logits.float().norm())
     if not error <= TOLERANCES[dtype]:
@@ -64,16 +64,16 @@ def logits_of(model: Any) -> torch.Tensor:
 def updates(adapter: Path, base: Path) -> Updates:
     """Return what PEFT adds to each module's output for fixed random inputs: name -> (SAMPLES, out).
 
-    Raises ExportMismatch if PEFT cannot open it.
+    Raises ExportMismatch if PEFT does not know a tensor of the adapter.
     """
     with torch.inference_mode():
         return {name: update(layer) for name, layer in opened(adapter, base).named_modules() if is_adapted(layer)}
 
 
 def opened(adapter: Path, base: Path) -> Any:
-    """Return a PEFT model with the adapter on a base model without weights (meta device). Raises ExportMismatch.
+    """Return a PEFT model with the adapter on a base model without weights (meta device).
 
-    Only LoRA's factors are read; a tensor that PEFT does not know is refused.
+    Only LoRA's matrices have values. Raises ExportMismatch for a tensor that PEFT does not know.
     """
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))  # type: ignore[no-untyped-call]

@@ -2,7 +2,8 @@
 
 python -m registry.exports.reference_process ADAPTER BASE TOKENS OUT
 
-Writes {tokens, base, adapted}: the tokens' ids, and the log-probability of each but the first.
+It writes {tokens, base, adapted}: the ids of the text's first TOKENS tokens, and the log-probability of each but the
+first, without and with the adapter.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ TEXT = (
 
 
 def main(adapter: str, base: str, count: str, out: str) -> int:
-    """Compute both and write them."""
+    """Compute the log-probabilities without and with the adapter, write them as JSON to `out`, and return 0.
+
+    `count` is the number of tokens.
+    """
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokens = tokenizer(TEXT)["input_ids"][: int(count)]
     loaded: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

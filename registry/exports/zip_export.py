@@ -31,7 +31,7 @@ DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Format(StrEnum):
-    """The formats of an export."""
+    """The formats of an export; `portable` has one rank and scale, `merged` is the whole model."""
 
     PEFT = "peft"
     PORTABLE = "portable"
@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 class Dtype(StrEnum):
-    """The number types of an export."""
+    """The number types of exported weights."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -78,10 +78,11 @@ def file_sizes(version: AdapterVersion) -> dict[str, int]:
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
-    """Return a zip of the adapter as `peft`, `portable`, `gguf` or `merged` into its base, checked against PEFT.
+    """Return an open zip of the adapter as `peft`, `portable`, `gguf` or `merged` into its base, checked against PEFT.
 
-    Raises Conflict if the package gguf is not installed or the files cannot be exported so, Unavailable if the store or
-    the child process fails, TooMany if the project has too many such children, and OutOfSpace.
+    Raises Conflict if the version is unservable, the package gguf is not installed or the files cannot be exported so,
+    Unavailable if the store or the child process fails, TooMany if the project has too many such children, and
+    OutOfSpace.
     """
     if version.status == VersionStatus.UNSERVABLE:
         message = f"Engines cannot serve {version}: download it as it is, or reduce it to a plain LoRA and export that."
@@ -95,7 +96,10 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
 
 @contextmanager
 def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
-    """Provide a copy of the version's files that is deleted afterwards. Raises Unavailable and OutOfSpace."""
+    """Provide a folder with a verified copy of the version's files, which is deleted afterwards.
+
+    Raises Unavailable if the files are lost or were changed, and OutOfSpace.
+    """
     with scratch() as folder:
         yield fetched(version, folder / "stored")
 
@@ -111,7 +115,7 @@ def fetched(version: AdapterVersion, target: Path) -> Path:
 
 @contextmanager
 def readable(version: AdapterVersion) -> Iterator[None]:
-    """Context manager that raises Unavailable if the store cannot give the version's files, or gives changed ones."""
+    """Context manager that raises Unavailable if the store cannot deliver the version's files, or they were changed."""
     try:
         yield
     except (ArtifactError, StoreAway) as error:
@@ -119,10 +123,11 @@ def readable(version: AdapterVersion) -> Iterator[None]:
 
 
 def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path, Manifest]:
-    """Fold the differing scales of an uploaded adapter into its B matrices.
+    """Fold the differing scales of an uploaded adapter into its B matrices, in a child process.
 
-    Return the new folder beside `folder`, and the manifest of what was sent. Raises Invalid if the files are not an
-    adapter of the base model, Conflict if they cannot be folded, and Unavailable if the child process fails.
+    Returns the new folder beside `folder`, and the manifest of what was sent. Raises Invalid if the files are not an
+    adapter of the base model, Conflict if they cannot be folded, TooMany if the project has too many such children, and
+    Unavailable if the child process fails.
     """
     # The child process opens the files with a library, so they are checked and written anew first.
     sent = adapter.read(folder, foreign=True, any_scale=True, confirmation=confirmation)
@@ -143,11 +148,11 @@ def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> 
 
 
 def run_child(task: str, arguments: list[str], folder: Path) -> None:
-    """Run `python -m ARGUMENTS` as a child process that works in the folder, and wait for its end.
+    """Run `python -m ARGUMENTS` as a child process that works in the folder, and wait until it ends.
 
-    Raises Conflict if its input can never give a result, which no retry changes, OutOfSpace if the disk is full, and
-    Unavailable if it fails for another reason or takes over EXPORT_S seconds; the errors quote the last line of its
-    log.
+    Raises Conflict if its input can never give a result, so that a retry is useless, OutOfSpace if the disk is full,
+    and Unavailable if it fails for another reason or takes over EXPORT_S seconds, after which it is killed. The errors
+    begin with `task` and quote the last line of its log.
     """
     log = folder / "log.txt"
     child = Child(arguments, folder / "events.jsonl", log)
@@ -166,9 +171,10 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
 
 
 def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
-    """Zip the folder's files into an open temporary file at position 0; return it with the files' digests.
+    """Zip the folder's files into an open temporary file at position 0.
 
-    The file is deleted when it is closed. Nothing is compressed, because weights do not shrink. Raises OutOfSpace.
+    Return it with the size and digest of each file. The temporary file is deleted when it is closed. Nothing is
+    compressed, because weights do not shrink. Raises OutOfSpace.
     """
     with temporary_file(work_folder()) as archive, zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         files = [pack(path, target) for path in sorted(folder.iterdir())]
@@ -176,7 +182,7 @@ def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
 
 
 def pack(path: Path, archive: zipfile.ZipFile) -> File:
-    """Add the file to the archive; its size and digest are computed from the bytes that were written."""
+    """Add the file to the archive and return its name, size and digest, computed from the bytes that were written."""
     size, digest = 0, hashlib.sha256()
     entry = zipfile.ZipInfo(path.name, DATE)
     with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:

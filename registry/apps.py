@@ -10,7 +10,7 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        """Connect the receivers, let the signer carry out approvals, and set database rights after each migration."""
+        """Connect the receivers, register approvals with the signer, and set database rights after each migration."""
         from adapterhub.accounts.signer.kinds import KINDS, Kind, by_method
         from adapterhub.accounts.signer.privileges import divide_rights, pin_triggers
         from registry import receivers  # noqa: F401 - its import connects them

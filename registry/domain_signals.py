@@ -1,4 +1,4 @@
-"""Signals that the registry's models send after a commit. `receivers.py` connects them to the tasks."""
+"""Signals that the registry's models send after a commit; `receivers.py` connects them to the tasks."""
 
 from __future__ import annotations
 

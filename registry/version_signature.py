@@ -1,6 +1,6 @@
 """Signature of a version: it states that these bytes passed the check and belong to this version.
 
-Ed25519 over the canonical JSON (RFC 8785) of the version's identity; anyone can verify it with the public key alone.
+Ed25519 over the canonical JSON (RFC 8785) of the version's identity; anyone who has the public key can verify it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
 
 
 def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed25519PublicKey]) -> None:
-    """Verify that a trusted key signed exactly this content. Raises ArtifactError if not."""
+    """Verify that a trusted key signed exactly this content; `document` is the stored signature.
+
+    Raises ArtifactError if not.
+    """
     if not document:
         raise ArtifactError("It has no signature: run `manage.py sign_versions` to check and sign it.")
     try:

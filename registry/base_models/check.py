@@ -1,4 +1,4 @@
-"""The check of a registered base model: its files are fetched and inspected, and it is ready or rejected."""
+"""The check of a registered base model: its files are fetched and inspected, then it is ready or rejected."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ EXPECTED = (SoftTimeLimitExceeded, NotFetched, ArtifactError, DomainError, OSErr
 
 
 def check(pk: int) -> None:
-    """Fetch and inspect a registered model, unless its check has ended or another worker is at it.
+    """Fetch and inspect the base model with primary key `pk`, unless its check has ended or another worker runs it.
 
-    Whatever goes wrong rejects the model with the reason: none stays `checking`.
+    Any failure rejects the model with the reason, so that none stays `checking`. If a rejected model had no folder
+    before, the files that were fetched are deleted.
     """
     model = BaseModel.begin_check(pk)
     if model is None:
@@ -46,7 +47,10 @@ def check(pk: int) -> None:
 
 
 def give_up(model: BaseModel, error: Exception) -> None:
-    """Reject the model with the reason, unless another attempt has taken its check over."""
+    """Reject the model with the error as the reason, unless another attempt has taken its check over.
+
+    An unexpected error is logged, too.
+    """
     if not isinstance(error, EXPECTED):
         log.exception("The check of %s failed.", model)
     if model.check_goes_on():
@@ -59,7 +63,7 @@ def give_up(model: BaseModel, error: Exception) -> None:
 
 @contextmanager
 def signs_of_life(model: BaseModel) -> Iterator[None]:
-    """Show every HEARTBEAT_S that this check goes on, until the block ends."""
+    """Record a heartbeat of this check every HEARTBEAT_S seconds, in a thread, until the block ends."""
     ended = threading.Event()
 
     def beat() -> None:

@@ -1,8 +1,8 @@
-"""Child process that downloads a snapshot of a hub, so that a hub which never answers can be left by killing it.
+"""Child process that downloads a snapshot from a hub; if the hub never answers, the process can be killed.
 
     python -m registry.base_models.download_process REPOSITORY REVISION FOLDER
 
-Exit 0: the files are in FOLDER. Exit 3: the hub does not give them, and the last line of output says why.
+Exit 0: the files are in FOLDER. Exit 3: the hub does not deliver them, and the last line of output says why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ FILES = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "chat_templ
 
 
 def main(repository: str, revision: str, folder: str) -> int:
-    """Download the snapshot; print the reason and return REFUSED if the hub does not give it."""
+    """Download the snapshot into the folder and return 0; an empty `revision` is the hub's default.
+
+    If the hub does not deliver it, print the reason to stdout and return REFUSED.
+    """
     # A child is offline unless it is there to ask a hub.
     os.environ |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     from huggingface_hub import snapshot_download

@@ -1,4 +1,4 @@
-"""Fetch a base model's files into the models folder.
+"""Retrieval of a base model's files into the models folder.
 
 The source is a folder that is already there, a snapshot from a hub, or a version's whole checkpoint.
 """
@@ -22,13 +22,13 @@ POLL_S = 1.0
 
 
 class NotFetched(Exception):
-    """The files of a base model cannot be had; the message says why."""
+    """Raised if the files of a base model cannot be fetched; the message says why."""
 
 
 def fetch_base_model(model: BaseModel) -> None:
-    """Fetch the model's files, unless its folder is there.
+    """Fetch the model's files into its folder, unless the folder exists.
 
-    Raises NotFetched, DomainError, ArtifactError and OSError with the reason.
+    Raises NotFetched, DomainError, ArtifactError or OSError with the reason.
     """
     if model.folder.is_dir():
         return
@@ -43,9 +43,9 @@ def fetch_base_model(model: BaseModel) -> None:
 
 
 def download(model: BaseModel) -> None:
-    """Download a hub snapshot to a temporary folder, then rename it, so that a part never looks complete.
+    """Download a hub snapshot to a temporary folder, then rename it, so that a part of it never looks complete.
 
-    A download that was interrupted goes on where it stopped. Raises NotFetched.
+    An interrupted download is resumed. Raises NotFetched if the hub does not deliver the files.
     """
     partial = model.folder.with_name(f".partial-{model.slug}")
     partial.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,10 @@ def download(model: BaseModel) -> None:
 
 
 def wait_while_it_grows(child: Child, folder: Path) -> None:
-    """Wait for the child's end. Raises NotFetched if no byte arrives for `DOWNLOAD_STALL_S`."""
+    """Wait until the child ends.
+
+    Raises NotFetched if the folder's size does not change for DOWNLOAD_STALL_S seconds.
+    """
     size, grown_at = 0, time.monotonic()
     while child.wait(POLL_S) is None:
         if (now_there := bytes_in(folder)) != size:
@@ -79,7 +82,7 @@ def wait_while_it_grows(child: Child, folder: Path) -> None:
 
 
 def bytes_in(folder: Path) -> int:
-    """Return the bytes of all files below the folder; files that go meanwhile count as none."""
+    """Return the total bytes of all files below the folder; files that vanish meanwhile are not counted."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -90,9 +93,10 @@ def bytes_in(folder: Path) -> int:
 
 
 def take_whole(model: BaseModel, version: AdapterVersion) -> None:
-    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model.
+    """Put the version's whole model into the base model's folder.
 
-    Raises ArtifactError and OSError.
+    It is the checkpoint that a full training stored, or else the version's adapter merged into its base model. Raises
+    ArtifactError, OSError and the errors of an export.
     """
     if digest := version.metrics.get("checkpoint"):
         store().fetch_dir(digest, model.folder)
@@ -101,9 +105,10 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> None:
 
 
 def merge(version: AdapterVersion, model: BaseModel) -> None:
-    """Merge the version's adapter into its base model, in float32 if that is the base's type, otherwise in bfloat16.
+    """Merge the version's adapter into its base model and put the result into the folder of `model`, in one step.
 
-    The result appears in the model's folder in one step. Raises ArtifactError, OSError and the errors of an export.
+    The numbers are float32 if that is the base's type, otherwise bfloat16. Raises ArtifactError, OSError and the errors
+    of an export.
     """
     base = version.adapter.base_model
     named = base.config.get("dtype") or base.config.get("torch_dtype")

@@ -1,1 +1,1 @@
-"""Commands of the application `registry`."""
+"""Management commands of the application `registry`."""

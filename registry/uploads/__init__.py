@@ -1,1 +1,1 @@
-"""Uploaded adapters: the inbox on the server, and the check of their weights."""
+"""Uploaded adapters: files, archives and the inbox on the server, and the check of their weights."""

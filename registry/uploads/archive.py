@@ -1,4 +1,4 @@
-"""A zip that holds an adapter: the adapter's files are found by their names and unpacked within limits."""
+"""A zip that contains an adapter: the adapter's files are chosen by their names and unpacked within limits."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 
 
 def is_zip(file: IO[bytes]) -> bool:
-    """Return True for a file that begins as a zip does. PyTorch's pickles do so, too."""
+    """Return True for a file that begins as a zip does; PyTorch's pickled files do so, too."""
     file.seek(0)
     return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def unpack(file: IO[bytes], folder: Path, most_bytes: int) -> tuple[Selection, list[Path]]:
-    """Unpack the adapter in a zip: return what was chosen, and the files as `0`, `1`, ... in the folder.
+    """Unpack the adapter in a zip into the folder; return what was chosen, and the paths of its files.
 
-    The configuration comes first, then the weights. Raises Unreadable for a zip that is damaged, encrypted or too
-    large, or without an adapter.
+    The files are named `0`, `1`, ...: the configuration first, then the weights. Raises Unreadable for a zip that is
+    damaged, encrypted, without an adapter, or whose adapter has more than `most_bytes`.
     """
     require_short_directory(file)
     try:
@@ -53,7 +53,7 @@ def unpack(file: IO[bytes], folder: Path, most_bytes: int) -> tuple[Selection, l
 
 
 def require_short_directory(file: IO[bytes]) -> None:
-    """Check the length of the list of files before a library reads it. Raises Unreadable."""
+    """Check the length of the zip's list of files before a library reads it. Raises Unreadable if it is too long."""
     size = file.seek(0, 2)
     file.seek(max(0, size - TAIL_BYTES))
     tail = file.read(TAIL_BYTES)
@@ -71,14 +71,17 @@ def require_short_directory(file: IO[bytes]) -> None:
 
 
 def refuse_pickle(entries: dict[str, zipfile.ZipInfo]) -> None:
-    """Refuse a file of PyTorch's, which is a zip with a pickle in it. Raises Unreadable."""
+    """Raise Unreadable for a file of PyTorch's, which is a zip with a pickle in it."""
     if any(name.endswith("/data.pkl") for name in entries):
         cause = "This is PyTorch's pickle, which no server opens."
         raise Unreadable(fault("pickle", FILES, cause, CONVERT))
 
 
 def require_plain(files: list[zipfile.ZipInfo], most_bytes: int) -> None:
-    """Check the files before they are unpacked: not encrypted, by a usual method, within limits. Raises Unreadable."""
+    """Check the files before they are unpacked: not encrypted, packed by a usual method, within limits.
+
+    Raises Unreadable. The first file is the configuration.
+    """
     if any(entry.flag_bits & IS_ENCRYPTED for entry in files):
         raise Unreadable(fault("encrypted_zip", FILES, "The zip needs a password.", "Pack it without one."))
     if any(entry.compress_type not in METHODS for entry in files):
@@ -93,7 +96,10 @@ def require_plain(files: list[zipfile.ZipInfo], most_bytes: int) -> None:
 
 
 def extracted(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Path:
-    """Write one file of the archive; the library stops at the announced size and compares the checksum."""
+    """Write one file of the archive to `target` and return `target`.
+
+    The library stops at the announced size and compares the checksum. Raises OutOfSpace.
+    """
     with archive.open(entry) as source, space_in(target.parent), target.open("wb") as sink:
         shutil.copyfileobj(source, sink, 2**20)
     return target

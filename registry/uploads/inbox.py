@@ -1,6 +1,6 @@
-"""Inbox of adapters that an operator put on the server.
+"""The inbox: folders of adapters that an operator has put on the server.
 
-Clients name a folder and never a path; a project can take folders from its own inbox only.
+Clients name a folder and never a path; a project can take folders only from its own inbox.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NAME = r"^[A-Za-z0-9][\w.-]{0,99}$"
 
 
 def take_folder(name: str, project: Project, target: Path) -> None:
-    """Copy PEFT's two files from `inbox/<project>/<name>` to `target`.
+    """Copy PEFT's two files from `inbox/<project>/<name>` to the folder `target`.
 
-    Raises Invalid if one is missing, or one or the folder is a link or no plain file.
+    Raises Invalid if one is missing, or if a folder or file is a link or not a plain file.
     """
     place = settings.INBOX_DIR / project.slug
     try:
@@ -41,9 +41,10 @@ def take_folder(name: str, project: Project, target: Path) -> None:
 
 @contextmanager
 def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterator[int]:
-    """Open a path and yield its file descriptor. Raises OSError for a link, which could lead out of the inbox.
+    """Open a path read-only and yield its file descriptor, closed afterwards.
 
-    Opening does not block on a pipe.
+    `below` is the descriptor of the folder that a relative path starts from. Raises OSError for a link, which could
+    lead out of the inbox. Opening does not block on a pipe.
     """
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, dir_fd=below)
     try:

@@ -1,4 +1,4 @@
-"""Files of an adapter as a request brings them: each is kept under a fixed name in a folder of the server's."""
+"""Files of an adapter as a request brings them: each is stored under a fixed name in a folder of the server."""
 
 from __future__ import annotations
 

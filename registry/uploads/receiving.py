@@ -1,4 +1,4 @@
-"""The files of an adapter as somebody sent them, put into a folder as PEFT's two files."""
+"""The files of an adapter as somebody sent them, put into a folder as PEFT's two files, and published from there."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from registry.uploads.unservable import keep as keep_unservable
 
 @dataclass(frozen=True)
 class Received:
-    """A folder with PEFT's two files, and what was chosen, renamed and left out of what was sent."""
+    """A folder with PEFT's two files; `notes` say what was chosen, renamed and left out of what was sent."""
 
     folder: Path
     notes: tuple[str, ...] = ()
 
 
 def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[str] = ()) -> Received:
-    """Put the adapter among the files into a new folder. Raises Invalid if there is none.
+    """Put the adapter among the files into the new folder `folder`. Raises Invalid if there is none.
 
-    One file may be a zip. `paths` names all files of the sender's folder, of which `files` are those of the adapter; a
-    name of theirs never becomes a path.
+    A single file may be a zip. `paths` are all paths in the sender's folder, of which `files` are the adapter's; a
+    sender's name never becomes a path here.
     """
     folder.mkdir()
     try:
@@ -82,7 +82,10 @@ def is_zip_file(path: Path) -> bool:
 
 
 def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Path) -> list[Path]:
-    """Write the chosen files as `0`, `1`, ... into the folder. Raises Invalid for one that was named and not sent."""
+    """Write the chosen files as `0`, `1`, ... into the folder and return their paths.
+
+    Raises Invalid if a chosen file was not sent.
+    """
     by_name = {file.name: file for file in files}
     parts = []
     for place, path in enumerate(chosen.files):
@@ -95,7 +98,10 @@ def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Pat
 
 
 def put_together(parts: list[Path], folder: Path) -> None:
-    """Give the configuration and the weights their names; shards are joined. Raises Unreadable."""
+    """Give the configuration (the first part) and the weights their names in the folder; shards are joined.
+
+    Raises Unreadable if a shard cannot be read.
+    """
     config, *weights = parts
     if len(weights) == 1:
         weights[0].rename(folder / WEIGHTS)
@@ -109,10 +115,11 @@ def put_together(parts: list[Path], folder: Path) -> None:
 def publish(
     adapter: Adapter, folder: Path, *, fold: bool, keep: bool, confirmation: str, lineage: dict[str, Any], by: Actor
 ) -> AdapterVersion:
-    """Publish what somebody sent as the adapter's next version, its differing scales folded if asked.
+    """Publish an uploaded adapter as its adapter's next version and return it.
 
-    With `keep` it is an adapter that engines cannot serve, and is stored without being served. Raises Invalid,
-    Conflict, and Unavailable if the child that folds fails.
+    With `fold` differing scales are folded into B. With `keep` an adapter that engines cannot serve is stored without
+    being served. Raises Invalid if both are given or the files are not valid, Conflict if they are published already,
+    and Unavailable if the child process that folds fails.
     """
     if keep and fold:
         raise Invalid("What is kept stays as it was sent, its scales, too: name keep or fold.", field="fold")

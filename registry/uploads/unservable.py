@@ -1,4 +1,4 @@
-"""Adapters that engines cannot serve, kept as versions: downloaded and reduced, never loaded into a replica."""
+"""Adapters that engines cannot serve, stored as versions: they can be downloaded and reduced, and are never loaded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
 def keep(
     adapter: Adapter, folder: Path, *, by: Actor, confirmation: str = "", lineage: dict[str, Any] | None = None
 ) -> AdapterVersion:
-    """Store an adapter that PEFT computes and engines do not as the adapter's next version, `unservable`.
+    """Store an adapter that PEFT computes and engines do not as the adapter's next version, `unservable`; record that.
 
-    Its configuration is written anew from checked fields. Raises Conflict for one that can be served as it is, and
-    Invalid with every fault for one that PEFT cannot open either.
+    Its configuration is generated from checked fields. Raises Conflict for one that can be served as it is, and Invalid
+    with every fault for one that PEFT cannot open either.
     """
     inspection = adapter.inspect_folder(folder, confirmation=confirmation)
     if inspection.is_accepted:

@@ -20,14 +20,14 @@ CHECK_S = 300
 
 @dataclass(frozen=True)
 class Scan:
-    """The result of a scan: its fault, or "", and what it measured of the updates."""
+    """The result of a scan: its fault, "" if there is none, and what it measured of the updates."""
 
     fault: str
     measured: dict[str, Any] = field(default_factory=dict)
 
 
 def check(version: AdapterVersion) -> None:
-    """Scan the version's stored files, and mark it ready and sign it, or reject it.
+    """Scan the version's stored files; mark it ready and sign it, or reject it.
 
     It is safe to call twice: the first result counts.
     """
@@ -39,7 +39,7 @@ def check(version: AdapterVersion) -> None:
 
 
 def sign_unsigned(version: AdapterVersion) -> str:
-    """Sign a ready version that has no signature, if its files pass the scan. Return the fault found, or ""."""
+    """Sign a ready version that has no signature, if its files pass the scan; return the fault, "" if there is none."""
     fault = scanned(version).fault
     if not fault:
         version.sign_late(by=CHECKER)
@@ -47,7 +47,7 @@ def sign_unsigned(version: AdapterVersion) -> str:
 
 
 def scanned(version: AdapterVersion) -> Scan:
-    """Fetch the version's stored files and return the result of their scan.
+    """Copy the version's stored files, scan them, and return the result.
 
     Files that cannot be fetched are a fault.
     """
@@ -61,7 +61,7 @@ def scanned(version: AdapterVersion) -> Scan:
 
 
 def scan_of(folder: Path, norms: Path) -> Scan:
-    """Scan the folder in a child process; a child that was stopped by its limits is a fault of the files.
+    """Scan the folder in a child process; if its limits stopped the child, that is a fault of the files.
 
     `norms` is the JSON file with the norms of the base model's weights.
     """

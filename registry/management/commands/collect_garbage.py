@@ -11,7 +11,7 @@ from adapterhub.workspace import store
 
 
 class Command(BaseCommand):
-    """Delete artifacts that nothing refers to."""
+    """Delete artifacts that no row of any table refers to."""
 
     help = "Delete artifacts that no row of any table refers to and that nobody stored within the grace time."
 
@@ -23,7 +23,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, dry_run: bool, grace_hours: float, **options: Any) -> None:
-        """Delete the artifacts, or with `dry_run` none, and print their digests and number."""
+        """Delete unreferenced artifacts older than the grace time and print their digests and number.
+
+        Only print with `dry_run`.
+        """
         count = 0
         for digest in collect(store(), timedelta(hours=grace_hours), dry_run=dry_run):
             self.stdout.write(digest)

@@ -1,4 +1,4 @@
-"""`manage.py export_edge ALIAS FOLDER`: write a bundle that serves the alias on a machine without the hub."""
+"""`manage.py export_edge ALIAS FOLDER`: write a bundle that serves the alias on a machine without AdapterHub."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from registry.models import Alias
 
 
 class Command(BaseCommand):
-    """Export an alias for a machine without AdapterHub."""
+    """Export what an alias serves for a machine without AdapterHub."""
 
     help = "Write what an alias serves into a new folder: adapter, base reference, checksums, run command."
 

@@ -10,7 +10,7 @@ from registry.serving.slot_memory import MIB, require_memory
 
 
 class Command(BaseCommand):
-    """Compare the memory of a cluster's slots with a replica's."""
+    """Print the memory of a cluster's adapter slots, and fail if a replica has less."""
 
     help = "Print the memory that a cluster's adapter slots take on a replica, and fail if there is too little."
 

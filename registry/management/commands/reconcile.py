@@ -14,16 +14,19 @@ TASK = "registry.tasks.reconcile"
 
 
 class Command(BaseCommand):
-    """Run the control loop."""
+    """Load the desired versions on every replica and unload the others, once or in a loop."""
 
     help = "Load the desired versions on every replica and unload the others."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the endless loop."""
+        """Declare `--loop`."""
         parser.add_argument("--loop", action="store_true", help="repeat until stopped")
 
     def handle(self, *, loop: bool, **_: Any) -> None:
-        """Reconcile once; with `loop` go on until the process is stopped, pausing as long as beat's schedule says."""
+        """Reconcile all clusters once.
+
+        With `loop` repeat until the process is stopped, at the interval of beat's schedule.
+        """
         pause_s: Any = settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"]
         clusters = ClusterThreads()
         clusters.reconcile()

@@ -14,7 +14,7 @@ class Command(BaseCommand):
     help = "Check the files of every unsigned ready version and sign the intact ones."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Check each version that is ready without a signature, sign it if it holds, and print the result."""
+        """Check the files of each ready version without a signature, sign it if they are intact, and print that."""
         for version in AdapterVersion.objects.ready().filter(signature="").select_related("adapter__project"):
             fault = sign_unsigned(version)
             self.stdout.write(f"{version.served_name}: {fault or 'signed'}")

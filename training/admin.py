@@ -1,4 +1,4 @@
-"""Read-only admin pages of the training."""
+"""Read-only admin pages of the application `training`."""
 
 from django.contrib import admin
 

@@ -1,1 +1,1 @@
-"""Training over REST."""
+"""The REST API of training."""

@@ -23,7 +23,7 @@ from training.runs.specification import of_project
 
 
 class CompressionSerializer(JobSerializer):
-    """A compression with its budget, the version that it made, and the loss before and after."""
+    """A compression: its budget, the version that it made, and the loss before and after."""
 
     source = serializers.SlugRelatedField[AdapterVersion](  # type: ignore[assignment]  # DRF takes it off the class
         slug_field="served_name", read_only=True
@@ -39,7 +39,7 @@ class CompressionSerializer(JobSerializer):
 
 
 class CompressionBudgetSerializer(BudgetSerializer):
-    """Budget of a compression: exactly one of the four fields."""
+    """The budget of a compression: exactly one of the four fields."""
 
     max_rank = serializers.IntegerField(
         min_value=1,
@@ -67,7 +67,7 @@ class NewCompressionSerializer(serializers.Serializer[Any]):
 
 
 class CompressionViewSet(Cancelling):
-    """Compressions: jobs that make stored versions smaller after their training."""
+    """Compressions: jobs that make a stored version smaller after its training."""
 
     queryset = Compression.objects.select_related("project", "base_model", "source", "version")
     serializer_class = CompressionSerializer
@@ -77,7 +77,7 @@ class CompressionViewSet(Cancelling):
 
 
 class VersionCompressionViewSet(ProjectViewSet):
-    """Compression of a version, which makes it smaller."""
+    """The action on a version that makes it smaller."""
 
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
     serializer_class = CompressionSerializer
@@ -97,7 +97,7 @@ class VersionCompressionViewSet(ProjectViewSet):
     def compress(self, request: Request, slug: str, number: str) -> Response:
         """Queue a compression of the version.
 
-        The updates are cut to their leading directions, and the result is a new version of the adapter.
+        Its updates are cut to their leading directions, and the result is a new version of the adapter.
         """
         version = self.get_object()
         fields = self.read(NewCompressionSerializer)

@@ -23,7 +23,7 @@ from training.planning.memory_estimator import GB, Shape, largest_batch
 
 
 class EstimateRequest(serializers.Serializer[Any]):
-    """A base model or configuration, with the hyperparameters and the device to estimate for."""
+    """A base model or a configuration, with the hyperparameters and the device to estimate for."""
 
     base_model = serializers.CharField(
         required=False, help_text="A registered base model, or llama-2-7b, llama-3.1-8b, llama-3.1-70b."
@@ -38,7 +38,7 @@ class EstimateRequest(serializers.Serializer[Any]):
 
 
 class AdviceRequest(EstimateRequest):
-    """The inputs of a recommendation."""
+    """The inputs of a recommendation: those of an estimate, a dataset, and what matters in use."""
 
     dataset = serializers.IntegerField(
         required=False, help_text="Its rows and tokens are counted; the domain shift comes from a rank analysis."
@@ -58,7 +58,7 @@ class EstimateViewSet(ProjectViewSet):
 
     @extend_schema(request=EstimateRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Estimate each method's bytes on a device, part by part; say if they fit, and which largest batch would."""
+        """Estimate each method's bytes on a device, part by part, whether they fit, and the largest batch that does."""
         fields = self.read(EstimateRequest)
         shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
         estimates = estimator_inputs.estimates(shape, plan, device_bytes)
@@ -77,7 +77,7 @@ class AdviceViewSet(ProjectViewSet):
 
     @extend_schema(request=AdviceRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Rank every method, with its points and reasons, and name the input that would change the order."""
+        """Rank every method with its points and reasons, and name the input that would change the order."""
         fields = self.read(AdviceRequest)
         dataset = seen_dataset(request, fields.get("dataset"))
         shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
@@ -89,9 +89,9 @@ class AdviceViewSet(ProjectViewSet):
 
 
 def requested_shape(fields: dict[str, Any]) -> Shape:
-    """Return the shape of the named base model or the given configuration.
+    """Return the shape of the named base model or of the given configuration.
 
-    Raises Invalid unless exactly one is given.
+    Raises Invalid unless exactly one of them is given.
     """
     if ("base_model" in fields) == ("config" in fields):
         raise Invalid("Name a base_model, or give a config, not both.", field="base_model", code="one_of_two")
@@ -103,9 +103,9 @@ def requested_shape(fields: dict[str, Any]) -> Shape:
 
 
 def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
-    """Return the plan to estimate and the device's memory in bytes.
+    """Return the plan to estimate, and the device's memory in bytes.
 
-    As stated, else the largest known device's, else None.
+    The memory is as stated, else that of the largest known device, else None.
     """
     device = None if "device_gb" in fields else estimator_inputs.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA
@@ -114,7 +114,7 @@ def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
 
 
 def seen_dataset(request: Request, pk: int | None) -> Dataset | None:
-    """Return the dataset, or None without a key. Raises Invalid if the caller has no scope read in its project."""
+    """Return the dataset with this key; None without a key. Raises Invalid unless the caller may read it."""
     if pk is None:
         return None
     dataset = Dataset.objects.filter(project__in=projects_with(request, Scope.READ), pk=pk).first()

@@ -31,7 +31,7 @@ SCOPES = {
 
 
 class EngineVerdictSerializer(serializers.Serializer[Any]):
-    """Whether an engine can serve a version, with the reason."""
+    """The verdict on whether an engine can serve a version, with the reason."""
 
     engine = serializers.CharField()
     outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")

@@ -35,7 +35,7 @@ REVIEW_WITHIN = timedelta(hours=24)
 
 
 class ApprovalKind(models.TextChoices):
-    """What an approval is for: the promotion of a rollout, or a change of an alias' policy."""
+    """The subjects of an approval: the promotion of a rollout, or a change of an alias' policy."""
 
     PROMOTION = "promotion"
     ALIAS_POLICY = "alias_policy", "policy of an alias"

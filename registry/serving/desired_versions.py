@@ -27,7 +27,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Desired:
-    """What a cluster should hold: versions by priority, and the number of replicas for each; None is all of them."""
+    """The desired content of a cluster: versions by priority, and the number of replicas for each; None is all."""
 
     versions: Wanted
     copies: Mapping[str, int | None]

@@ -55,7 +55,7 @@ def sweep_work_folder() -> None:
 
 @contextmanager
 def place_for_child(project_id: int) -> Iterator[None]:
-    """Hold a place among the child processes that requests wait for, of the project and of this host, during the block.
+    """Hold a place for a child process, of the limited number of the project and of this host, during the block.
 
     A place is a locked file, which is free as soon as its process has ended. Raises TooMany when all are taken.
     """

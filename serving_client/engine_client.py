@@ -234,7 +234,7 @@ class EngineClient:
 
 
 def is_telling(text: str) -> bool:
-    """Return True if the text holds anything but exclamation marks, which token 0 stands for."""
+    """Return True if the text holds anything but exclamation marks, which models with broken weights repeat."""
     return bool(text.replace("!", ""))
 
 

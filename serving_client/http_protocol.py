@@ -90,7 +90,10 @@ class Connections:
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """A connection that ends when a head takes too long or too many bytes, or when its caller reads no answer."""
+    """A connection that is closed if its caller is too slow or sends too long a head.
+
+    A head may take `head_s` seconds and MOST_HEAD_BYTES; the caller must read an answer within `stall_s` seconds.
+    """
 
     head_s, stall_s = HEAD_S, STALL_S
     open_connections = Connections()

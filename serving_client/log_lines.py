@@ -38,7 +38,7 @@ class JsonLine(logging.Formatter):
         return json.dumps({"time": time, **{name: self.presented(text) for name, text in fields.items()}})
 
     def presented(self, text: str) -> str:
-        """Return a field's text as it is written."""
+        """Return the text to write for a field, here unchanged; a subclass may hide parts of it."""
         return text
 
 

@@ -39,7 +39,7 @@ class RecordedUserAdmin(AccountAdmin):
     filter_horizontal = ()
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        """Save the user and record who changed which rights."""
+        """Save the user and record the event that it was created or changed, with its rights and the changed fields."""
         super().save_model(request, obj, form, change)
         tag = Tag.USER_CHANGED if change else Tag.USER_CREATED
         AuditEvent.record(tag, obj, by=actor_of(request), project=None, after=rights_of(obj, form.changed_data))
@@ -75,10 +75,10 @@ def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
 
 
 class LabelledMemberships(AnyFormSet):
-    """The memberships of a project's form; the box that removes one has a label."""
+    """The memberships in a project's form; the checkbox that removes one has a label for screen readers."""
 
     def add_fields(self, form: forms.Form, index: int | None) -> None:
-        """Add the fields of the set to a form."""
+        """Add the form set's own fields to a form, the checkbox that removes a role with its label."""
         super().add_fields(form, index)
         if "DELETE" in form.fields:
             form.fields["DELETE"].widget.attrs["aria-label"] = "Remove this role"

@@ -161,7 +161,8 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
     def partial_update(self, request: Request, slug: str) -> Response:
         """Choose the versions that callers may name.
 
-        A person needs a fresh sign-in or the password; a token of scope `admin` was approved by two.
+        A signed-in person needs a fresh sign-in or the password; a token of scope `admin` needs neither, as a second
+        person approved it.
         """
         project = self.get_object()
         fields = self.read(ProjectChangeSerializer)

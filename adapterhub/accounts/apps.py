@@ -9,7 +9,7 @@ from django.core.checks import Tags, Warning, register
 
 
 class HubAdminConfig(AdminConfig):
-    """Configuration of the admin pages, with our site."""
+    """Configuration of the admin pages, which makes HubAdmin their site."""
 
     default_site = "adapterhub.accounts.pages.sign_in.HubAdmin"
 
@@ -20,7 +20,7 @@ class AccountsConfig(AppConfig):
     name = "adapterhub.accounts"
 
     def ready(self) -> None:
-        """Register the OpenAPI scheme, connect the receivers of sign-ins, and have the signer approve tokens."""
+        """Register the OpenAPI scheme, connect the receivers of sign-ins, and let the signer approve tokens."""
         from adapterhub.accounts import oidc, openapi, sessions  # noqa: F401 - their imports register the scheme and the signals
         from adapterhub.accounts.models import ApiToken
         from adapterhub.accounts.signer.kinds import KINDS, Kind

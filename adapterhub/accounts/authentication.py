@@ -49,7 +49,8 @@ class TokenAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[User | AnonymousUser, ApiToken] | None:
         """Return the token's user (anonymous for the server's own) and the token; None without a bearer token.
 
-        Raises AuthenticationFailed for a token that does not work, and TooMany for an address that fails too often.
+        The time of use is stored with the token. Raises AuthenticationFailed for a token that does not work, and
+        TooMany for an address that fails too often.
         """
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":

@@ -49,9 +49,9 @@ def grant(
 
 
 def grant_further(project: Project, name: str, role: str, *, by: Actor) -> Membership:
-    """Grant a further role to somebody who is in the project, and return it.
+    """Grant a further role to somebody who is in the project, and return the membership.
 
-    Raises Invalid for everybody else, in the same words whether there is such an account or not.
+    Raises Invalid if nobody of this name is in it, in the same words whether there is such an account or not.
     """
     user = User.objects.filter(username=name, memberships__project=project).first()
     if user is None:
@@ -134,7 +134,7 @@ def tenures(projects: Iterable[Project]) -> list[Tenure]:
 
 
 def tenure_of(event: AuditEvent) -> Tenure:
-    """Return the period that a grant's event starts.
+    """Return the period in a role that begins with this event, a grant; it has no end yet.
 
     Old events hold the role only in the object's name: `NAME is ROLE in PROJECT`.
     """

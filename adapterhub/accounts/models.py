@@ -18,7 +18,7 @@ from adapterhub.core.tokens import new_id_and_secret, secret_hash, text_of
 
 
 class User(AbstractUser):
-    """A person or a service account, which programs use: it has roles and tokens and never signs in."""
+    """A person, or a service account, which is for programs: it has roles and tokens and never signs in."""
 
     is_service = models.BooleanField(default=False, editable=False)
     owner = models.ForeignKey(
@@ -79,7 +79,7 @@ class User(AbstractUser):
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
-    """Projects by who may see them."""
+    """Query set of projects, filtered by who may see them."""
 
     def visible_to(self, user: User) -> ProjectQuerySet:
         """Return the projects that the user is a member of; all for a superuser."""
@@ -135,7 +135,7 @@ class Membership(models.Model):
 
 
 class InvitationQuerySet(models.QuerySet["Invitation"]):
-    """Invitations by their state."""
+    """Query set of invitations, filtered by their state."""
 
     def open(self) -> InvitationQuerySet:
         """Return the invitations that can be accepted now: open, not expired, and of a project that is not archived."""
@@ -143,7 +143,7 @@ class InvitationQuerySet(models.QuerySet["Invitation"]):
 
 
 class Invitation(models.Model):
-    """An offer of a role in a project to a person, who may have no account yet, and its end."""
+    """An offer of a role in a project to a person, who may have no account yet, with its state."""
 
     class State(models.TextChoices):
         """The state of an invitation; an open one ends by itself at `expires_at`."""
@@ -262,10 +262,10 @@ class SetupLink(models.Model):
 
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
-    """Tokens by their state."""
+    """Query set of tokens, filtered by their state and their owner."""
 
     def owned_by(self, user_id: int) -> ApiTokenQuerySet:
-        """Return the tokens that the user's roles limit: their account's, or those that they made for no account."""
+        """Return the tokens that this user owns: those of the service account, or made by the person for no account."""
         return self.filter(models.Q(account=user_id) | models.Q(account=None, created_by=user_id))
 
     def usable(self) -> ApiTokenQuerySet:

@@ -69,7 +69,10 @@ def require_of_owner(token: ApiToken) -> None:
 
 
 def facts_of(token: ApiToken) -> dict[str, object]:
-    """Return the facts of a token that the audit trail keeps and its approver signs for."""
+    """Return the token's scopes, expiry, account and need of approval.
+
+    The audit trail keeps them, and the approver signs for them.
+    """
     expires = token.expires_at.isoformat() if token.expires_at else None
     account = token.account.get_username() if token.account else None
     return {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}

@@ -79,7 +79,7 @@ def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, An
 
 
 def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
-    """Return the text parsed as a value of the field. Raises Invalid for a text that is none."""
+    """Return the text parsed as a value of the field. Raises Invalid, naming the parameter `name`, if it is none."""
     try:
         if len(text) > MOST_LETTERS or "\x00" in text:
             raise ValueError(text)
@@ -94,9 +94,9 @@ def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
 
 
 def moment(text: str) -> datetime:
-    """Parse a time with its zone and return it in UTC. Raises ValueError and OverflowError.
+    """Parse a time with its zone and return it in UTC, as Postgres knows fewer zones than a request may name.
 
-    Postgres knows fewer zones than a request may name.
+    Raises ValueError or OverflowError for any other text.
     """
     parsed = parse_datetime(text)
     if parsed is None or parsed.tzinfo is None:

@@ -38,7 +38,7 @@ def require_types(field: Any, value: Any, path: str = "") -> None:
 
 
 def kind_of(field: Any) -> str:
-    """Return the kind of value that the field takes; empty for a field of any kind, or one that checks itself."""
+    """Return the kind of value that the field takes; "" for a field that takes any kind or checks it itself."""
     if isinstance(field, serializers.ChoiceField) and all(isinstance(choice, int) for choice in field.choices):
         return WHOLE
     return next((kind for known, kind in KINDS if isinstance(field, known)), "")

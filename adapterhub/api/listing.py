@@ -63,10 +63,7 @@ class Listing:
         return queryset.order_by(first, "pk")
 
     def context(self, size: int = PAGE_ROWS) -> dict[str, Any]:
-        """Return the template context.
-
-        `page`, of `size` rows, and `listing` for the filter form and the column headers.
-        """
+        """Return the template context: `page`, of `size` rows, and `listing`, which is this object."""
         page = Paginator(self.queryset, size).get_page(self.request.GET.get("page"))
         return {"page": page, "listing": self}
 

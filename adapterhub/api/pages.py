@@ -71,7 +71,7 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
 
 
 def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "project") -> QuerySet[Row]:
-    """Return the rows of the queryset that belong to projects that the user sees."""
+    """Return the rows of projects that the user sees; `path` is the lookup from a row to its project."""
     return queryset.filter(**{f"{path}__in": projects_of(request)})
 
 
@@ -118,7 +118,7 @@ def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
 
 
 def preselect(form: forms.BaseForm, *names: str) -> None:
-    """Choose the only row that each of these fields offers, unless the form proposes another value."""
+    """Select the row of each of these fields that offers a single one, unless the form has an initial value for it."""
     for name in names:
         field = cast("forms.ModelChoiceField[Any]", form.fields[name])
         # All rows, which the page lists anyway: a part of them would be a query of its own.
@@ -137,7 +137,10 @@ def errors_on(form: forms.BaseForm) -> Iterator[None]:
 
 
 def form_page(request: HttpRequest, form: forms.BaseForm, **words: str) -> HttpResponse:
-    """Render a page with this form alone: its `title`, `lead` and `action`, and `back`, the address of `place`."""
+    """Render a page with this form alone, as 422 if the form has errors.
+
+    `words` are the page's `title`, `lead` and `action`, and `back`, the URL of `place`, to which it leads back.
+    """
     return render(request, "form.html", {"form": form, **words}, status=422 if form.errors else 200)
 
 

@@ -62,7 +62,7 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
 
 
 def sayable(text: str) -> str:
-    """Return the text with U+FFFD in place of lone surrogates, which a message may quote and no response can hold."""
+    """Return the text with U+FFFD in place of lone surrogates, which no response can encode."""
     return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

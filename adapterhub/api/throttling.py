@@ -60,9 +60,9 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, caller: str, limit: RateLimit) -> Taken:
-        """Take a call from the caller's bucket in Valkey, or from one of this process while Valkey is away.
+        """Take a call from the caller's bucket in Valkey and return the bucket's state.
 
-        Return its state.
+        While Valkey is away, the bucket is one of this process.
         """
         if time.monotonic() >= self._not_before:
             try:

@@ -36,7 +36,7 @@ IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
 class ProjectViewSet(viewsets.GenericViewSet[Any]):
-    """Objects of projects; those of projects that the caller does not see are 404."""
+    """The base of resources whose objects belong to projects; an object of a project that callers do not see is 404."""
 
     project_path = "project"
     # No key of ours has other characters; a NUL would reach the database.
@@ -83,7 +83,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return validated
 
     def write(self, record: Model, status: int = 200) -> Response:
-        """Return the object as the resource's JSON, with its ETag if it has one."""
+        """Return the object as the resource's JSON, with its ETag if it has one; 304 if If-None-Match names that."""
         response = Response(self.get_serializer(record).data, status)
         return conditional(self.request, record, response) if hasattr(record, "etag") else response
 
@@ -110,7 +110,10 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
             self.idempotent = claim_key(request, key)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
-        """Return the response with rate-limit headers, as 202 if not published; store it under the idempotency key."""
+        """Return the response with rate-limit headers; a change that has not reached the routers is answered with 202.
+
+        Also stores the answer under the request's idempotency key.
+        """
         response = super().finalize_response(request, response, *args, **kwargs)
         if is_unpublished() and response.status_code < 300:
             tell_unpublished(response)
@@ -160,7 +163,7 @@ def require_few_values(request: Request) -> None:
 
 
 class Selectable(serializers.Serializer[Any]):
-    """A serializer that `?fields=` chooses from; `wanted` is read by those that compute a costly field on demand."""
+    """A serializer whose fields `?fields=` selects; `wanted` holds their names, for those that are costly to make."""
 
     wanted: list[str]
 
@@ -246,7 +249,7 @@ def request_bytes(request: Request) -> bytes:
 
 
 def replayed(entry: IdempotentRequest) -> HttpResponse:
-    """Return the first answer again, byte for byte."""
+    """Return the first answer again, byte for byte, with the header Idempotency-Replayed."""
     content = box("answer").decrypt(bytes(entry.sealed or b""))
     return HttpResponse(content, "application/json", entry.status, headers={"Idempotency-Replayed": "true"})
 

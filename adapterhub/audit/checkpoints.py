@@ -30,7 +30,11 @@ def write_due() -> list[Checkpoint]:
 
 
 def is_due(project: Tenant | None) -> bool:
-    """Return True if the chain has events and no checkpoint, or its last checkpoint is old or many events behind."""
+    """Return True if the chain needs a checkpoint.
+
+    It does if it has events and no checkpoint, or if the last one is AUDIT_CHECKPOINT_AGE old or
+    AUDIT_CHECKPOINT_EVENTS events behind.
+    """
     last = Checkpoint.objects.filter(project=row_of(project)).order_by("-pk").only("sequence", "at").first()
     if last is None:
         return head_of(project)[0] > 0

@@ -24,7 +24,7 @@ APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    """Audit events by their chain and by the object that they are about."""
+    """Query set of audit events, filtered by their chain and the object that they are about."""
 
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""

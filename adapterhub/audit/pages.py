@@ -66,7 +66,7 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def verdict(project: Tenant) -> dict[str, Any]:
-    """Return the verdict on the project's chain, for the page."""
+    """Verify the project's chain and return the result for the page. Raises TooMany without a place for the work."""
     with place_for_child(project.pk):
         verdict = judged(project, [])
     return {"project": project, "events": verdict.events, "faults": verdict.faults, "reach": verdict}

@@ -437,7 +437,7 @@ def of_trail(
 
 
 def late_for(moments: Iterable[Moment], stamps: list[Stamp | None], project: str) -> Iterator[Fault]:
-    """Yield a fault for each event whose time is later than that of a time-stamp which covers it."""
+    """Yield a fault for each event whose time is, by more than TOLERANCE, after a time-stamp that covers it."""
     own = [stamp for stamp in stamps if stamp and stamp.project == project]
     for moment in moments:
         if any(moment.sequence <= stamp.sequence and moment.at > stamp.at + TOLERANCE for stamp in own):

@@ -19,7 +19,7 @@ PREFERENCE = ("dpo", "kto", "orpo")
 
 
 def as_text(value: Any) -> Any:
-    """Return a number as it is written, for a field that holds a text; anything else as it is.
+    """Return a number as the text that the file has for it, for a field that holds a text; anything else as it is.
 
     Raises ValueError for true and false.
     """
@@ -34,7 +34,7 @@ def as_whole(value: Any) -> Any:
 
 
 def as_flag(value: Any) -> Any:
-    """Return yes, no, on and off, which YAML 1.1 takes for true and false, as these; anything else as it is."""
+    """Return True for the words yes and on, False for no and off, as YAML 1.1 reads them; anything else as it is."""
     return {"yes": True, "on": True, "no": False, "off": False}.get(value, value) if isinstance(value, str) else value
 
 
@@ -47,7 +47,10 @@ def as_setting(value: Any) -> Any:
 
 
 def file_or_number(value: Any) -> Any:
-    """Return the number of a dataset as text; anything else as it is. Raises ValueError for a number below 1."""
+    """Return the number of a dataset as text; anything else as it is.
+
+    Raises ValueError for a number below 1 or with a fraction, and for true and false.
+    """
     if isinstance(value, float) and not value.is_integer():
         raise ValueError("the number of a dataset is a whole number: write a file's name in quotes")
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -160,7 +163,10 @@ class Rollout(Strict):
 
 
 class Cluster(Strict):
-    """The cluster that should exist, and the addresses of all its replicas; those that are not named are deleted."""
+    """The cluster that should exist, and the addresses of all its replicas; those that are not named are deleted.
+
+    `replicas` None leaves the replicas as they are.
+    """
 
     slug: Slug
     engine: Literal["embedded", "vllm"] = "embedded"

@@ -41,7 +41,10 @@ def metrics(
 
 
 def offline(run: TrainingRun, steps: list[Json], folder: Path) -> Path:
-    """Write an offline run of Weights & Biases below the folder; return its path. Raises Ended without that package."""
+    """Write the run as an offline run of Weights & Biases below the folder; return its path.
+
+    Raises Ended without the package wandb.
+    """
     try:
         return write_offline(dict(run), steps, folder)
     except ModuleNotFoundError:

@@ -55,7 +55,7 @@ def table(rows: Json) -> Iterator[str]:
 
 
 def ranks_of(ranks: dict[str, int]) -> str:
-    """Describe the ranks: none, one, or the range."""
+    """Return the ranks in words: `none`, one number, or the range and the number of modules."""
     if not ranks:
         return "none"
     low, high = min(ranks.values()), max(ranks.values())

@@ -116,7 +116,7 @@ def summary(state: State) -> dict[str, Any]:
 
 
 def known(value: T | None) -> T:
-    """Return the value, which an earlier step found. Raises Ended if it is None, as somebody has removed it."""
+    """Return the value, which an earlier step found or made. Raises Ended if it is None, as the object is gone."""
     if value is None:
         raise Ended("An object that an earlier step used is gone: run the command again.", Exit.CONFLICT)
     return value

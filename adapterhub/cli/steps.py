@@ -53,7 +53,10 @@ class TheData:
         return state.file.parent / state.declared.data
 
     def plan(self, state: State) -> Change | None:
-        """Return the upload of a file whose content the project lacks, or the check to wait for. Raises Ended."""
+        """Return the upload of a file whose content the project lacks, or the check to wait for; None if there is none.
+
+        Stores the dataset in the state if it exists. Raises Ended for what is neither a file nor a number.
+        """
         if state.declared.data.isdecimal():
             return self.take(state, int(state.declared.data))
         if not self.file(state).is_file():
@@ -72,7 +75,7 @@ class TheData:
         return Change("create", "dataset", state.declared.data, "no dataset has this content")
 
     def take(self, state: State, pk: int, status: str | None = None) -> Change | None:
-        """Take a dataset that exists into the state; return the wait for its check if that goes on, else None."""
+        """Store an existing dataset in the state; return the wait for its check if it is in progress, else None."""
         if status is None:
             dataset = state.find(calls.dataset(pk))
             status = dataset and dataset["status"]
@@ -156,7 +159,7 @@ class TheVersion:
         return None
 
     def recipe(self, state: State) -> Json:
-        """Return the fields of a run's request that the declaration decides."""
+        """Return those fields of a training run's request that the declaration decides."""
         planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
         mixture = [mixed.model_dump() for mixed in state.declared.mixture]
         data = {"mixture": mixture, "validation_dataset": state.declared.validation_dataset}

@@ -252,7 +252,10 @@ def dossier(adapter: str, number: int) -> Call[Json]:
 
 
 def evaluate(project: str, version: str, dataset: int | None = None, **fields: Any) -> Call[Evaluation]:
-    """Queue an evaluation of a served name, on a dataset or otherwise. Fields: against, prompts, pattern, task."""
+    """Queue an evaluation of the version with this served name, on a dataset or on what the fields name.
+
+    Fields: against, prompts, pattern, task.
+    """
     data = {} if dataset is None else {"dataset": dataset}
     call = post("evaluations/", project=project, version=version, **data, **fields)
     return following(call, lambda created: evaluation(created["id"]))
@@ -345,7 +348,7 @@ def open_rollout(
 
 
 def moved(rollout: Rollout, verb: str, reason: str) -> Call[Rollout]:
-    """Return the call of a rollout's verb; the server refuses it if the rollout was changed since it was read."""
+    """Return the call of a verb of a rollout; the server refuses it if the rollout has changed since it was read."""
     path = f"rollouts/{part(rollout['id'])}/"
     call = post(f"{path}{verb}/", reason=reason, expected_generation=rollout["generation"])
     return following(call, lambda _: get(path))

@@ -29,12 +29,18 @@ def create_cluster(project: str, slug: str, base_model: str, **fields: Any) -> C
 
 
 def change_cluster(slug: str, reason: str, **fields: Any) -> Call[Cluster]:
-    """Change how a cluster's engines were started. Fields: engine, max_lora_rank, max_loras, engine_key, confirm."""
+    """Change how a cluster's engines were started. Fields: engine, max_lora_rank, max_loras, engine_key, confirm.
+
+    Without `confirm` the server refuses a rank below that of a live version.
+    """
     return Call("PATCH", f"clusters/{part(slug)}/", {"reason": reason, **fields})
 
 
 def drain_cluster(slug: str, reason: str, *, confirm: bool = False) -> Call[Cluster]:
-    """Drain all replicas of a cluster; `confirm` cuts off the live versions that they hold."""
+    """Drain all replicas of a cluster: they get no more requests and unload what they hold.
+
+    Without `confirm` the server refuses to cut off live versions that nothing else holds.
+    """
     return post(f"clusters/{part(slug)}/drain/", reason=reason, confirm=confirm)
 
 
@@ -59,7 +65,10 @@ def change_replica(pk: int, url: str, reason: str) -> Call[Replica]:
 
 
 def drain_replica(pk: int, reason: str, *, confirm: bool = False) -> Call[Replica]:
-    """Send a replica no more requests; `confirm` cuts off the live versions that it alone holds."""
+    """Send a replica no more requests; it unloads what it holds.
+
+    Without `confirm` the server refuses to cut off live versions that it alone holds.
+    """
     return post(f"replicas/{pk}/drain/", reason=reason, confirm=confirm)
 
 
@@ -69,5 +78,8 @@ def resume_replica(pk: int, reason: str) -> Call[Replica]:
 
 
 def delete_replica(pk: int, reason: str, *, confirm: bool = False) -> Call[None]:
-    """Delete a replica; `confirm` cuts off the live versions that it alone holds."""
+    """Delete a replica; its engine is left alone.
+
+    Without `confirm` the server refuses to cut off live versions that it alone holds.
+    """
     return Call("DELETE", f"replicas/{pk}/", params={"reason": reason, "confirm": str(confirm).lower()})

@@ -230,7 +230,7 @@ class BlindTest(TypedDict):
 
 
 class Refusal(TypedDict):
-    """A refusal that carrying out a declaration would meet; `field` is that of the file."""
+    """A reason for which the server would refuse a part of a declaration; `field` is the path in the file."""
 
     field: str
     code: str
@@ -239,7 +239,10 @@ class Refusal(TypedDict):
 
 
 class PlanCheck(TypedDict):
-    """The check of a declaration. `hyperparameters` are null if no training is needed, or if they are bad."""
+    """The check of a declaration: what would be refused, the full hyperparameters, and the token's scopes.
+
+    `hyperparameters` is null if no training is needed, or if they are invalid.
+    """
 
     refusals: list[Refusal]
     hyperparameters: Json | None

@@ -51,7 +51,7 @@ class InvalidTransition(Conflict):
 
 
 class NoProject(Conflict):
-    """There is no project yet, and this caller may create one."""
+    """Raised if the installation has no project yet and this caller may create one: 409."""
 
     code = "no_project"
 
@@ -92,14 +92,14 @@ class TooSlow(DomainError):
 
 
 class UnsupportedCharset(DomainError):
-    """The request's body is in a character set that is not read."""
+    """Raised if the request's body is in another character set than UTF-8: 415."""
 
     status = 415
     code = "unsupported_charset"
 
 
 class HeaderTooLong(DomainError):
-    """A header of the request is too long."""
+    """Raised if a header of the request is too long: 431."""
 
     status = 431
     code = "header_too_long"

@@ -55,7 +55,7 @@ def ambiguous(name: str, projects: list[str]) -> Conflict:
 
 
 def slug_at(row: Any, path: str) -> str:
-    """Return the slug of the project at the end of the path."""
+    """Return the slug of the row's project, which `path` leads to: field names joined by `__`."""
     for part in path.split("__"):
         row = getattr(row, part)
     return str(row.slug)

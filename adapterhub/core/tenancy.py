@@ -50,7 +50,7 @@ ROLE_SCOPES: dict[str, set[str]] = {
 
 
 class Tenant(Protocol):
-    """The attributes of a project that code below its model may use."""
+    """The attributes of a project that layers below its model may use."""
 
     pk: Any
     slug: Any
@@ -91,5 +91,5 @@ def roles_with(scope: str) -> list[str]:
 
 
 def project_model() -> Any:
-    """Return the model class of projects, which code below it cannot import."""
+    """Return the model class of projects, for layers below it, which cannot import it."""
     return apps.get_model("accounts", "Project")

@@ -328,10 +328,7 @@ class Walkthrough:
         return f"aliases/{ALIAS}/move/", {"version": version, "expected_version": serving, "reason": "Without Bob."}
 
     def approve(self, rollout: Json) -> None:
-        """Show that the trainer is refused, then have Bob sign the request of the rollout.
-
-        Whoever opened the rollout may not sign either.
-        """
+        """Show that the trainer may not sign the rollout's request, then have Bob, who did not open it, sign it."""
         waiting = self.hub.all("approvals/")
         request = next(row for row in waiting if row["rollout"] == rollout["id"] and row["status"] == "pending")
         path = f"approvals/{request['id']}/approve/"

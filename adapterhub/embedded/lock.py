@@ -37,7 +37,7 @@ class FileLock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Release the lock; no effect when it is not held."""
+        """Release the lock, unless a child that inherited it still lives; no effect when it is not held."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -23,7 +23,7 @@ class LogFile:
         self.path = path
 
     def __call__(self, line: str) -> None:
-        """Append the line."""
+        """Append the line; one that cannot be written, as on a full disk, is dropped."""
         try:
             self._append(line)
         except OSError:

@@ -16,7 +16,7 @@ def touch() -> None:
 
 
 class Scheduler(PersistentScheduler):
-    """Celery's scheduler, which touches the file each time that it looks for tasks which are due."""
+    """Celery's scheduler, which touches the health check's file each time that it looks for due tasks."""
 
     def tick(self, *arguments: Any, **options: Any) -> float:
         """Send the tasks that are due; return the seconds until the next one."""

@@ -39,12 +39,12 @@ class StaleAttempt(Exception):
 
 
 def default_max_attempts() -> int:
-    """Return the configured number of attempts."""
+    """Return the number of attempts of a new job, JOB_ATTEMPTS."""
     return settings.JOB_ATTEMPTS
 
 
 class LeasedJobQuerySet(models.QuerySet[Any]):
-    """Jobs by their state."""
+    """Query set of jobs, filtered by their state."""
 
     def active(self) -> Self:
         """Return the jobs that have not ended."""

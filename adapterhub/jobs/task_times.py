@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def connections(url: str) -> redis.ConnectionPool:
-    """Return this process' connections to Valkey, which ask once and wait for TIMEOUT_S."""
+    """Return this process' connections to Valkey, which wait at most TIMEOUT_S seconds and do not retry."""
     once = Retry(NoBackoff(), 0)
     return redis.ConnectionPool.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once)
 

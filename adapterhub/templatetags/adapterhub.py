@@ -88,7 +88,7 @@ VERDICTS = {
 
 @register.inclusion_tag("components/badge.html")
 def badge(word: object) -> dict[str, str]:
-    """Return a status' colour, shape and words, for the template of a badge."""
+    """Return a status' colour, shape and words for the template of a badge; an unknown status gets the neutral one."""
     text = str(word).lower().replace("_", " ")
     for tone, (shape, names) in TONES.items():
         if text in names:
@@ -194,7 +194,10 @@ def duration(seconds: float) -> str:
 
 @register.simple_block_tag
 def sentence(content: str) -> str:
-    """Return the block's text on one line, not escaped; for an attribute that is too long for a line of a template."""
+    """Return the block's text on one line, for an attribute that is too long for one line of a template.
+
+    It is marked as safe: the block has escaped its variables.
+    """
     # The block has escaped its variables.
     return mark_safe(re.sub(r"[ \n]+", " ", content).strip(" "))  # noqa: S308  # nosec
 

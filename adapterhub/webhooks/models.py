@@ -111,7 +111,7 @@ class DeliveryStatus(models.TextChoices):
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
-    """Deliveries by their status."""
+    """Query set of deliveries, filtered by their status."""
 
     def due(self) -> DeliveryQuerySet:
         """Return the pending deliveries that are due, by the database's clock, of webhooks that are not revoked."""

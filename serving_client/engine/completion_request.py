@@ -154,7 +154,7 @@ class CompletionRequest(Strict):
 
     @property
     def tool_use(self) -> ToolUse | None:
-        """The functions that may be called: none in a completion."""
+        """None: a completion calls no functions."""
         return None
 
     @property

@@ -47,7 +47,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the router from its command line."""
+    """Settings of the router, from its command line.
+
+    Without a `metrics_token` /metrics names no alias; without a `secret` no sealed API key of an engine can be opened;
+    without a `spool` reports wait in memory while Valkey is away.
+    """
 
     redis_url: str
     snapshot: Path

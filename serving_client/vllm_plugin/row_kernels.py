@@ -195,9 +195,10 @@ def shrink(
 ) -> None:
     """Write `scale` * x A^T of each row's slot into `inner` (slices, rows, rank); zeros for rows without an adapter.
 
-    x (rows, in) with its columns next to each other; `downs` (slots, rank, in) contiguous, one a slice; `slots` (rows,)
-    slot of each row, -1 for none; `active` (at least 2,) what the batch holds, negative throughout where it holds no
-    adapter; `ranks` (slices, slots) the rank of what lies in each slot, where that may be less than the slot's.
+    x is (rows, in), contiguous within a row. `downs` has one contiguous tensor (slots, rank, in) for each slice;
+    `slots` (rows,) is the slot of each row, -1 for none. `active` (at least 2,) lists the adapters of the batch, and
+    has only negative numbers if there is none; None if that is not known. `ranks` (slices, slots) is the rank of what
+    lies in each slot, None for the slots' full rank.
     """
     rows, wide = x.shape
     slot_count, rank = downs[0].shape[0], downs[0].shape[-2]

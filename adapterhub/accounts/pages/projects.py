@@ -42,7 +42,10 @@ class RoleForm(forms.Form):
 
 @login_required
 def new_project(request: HttpRequest) -> HttpResponse:
-    """Create a project, of which the administrator who creates it becomes an admin. Raises NotAllowed."""
+    """Show the form of a new project; a POST creates it, and the administrator who creates it becomes its admin.
+
+    Raises NotAllowed for who is no administrator of the installation.
+    """
     user = cast(User, request.user)
     if not user.is_superuser:
         raise NotAllowed("Only an administrator of the installation can create projects.")
@@ -65,7 +68,7 @@ def new_project(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a project's members to its admins; a POST grants a member a further role."""
+    """Show a project's members; a POST grants a member a further role. Raises Http404 for who is no admin of it."""
     viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     roles = viewed.memberships.select_related("user").order_by("user__username", "role")
     people = list(dict.fromkeys(row.user.username for row in roles if not row.user.is_service))

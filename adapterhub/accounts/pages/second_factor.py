@@ -171,9 +171,10 @@ def complete(request: HttpRequest, user: User) -> str:
 
 @login_required
 def manage(request: HttpRequest) -> HttpResponse:
-    """Set up the second factor, or remove it with one of its codes. Raises NotAllowed without a fresh sign-in.
+    """Set up the second factor of the signed-in user, or remove it with one of its codes.
 
-    A user with a password has to type it instead.
+    A user with a password has to type it; one without needs a sign-in of the last ten minutes, else NotAllowed is
+    raised.
     """
     require_afresh(request)
     user = cast(User, request.user)

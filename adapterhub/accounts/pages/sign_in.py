@@ -96,7 +96,7 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
 
 
 class NewPasswordForm(PasswordChangeForm):
-    """A form that changes the own password. The old one is checked with lockout."""
+    """A form to change one's own password. The old one is checked with lockout."""
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -122,7 +122,7 @@ class NewPassword(views.PasswordChangeView):
         return {**super().get_form_kwargs(), "request": self.request}
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the context with what every page of the admin shows."""
+        """Return the context, with the variables that every page of the admin needs."""
         return {**admin.site.each_context(self.request), **super().get_context_data(**kwargs)}
 
     @transaction.atomic
@@ -137,7 +137,7 @@ class NewPassword(views.PasswordChangeView):
 
 
 class HubAdmin(admin.AdminSite):
-    """The admin pages, with our page of the own password."""
+    """The admin site, with NewPassword as its page to change one's own password."""
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Return our page to change one's own password."""
@@ -145,6 +145,6 @@ class HubAdmin(admin.AdminSite):
 
 
 def refused(request: HttpRequest) -> HttpResponse:
-    """Return the page, as 403, that the provider refused the sign-in or the user cancelled it."""
+    """Return a 403 page which says that the sign-in through the provider was refused or cancelled."""
     context = {"title": "Not signed in", "detail": "The sign-in was not completed. Try again, or ask your admin."}
     return render(request, "error.html", context, status=403)

@@ -16,10 +16,11 @@ KINDS: dict[str, Kind] = {}
 
 @dataclass(frozen=True)
 class Kind:
-    """A model whose rows people decide about, through the signer where there is one.
+    """A model whose rows people decide about, through the signer process if there is one.
 
     `carry_out(record, verb, **fields)` decides. `follow_up(record)` runs in the process that asked, once the decision
-    is committed: the signer knows neither Valkey nor the store.
+    is committed: the signer has no access to Valkey or the artifact store. `verbs` and `fields` are all that are
+    allowed.
     """
 
     model: type[models.Model]

@@ -37,7 +37,7 @@ class Away(Exception):
 
 
 class Witness(ABC):
-    """A place outside that keeps checkpoints; `name`, without any secret, stands in receipts and verdicts."""
+    """A place outside this installation that keeps checkpoints; `name`, in receipts and verdicts, holds no secret."""
 
     name: str
 

@@ -84,7 +84,7 @@ class LoraLinear(nn.Module):
 
     @property
     def slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All slots' down (slots, rank, in) and up (slots, rank, out)."""
+        """The matrices of all slots: down (slots, rank, in) and up (slots, rank, out)."""
         return self._down, self._up
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
@@ -257,9 +257,9 @@ def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
 
 
 def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
-    """Replace every linear module but the output head by a LoraLinear, and pack the head.
+    """Replace every linear module but the output head, in place, by a LoraLinear; return these by name.
 
-    Return the LoraLinears by name.
+    On a CPU with oneDNN the weights of all, the head's included, are packed for faster products.
     """
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -56,7 +56,10 @@ class _Layer:
 
 
 class FusedModel:
-    """A model whose decoding steps take nine kernels a layer, and two more for each product with adapters."""
+    """A model whose decoding steps take nine kernels a layer, and two more for each product with adapters.
+
+    Making one moves the weights of several linear modules into common tensors.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Join the model's weights. Raises Unsupported; what was joined until then computes as before."""

@@ -10,7 +10,7 @@ from serving_client.engine.batching.sequence import Sequence
 
 
 class Result(NamedTuple):
-    """Logits of each row and what greedy rows need of them, all on the model's device."""
+    """Logits of each row, its most likely token, and whether its logits are finite; all on the model's device."""
 
     logits: torch.Tensor  # (rows, vocabulary) float32
     tokens: torch.Tensor  # (rows,) most likely token of each

@@ -26,7 +26,7 @@ class RateLimits:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def admit(self, project: str, limit: RateLimit | None) -> None:
-        """Take a token of the project's bucket; no effect without a limit.
+        """Take one request from the project's rate; no effect without a limit.
 
         Raises Refusal 429 with the seconds to wait.
         """

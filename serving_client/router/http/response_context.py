@@ -52,7 +52,7 @@ class Answer:
         return named
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of a stream; the first one sets the time to the first byte."""
+        """Pass a chunk of a stream to the cache entry and the recorder; the first sets the time to the first byte."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
         self._pass(chunk)
@@ -71,9 +71,9 @@ class Answer:
         self.usage = reader.usage or Usage(self.question_tokens, reader.parts, is_estimated=True)
 
     def is_all(self, content: bytes) -> None:
-        """Take a whole answer that came in one piece; the time of its first byte is not set.
+        """Pass a whole answer, which came in one piece, to the cache entry and the recorder.
 
-        With status 200, read its token counts, or estimate them if it has none.
+        The time to the first byte is not set. With status 200, read its token counts, or estimate them if it has none.
         """
         self._pass(content)
         self.is_whole = True
@@ -89,7 +89,10 @@ class Answer:
                 listener.saw(chunk)
 
     def outcome(self) -> Outcome:
-        """Return the report; an abandoned answer gets 499, neither a success nor a failure of the version."""
+        """Return the report of the answer.
+
+        If the client left before its end, the status is 499, neither a success nor a failure of the version.
+        """
         target, usage = self.target, self.usage or Usage()
         return Outcome(
             response_id=self.response_id,

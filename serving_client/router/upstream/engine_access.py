@@ -17,7 +17,10 @@ class EngineKeys:
         self._watcher, self._secret = watcher, secret
 
     def headers(self, url: str) -> dict[str, str]:
-        """Return the header that the replica's engine asks for; empty without a key that this router can read."""
+        """Return the Authorization header for the replica's engine; empty if the table has no key for it.
+
+        A key that was sealed with another secret is logged as an error and left out.
+        """
         table = self._watcher.table
         sealed = table.engine_keys.get(url) if table else None
         if sealed is None:

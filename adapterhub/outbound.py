@@ -149,7 +149,10 @@ def trusting(certificates: str) -> ssl.SSLContext:
 def sent(
     target: tuple[str, str], body: bytes, headers: dict[str, str] | None, **client: Any
 ) -> Iterator[httpx.Response]:
-    """Send a POST to the resolved address and yield the response while it streams. Raises httpx.HTTPError."""
+    """Send a POST to `target`, a URL with the checked address and the host name; yield the response while it streams.
+
+    Redirects are not followed, and after LONGEST_S seconds the connection is cut. Raises httpx.HTTPError.
+    """
     url, host = target
     headers = {**(headers or {}), "Host": host}
     with (

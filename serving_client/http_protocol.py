@@ -109,7 +109,7 @@ class BoundedConnection(HttpToolsProtocol):
         return type(cls.__name__, (cls,), {"open_connections": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection and start the deadline of the first head; close it if there is no room."""
+        """Count the connection and start the deadline of the first head; without room, answer 503 and close it."""
         super().connection_made(transport)
         self.address = network_of(transport.get_extra_info("peername"))
         self._is_counted = self.open_connections.admit(self)

@@ -100,7 +100,7 @@ def attempts_under(one: Brake) -> FailedAttempts:
 
 
 def count(attempts: FailedAttempts, free: int) -> None:
-    """Count one more failed attempt, and block the next ones if there were too many."""
+    """Count and save one more failed attempt; after the `free` ones, block the next for a while."""
     at = now()
     level = max(0.0, attempts.level - (at - attempts.at) / ONE_FORGOTTEN_IN) + 1
     attempts.level, attempts.at, attempts.blocked_until = level, at, at + wait_after(level, free)

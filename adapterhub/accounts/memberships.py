@@ -18,7 +18,10 @@ from adapterhub.core.tenancy import Role
 
 
 def create_project(slug: str, name: str, *, by: Actor, admin: User | None = None) -> Project:
-    """Create a project and return it; `admin`, if given, gets that role in it. Raises Conflict for a used slug."""
+    """Create a project with its audit event and return it; `admin`, if given, gets that role in it.
+
+    Raises Conflict for a used slug.
+    """
     try:
         with transaction.atomic():
             project = Project.objects.create(slug=slug, name=name)

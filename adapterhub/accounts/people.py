@@ -15,7 +15,10 @@ from adapterhub.core.errors import Conflict
 
 
 def create(username: str, email: str, *, by: Actor) -> User:
-    """Create an account without a password, which the person chooses by a link. Raises Conflict for a used name."""
+    """Create an account without a password, which the person chooses by a link, with its audit event.
+
+    Raises Conflict for a used name.
+    """
     try:
         with transaction.atomic():
             user: User = User.objects.create_user(username, email)

@@ -49,9 +49,9 @@ def sha1() -> SHA1:
 
 @transaction.atomic
 def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
-    """Enable the second factor, in place of an earlier one; return the recovery codes, which cannot be read again.
+    """Store the second factor, in place of an earlier one, and record it; return the recovery codes.
 
-    Raises Invalid when `code` is not the app's current one.
+    The codes cannot be read again. Raises Invalid when `code` is not the app's current one.
     """
     step = step_of(secret, code, after=0)
     if step is None:

@@ -56,7 +56,7 @@ def owner_named(project: Project, name: str) -> User:
 
 
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
-    """Create and return an account that only tokens can use; the person behind `by` owns it.
+    """Create and return an account that only tokens can use, with its audit event; the person behind `by` owns it.
 
     Raises Invalid for a role that it cannot have and if no person is behind `by`, Conflict for a name that the project
     uses or used.
@@ -91,10 +91,10 @@ def name_taken(name: str) -> Conflict:
 
 @transaction.atomic
 def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason: str) -> None:
-    """Make another person of the project the owner, who answers for the account and cannot sign what it asks for.
+    """Make another person of the project the owner, and record it.
 
-    Whoever made a token that still works also goes on answering for it. Raises Invalid for an owner who is no active
-    person of the project.
+    The owner answers for the account and cannot sign what it asks for. Whoever made a token that still works also goes
+    on answering for it. Raises Invalid for an owner who is no active person of the project.
     """
     if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
         raise Invalid(f"{owner} is not an active member of this project: choose one who is.", field="owner")
@@ -115,7 +115,7 @@ def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason
 
 @transaction.atomic
 def close(account: User, project: Project, *, by: Actor, reason: str = "") -> None:
-    """Revoke the account's tokens and roles in the project; deactivate it if no role anywhere is left."""
+    """Revoke the account's tokens and roles in the project, and record it; deactivate it if it has no role anywhere."""
     for token in ApiToken.objects.filter(account=account, project=project, revoked_at=None):
         tokens.revoke(token, by=by, reason=reason)
     for membership in account.memberships.filter(project=project).select_related("project", "user"):

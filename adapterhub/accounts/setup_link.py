@@ -26,7 +26,10 @@ def is_empty() -> bool:
 
 
 def issue(*, by: Actor) -> str:
-    """Return the secret of a new setup link, which replaces an earlier one. Raises Conflict if there is an account."""
+    """Store a new setup link in place of an earlier one, with its audit event; return its secret.
+
+    Raises Conflict if there is an account.
+    """
     secret = secrets.token_urlsafe(32)
     with transaction.atomic():
         lock_accounts()
@@ -50,7 +53,7 @@ def admits(hashed: str) -> bool:
 
 
 def create_first_administrator(hashed: str, *, username: str, email: str, password: str) -> User:
-    """Create the first administrator with the link whose secret has this hash, and end the link.
+    """Create the first administrator with the link whose secret has this hash; end the link, and record both.
 
     Raises Conflict for a link that is used, expired or replaced, and if there is an account.
     """

@@ -31,11 +31,11 @@ def create(
     account: User | None = None,
     reason: str = "",
 ) -> tuple[ApiToken, str]:
-    """Create a token, valid for 90 days by default; return it and its text, which cannot be read again.
+    """Create a token, valid for 90 days by default, with its audit event; return it and its text.
 
-    A token of scope admin needs a reason and works after another person's approval; one that the server's own command
-    creates works at once. Raises Invalid for a lifetime that is too long, a missing reason, scopes that its owner does
-    not have, and if no person is behind who asks for scope admin.
+    The text cannot be read again. A token of scope admin needs a reason and works after another person's approval; one
+    that the server's own command creates works at once. Raises Invalid for a lifetime that is too long, a missing
+    reason, scopes that its owner does not have, and if no person is behind who asks for scope admin.
     """
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
@@ -80,7 +80,7 @@ def facts_of(token: ApiToken) -> dict[str, object]:
 
 @transaction.atomic
 def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-    """Approve a token of scope admin, which works from then on.
+    """Approve a token of scope admin, which works from then on, with its audit event.
 
     Raises NotAllowed for its author, tokens and people without the role, Conflict if it does not wait for an approval.
     """

@@ -62,7 +62,7 @@ class Buckets:
     def take(self, caller: str, limit: RateLimit) -> Taken:
         """Take a call from the caller's bucket in Valkey and return the bucket's state.
 
-        While Valkey is away, the bucket is one of this process.
+        While Valkey is away, which is logged, the bucket is one of this process.
         """
         if time.monotonic() >= self._not_before:
             try:

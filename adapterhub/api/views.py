@@ -205,7 +205,7 @@ class Replay(Exception):
 
 
 def claim_key(request: Request, key: str) -> IdempotentRequest:
-    """Return a new row that claims the key for this request.
+    """Return a new row that claims the key for this request, in place of a claim left unanswered for IN_FLIGHT_FOR.
 
     Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, Invalid (422) if
     it had another body or the key is no key, and NotAllowed (403) if the caller lost a scope that the answer needed.

@@ -84,7 +84,7 @@ def code_of_refusal(code: str, status: int) -> Exit:
 
 
 def as_object(error: Exception) -> dict[str, Any]:
-    """Return the error as the object that --json prints."""
+    """Return the error as --json prints it: `error` with message and codes, and the `resource` if there is one."""
     code = code_of(error)
     answer: dict[str, Any] = {"message": "\n".join(readable_lines(error)), "code": code.name.lower(), "exit_code": code}
     match error:

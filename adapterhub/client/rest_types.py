@@ -250,7 +250,7 @@ class PlanCheck(TypedDict):
 
 
 class Move(TypedDict):
-    """A move of an alias."""
+    """A move of an alias: the version that it serves since `at`, and who moved it and why."""
 
     version: str
     at: str

@@ -31,7 +31,7 @@ class Supervised:
         return not self.was_ready and self.deaths >= DEATHS_BEFORE_READY
 
     def check(self) -> None:
-        """Record that the process is ready or has ended, and restart it when its delay has passed."""
+        """Record and print that the process is ready or has ended, and restart it when its delay has passed."""
         if self.child.exit_code() is not None:
             self._bury_or_restart()
         elif not self.ready and self.child.answers():

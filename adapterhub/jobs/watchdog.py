@@ -32,7 +32,7 @@ class Watchdog(threading.Thread):
         self._last_sign = time.monotonic()
 
     def run(self) -> None:
-        """Check every CHECK_EVERY_S seconds; end the process when messages wait and none is taken."""
+        """Check every CHECK_EVERY_S seconds; log and end the process when messages wait and none is taken."""
         while not self.is_deaf():
             time.sleep(CHECK_EVERY_S)
         log.critical("Messages wait, and none was taken for %d s: this worker ends, to be started again.", DEAF_S)

@@ -83,7 +83,7 @@ def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> 
 
 
 def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
-    """Return the turns as the tokenizer's chat template renders them."""
+    """Return the turns, up to the answer to come, as the tokenizer's chat template renders them."""
     return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True))
 
 

@@ -41,7 +41,7 @@ class TableWatcher:
         return max(0.0, time.time() - self.table.published_at) if self.table else 0.0
 
     async def run(self) -> None:
-        """Follow the published table until cancelled; while Valkey is away the last good one stays."""
+        """Follow the published table until cancelled; while Valkey is away, log that and keep the last good one."""
         while True:
             try:
                 await self._follow()

@@ -70,7 +70,7 @@ def require_address(text: str) -> str:
 
 
 def send(project: Project, address: str, role: str, *, by: Actor, reason: str = "") -> Invitation:
-    """Invite whoever has the address, now or later, to a role of the project; return the invitation.
+    """Invite whoever has the address, now or later, to a role of the project, and record it; return the invitation.
 
     Raises Invalid for a malformed address and if no person is behind `by`, Conflict if the same offer or MOST_OPEN
     others are open.
@@ -100,7 +100,7 @@ def send(project: Project, address: str, role: str, *, by: Actor, reason: str = 
 
 
 def accept(invitation: Invitation, *, by: Actor) -> None:
-    """Grant the acting person the role that was offered.
+    """Grant the acting person the role that was offered, and close the offer as accepted, with their audit events.
 
     Raises Conflict if the offer is no longer open, or if the sender is no admin of the project any more.
     """
@@ -120,7 +120,7 @@ def accept(invitation: Invitation, *, by: Actor) -> None:
 
 
 def decline(invitation: Invitation, *, by: Actor) -> None:
-    """Close the offer as declined. Raises Conflict if it is no longer open."""
+    """Close the offer as declined, with its audit event. Raises Conflict if it is no longer open."""
     with transaction.atomic():
         locked = locked_open(invitation, by)
         close(locked, Invitation.State.DECLINED)
@@ -129,7 +129,10 @@ def decline(invitation: Invitation, *, by: Actor) -> None:
 
 
 def locked_open(invitation: Invitation, by: Actor) -> Invitation:
-    """Return an open invitation to the acting person, locked. Raises Conflict if there is none, and for tokens."""
+    """Return the open invitation to the acting person, locked until the transaction ends.
+
+    Raises Conflict if it is not open or not theirs, and for tokens.
+    """
     mine = for_person(by.user) if by.user and not by.token_id else Invitation.objects.none()
     locked = mine.select_for_update(of=("self",)).filter(pk=invitation.pk).first()
     if locked is None:
@@ -138,7 +141,7 @@ def locked_open(invitation: Invitation, by: Actor) -> Invitation:
 
 
 def revoke(invitation: Invitation, *, by: Actor, reason: str = "") -> None:
-    """Close the offer as revoked. Raises Conflict unless it is open."""
+    """Close the offer as revoked, with its audit event. Raises Conflict unless it is open."""
     with transaction.atomic():
         locked = Invitation.objects.select_for_update(of=("self",)).select_related("project").get(pk=invitation.pk)
         if locked.state != Invitation.State.OPEN:

@@ -162,7 +162,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
 
 
 def complete(request: HttpRequest, user: User) -> str:
-    """Sign the user in and return the URL that the sign-in leads to."""
+    """Sign the user in, in a session that no longer waits for a code; return the URL that the sign-in leads to."""
     lands_at: str = request.session.pop(HALF)["lands_at"]
     request.session["auth_method"] = METHOD
     login(request, user, backend=BACKEND)

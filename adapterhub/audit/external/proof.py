@@ -81,6 +81,6 @@ def witnessed(project: Tenant | None, newest: int) -> tuple[list[SignedHead], li
 
 
 def proof_by(name: str, heads: list[SignedHead]) -> Proof:
-    """Return what the checkpoints of one witness prove."""
+    """Return the proof of a witness that keeps these checkpoints: that of the newest, or an empty one without any."""
     last = max(heads, key=lambda head: head.sequence, default=None)
     return Proof(name, last.sequence, datetime.fromisoformat(last.at)) if last else Proof(name)

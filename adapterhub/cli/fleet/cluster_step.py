@@ -49,7 +49,10 @@ class TheCluster:
         return [row for row in state.replicas if row["url"] not in wanted]
 
     def do(self, state: State) -> None:
-        """Make the cluster, add what is missing, and delete what is surplus, unless the server refuses it."""
+        """Create or change the cluster, add the missing replicas, and delete the surplus ones.
+
+        Raises ApiError for what the server refuses, such as to cut off live versions.
+        """
         wanted = known(state.declared.cluster)
         name = state.named(wanted.slug)
         if state.cluster is None:

@@ -217,7 +217,10 @@ class Proxy:
         return key, table.shares.get(key) if table and key else None
 
     def finished(self, answer: Answer) -> None:
-        """Count, trace, cache, charge and report a finished answer."""
+        """Finish an answer: update metrics and trace, charge its tokens, keep it in the cache, and report it.
+
+        A hit of the cache is not charged. Token counts that had to be estimated are logged.
+        """
         outcome = answer.outcome()
         if outcome.cache != "hit":
             self.limits.spend(*self.share_of(answer.target), outcome.prompt_tokens + outcome.completion_tokens)

@@ -32,8 +32,8 @@ class Samples:
     async def offer(self, sample: Sample, key: str) -> None:
         """Encrypt the sample with the hub's public key, in hexadecimal, and put it into Valkey for KEPT_S seconds.
 
-        A sample is dropped if its question is too long or Valkey does not take it; of more than MOST, the oldest are
-        dropped.
+        A sample is dropped if its question is too long or Valkey does not take it, which is logged; of more than MOST,
+        the oldest are dropped.
         """
         content = await asyncio.to_thread(sealed, sample, key)
         if content is None:

@@ -20,7 +20,10 @@ class Spool:
         self.dropped = 0
 
     def append(self, reports: list[bytes]) -> None:
-        """Append the reports; those that do not fit or cannot be written are dropped and counted."""
+        """Append the reports.
+
+        Those that do not fit are dropped and counted; so are all if the file cannot be written, which is logged.
+        """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._path.open("ab") as stream:

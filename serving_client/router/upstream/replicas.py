@@ -180,7 +180,10 @@ async def whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 def verdict(error: Exception) -> Exception:
-    """Return the exception that stands for a connection error: NotReached, BrokeOff or, for a timeout, Refusal 504."""
+    """Return the exception that stands for a connection error: NotReached, BrokeOff or, for a timeout, Refusal 504.
+
+    An address that is not listed is logged as an error.
+    """
     if isinstance(cause := getattr(error, "os_error", None), NotListed):
         log.error("%s", cause)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

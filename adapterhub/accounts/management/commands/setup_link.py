@@ -11,7 +11,7 @@ from adapterhub.core.errors import Conflict
 
 
 class Command(BaseCommand):
-    """Print a setup link."""
+    """Print the one-time link that creates the first administrator."""
 
     help = "Print the one-time link that creates the first administrator. An earlier link ends."
 

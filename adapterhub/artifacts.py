@@ -410,7 +410,7 @@ class S3Store:
     def take(self, path: str, target: Path, most_bytes: int) -> None:
         """Download the upload at `path` to the file `target` and delete it from the bucket.
 
-        Raises ArtifactError if it is missing or over `most_bytes`.
+        Raises ArtifactError if it is missing or over `most_bytes`, and StoreAway if the bucket does not answer.
         """
         key = self.incoming(path)
         with self.answering():

@@ -140,9 +140,9 @@ def stacked(sizes: Mapping[str, float], names: Sequence[str], scale: float) -> l
 
 
 def heat_map(ranks: Mapping[str, int], most: int = 0) -> dict[str, Any]:
-    """Return the heat map of a rank for each module, layers from left to right: cells, labels and size.
+    """Return a heat map for a template, a cell for each module, layers from left to right: cells, labels and size.
 
-    `most` is the rank of the darkest cell; by default the highest one.
+    A cell is the darker the higher the module's rank; the darkest has rank `most`, by default the highest one.
     """
     most = most or max(ranks.values(), default=1) or 1
     cells = []

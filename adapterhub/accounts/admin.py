@@ -65,7 +65,10 @@ class RecordedUserAdmin(AccountAdmin):
 
 
 def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
-    """Return an account's rights and the names of its changed fields for the audit trail; never a password."""
+    """Return is_active, is_staff and is_superuser of an account, and the names of its changed fields as `changed`.
+
+    They are for the audit trail, which never gets a password.
+    """
     return {
         "is_active": user.is_active,
         "is_staff": user.is_staff,

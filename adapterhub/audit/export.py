@@ -106,7 +106,7 @@ def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
 
 
 def manifest_of(project: Tenant | None, folder: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle: the size (bytes) and sha256 of every file in the folder."""
+    """Return the manifest of a bundle: project, time, and the size (bytes) and sha256 of every file in the folder."""
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))

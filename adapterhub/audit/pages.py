@@ -66,7 +66,10 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def verdict(project: Tenant) -> dict[str, Any]:
-    """Verify the project's chain and return the result for the page. Raises TooMany without a place for the work."""
+    """Verify the project's chain and return {project, events, faults, reach} for the page.
+
+    Raises TooMany if no more work of the project may run at once.
+    """
     with place_for_child(project.pk):
         verdict = judged(project, [])
     return {"project": project, "events": verdict.events, "faults": verdict.faults, "reach": verdict}

@@ -352,7 +352,11 @@ def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp 
 
 
 def stamped(verdict_on_trail: dict[str, object], stamps: list[Stamp | None]) -> dict[str, object]:
-    """Return the verdict with what the time-stamps of its project prove, and the number of invalid ones."""
+    """Return the verdict with `stamped`, `stamped_at` and `stamps_refused` added.
+
+    They are the newest event that a time-stamp of its project covers, that stamp's time, and the number of invalid
+    stamps.
+    """
     own = [stamp for stamp in stamps if stamp and stamp.project == verdict_on_trail["project"]]
     newest = max(own, key=lambda stamp: stamp.sequence, default=None)
     return {
@@ -412,7 +416,7 @@ def verdict(
 def of_trail(
     export: Path, points: list[Checkpoint], wanted: str, stamps: list[Stamp | None] | None
 ) -> dict[str, object]:
-    """Return the verdict on the events alone, with their first fault.
+    """Return the verdict on the events alone, with the first fault; with `stamps`, also what these prove.
 
     Raises Unreadable if a checkpoint is missing or none is for the export.
     """
@@ -445,7 +449,10 @@ def late_for(moments: Iterable[Moment], stamps: list[Stamp | None], project: str
 
 
 def answer(project: str, fault: Fault | None, last: int, newest: Checkpoint) -> dict[str, object]:
-    """Return the verdict as JSON; `last` is the number of events."""
+    """Return the verdict as JSON: `ok`, `project`, `sequence`, `fault`, and how far the checkpoint `newest` is proof.
+
+    `sequence` is that of the fault or, without one, `last`, the number of events.
+    """
     return {
         "ok": fault is None,
         "project": project,

@@ -63,7 +63,7 @@ def ranks_of(ranks: dict[str, int]) -> str:
 
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
-    """Return the version's measurements as texts, by the names that the card shows."""
+    """Return the version's measurements as {label: text}, for the card; {"Nothing": "was measured"} without any."""
     rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
     if metrics.get("eval_rows"):
         rows["Measured on"] = f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} held-out rows"

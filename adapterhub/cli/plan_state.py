@@ -101,7 +101,10 @@ class State:
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the ids of what exists of the declaration, what the alias serves, and the rollout, for --json."""
+    """Return for --json the ids of what exists of the declaration, `serving`, and the rollout; null for what does not.
+
+    `serving` is the version that the alias serves.
+    """
     return {
         "adapter": state.declared.adapter.slug,
         "dataset": state.dataset,
@@ -126,9 +129,9 @@ class Step(Protocol):
     """The interface of a step: `plan` returns the missing change, `do` carries it out."""
 
     def plan(self, state: State) -> Change | None:
-        """Read the current state and return the change that the declaration needs; None if there is none.
+        """Store what the server has of this step in the state; return the change that is needed, None if there is none.
 
-        Raises Ended.
+        Raises Ended for what cannot be reached, such as a version that a gate refused.
         """
 
     def do(self, state: State) -> None:

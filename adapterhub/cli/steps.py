@@ -133,7 +133,7 @@ class TheRanks:
 
 
 def budget_of(analysis: RankAnalysis) -> Json:
-    """Return the budget of an analysis in the form of the declaration; a finished plan has it as kind and value."""
+    """Return the budget of an analysis as {kind: value}, the declaration's form, also if it is stored as two fields."""
     budget = analysis["budget"]
     return {budget["kind"]: budget["value"]} if "kind" in budget else budget
 

@@ -22,7 +22,10 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help
 
 
 def mixed(api: Client, project: str, pair: str, timeout_s: float) -> dict[str, Any]:
-    """Return the dataset's id and weight in `DATASET=WEIGHT`; a named file is uploaded. Raises Ended."""
+    """Return {dataset: id, weight} of a text `DATASET=WEIGHT`; a named file is uploaded.
+
+    Raises Ended for a text of another form.
+    """
     data, _, weight = pair.rpartition("=")
     try:
         return {"dataset": dataset_of(api, project, data, timeout_s), "weight": float(weight)}

@@ -204,7 +204,7 @@ def resume_run(run: TrainingRun) -> Call[TrainingRun]:
 
 
 def resource_of(job: Job) -> str:
-    """Return the REST resource of a job by its fields: training-runs, evaluations or rank-analyses."""
+    """Return the REST resource of a job, as its fields show it: training-runs, evaluations or rank-analyses."""
     return "training-runs" if "hyperparameters" in job else "evaluations" if "against" in job else "rank-analyses"
 
 

@@ -47,7 +47,7 @@ class Client:
         raise Unreachable(f"{self.http.base_url} does not respond: {failure}") from failure
 
     def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
-        """Send the request once; return the response, or the error of the connection."""
+        """Send the request once; return (response, None), or (None, the error) if the connection failed."""
         with ExitStack() as files:
             try:
                 answer = self.http.request(call.method, call.path, headers=sent, **arguments(call, files))
@@ -119,7 +119,7 @@ class AsyncClient:
         raise Unreachable(f"{self.http.base_url} does not respond: {failure}") from failure
 
     async def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
-        """Send the request once; return the response, or the error of the connection."""
+        """Send the request once; return (response, None), or (None, the error) if the connection failed."""
         with ExitStack() as files:
             try:
                 answer = await self.http.request(call.method, call.path, headers=sent, **arguments(call, files))

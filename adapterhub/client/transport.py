@@ -35,9 +35,9 @@ def require_address(url: str) -> None:
 
 
 def options(url: str, token: str) -> dict[str, Any]:
-    """Return the arguments that both httpx clients take. Raises ValueError for an invalid address.
+    """Return the arguments of both httpx clients: the API's address, the token's header and the timeout.
 
-    Redirects are not followed: the token must not go elsewhere.
+    Redirects are not followed: the token must not go elsewhere. Raises ValueError for an invalid address.
     """
     require_address(url)
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.5"}

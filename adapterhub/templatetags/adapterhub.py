@@ -204,7 +204,7 @@ def sentence(content: str) -> str:
 
 @register.inclusion_tag("audit/_history.html")
 def history(record: Model) -> dict[str, Any]:
-    """Return the latest LATEST audit events of an object without mere reads, newest first, for their template."""
+    """Return the latest LATEST audit events of an object as `events`, newest first, without mere reads."""
     return {"events": AuditEvent.objects.about(record).without_reads()[:LATEST]}
 
 
@@ -248,7 +248,10 @@ def ago(at: datetime) -> str:
 
 @register.inclusion_tag("components/sort.html", takes_context=True)
 def sort(context: dict[str, Any], word: str, label: str) -> dict[str, Any]:
-    """Return the context of a column header that sorts by the column, or reverses the order if it is in use."""
+    """Return the context of a column header whose link sorts by the column `word`.
+
+    If the list is sorted by it in ascending order, the link reverses the order.
+    """
     now = context["listing"].sort
     direction = {word: "up", f"-{word}": "down"}.get(now, "")
     return {

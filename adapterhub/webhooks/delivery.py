@@ -40,7 +40,10 @@ def send_due() -> int:
 
 
 def due_in_turn() -> QuerySet[Delivery]:
-    """Return due deliveries, the first of each webhook before the second of any."""
+    """Return up to BATCH due deliveries, at most MOST_OF_ONE of a webhook.
+
+    They are in turn: the first of each webhook before the second of any.
+    """
     turn = Window(RowNumber(), partition_by="webhook", order_by=("next_at", "pk"))
     due = Delivery.objects.due().annotate(turn=turn).filter(turn__lte=MOST_OF_ONE)
     return due.order_by("turn", "next_at").select_related("webhook__project", "event__project")[:BATCH]

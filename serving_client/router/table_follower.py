@@ -125,7 +125,10 @@ def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> Routin
 
 
 def is_newer(table: RoutingTable, current: RoutingTable | None) -> bool:
-    """Return True for a higher generation, or a later publication, as after a restore of Valkey or the database."""
+    """Return True if there is no current table, or this one has a higher generation or was published later.
+
+    A later table of a lower generation follows a restore of Valkey or the database.
+    """
     return current is None or table.generation > current.generation or table.published_at > current.published_at
 
 

@@ -81,7 +81,10 @@ async def answer(send: Callable[[Message], Awaitable[None]], status: int, conten
 
 
 def decided(body: bytes) -> tuple[int, dict[str, Any]]:
-    """Carry out a decision; return the status and the content of the answer, which for a domain error describes it."""
+    """Carry out a decision; return the status and the JSON of the answer.
+
+    They are 200 and {}, or for a domain error its status, detail, field and code.
+    """
     close_old_connections()
     try:
         carry_out(parsed(body))
@@ -94,7 +97,7 @@ def decided(body: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """Return a decision that was sent as JSON. Raises Invalid for another body or a missing field."""
+    """Return the validated fields of a decision that was sent as JSON. Raises Invalid for another body."""
     try:
         form = DecisionSerializer(data=json.loads(body))
     except ValueError:

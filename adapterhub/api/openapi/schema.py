@@ -148,9 +148,9 @@ def tell_of_states(path: str, item: dict[str, Any]) -> None:
 
 
 def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """Add problems, examples, headers and statuses that calls share.
+    """Add the problems, examples, headers and statuses that calls share to the description, and return it.
 
-    Returns the description for drf-spectacular's hook.
+    It is a post-processing hook of drf-spectacular.
     """
     result["components"]["schemas"]["Problem"] = PROBLEM
     for name, example in EXAMPLES.items():

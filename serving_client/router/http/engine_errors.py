@@ -24,7 +24,10 @@ def as_openai(status: int, content: bytes) -> bytes:
 
 
 def parsed(content: bytes) -> dict[str, Any]:
-    """Return the error's object: the one under `error`, or the whole body; {} for a body that is not JSON."""
+    """Return the error object of a body: that under `error`, or the whole body; {} if it is not JSON.
+
+    An error that is no object becomes its `message`.
+    """
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:

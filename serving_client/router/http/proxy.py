@@ -152,7 +152,10 @@ class Proxy:
         return table.versions[version]
 
     def require_servable(self, target: Target) -> None:
-        """Check that a replica may hold the version. Raises Refusal: 404 with what to do, 503 behind an alias."""
+        """Raise Refusal if no replica holds the version and the table says that none will.
+
+        It is 503 if the request named an alias, else 404; both say what to do.
+        """
         route = self.table().versions.get(target.version)
         if route and route.refusal and not route.replicas:
             if target.alias:

@@ -61,7 +61,10 @@ def text_of_call(call: Any) -> str:
 
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:
-    """Return the results of the checks: `empty` always, `refusal` and `format_failure` only if they have a rule."""
+    """Return the results of the checks, True for an answer that is empty, a refusal or of a wrong form.
+
+    `empty` is always there, `refusal` and `format_failure` only if they have a rule.
+    """
     hints: dict[str, bool | None] = {"empty": not text.strip()}
     hints["refusal"] = contains(checks.refusal, text) if checks.refusal else None
     hints["format_failure"] = of_wrong_form(checks, text)

@@ -171,9 +171,10 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 def in_a_place(project: Tenant, lines: Iterator[str]) -> Iterator[str]:
-    """Return the lines as a stream that takes one of the project's places until it is sent. Raises TooMany without one.
+    """Return the lines as a stream that counts among the project's concurrent exports until it is sent.
 
-    Each stream holds a connection of the database, and may be read as slowly as its caller likes.
+    Each stream holds a connection of the database, and may be read as slowly as its caller likes. Raises TooMany if too
+    many exports or checks of the project run at once.
     """
     place = ExitStack()
     place.enter_context(place_for_child(project.pk))
@@ -188,7 +189,7 @@ def in_a_place(project: Tenant, lines: Iterator[str]) -> Iterator[str]:
 def bundle(project: Tenant) -> FileResponse:
     """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest.
 
-    Raises OutOfSpace, and TooMany without a place.
+    Raises OutOfSpace, and TooMany if too many exports or checks of the project run at once.
     """
     with place_for_child(project.pk), temporary_file(work_folder()) as archive:
         bundle_archive(project, archive)

@@ -49,7 +49,7 @@ def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]
 
 
 def table(rows: Json) -> Iterator[str]:
-    """Yield a Markdown table of names and values."""
+    """Yield a Markdown table of the names and values in `rows`, without a header."""
     yield "| | |\n|---|---|"
     yield from (f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items())
 

@@ -330,6 +330,6 @@ def is_events(response: aiohttp.ClientResponse) -> bool:
 
 
 def response_headers(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
-    """Return the response headers: the router's, and a few of the replica's."""
+    """Return the response headers: the router's, and of the replica's those named in PASSED_ON."""
     passed_on = {name: upstream.headers[name] for name in PASSED_ON if name in upstream.headers}
     return passed_on | answer.headers()

@@ -22,7 +22,7 @@ from training.runs.specification import of_project
 
 
 class EvaluationSerializer(JobSerializer):
-    """An evaluation with its results."""
+    """An evaluation: its version, the one to compare with, its prompts or task, and its results."""
 
     version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True)
     against = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
@@ -34,7 +34,7 @@ class EvaluationSerializer(JobSerializer):
 
     @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
     def get_metrics(self, job: Evaluation) -> Any:
-        """Return the results; null before there are any."""
+        """Return the results; null until there are any."""
         return job.result.metrics if job.result else None
 
 
@@ -55,7 +55,7 @@ class NewEvaluationSerializer(serializers.Serializer[Any]):
 
 
 class EvaluationViewSet(Cancelling):
-    """Evaluations of a version beside its base model, and beside the version that it would replace."""
+    """Evaluations of a version, compared with its base model and, if given, with the version that it would replace."""
 
     queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
     serializer_class = EvaluationSerializer
@@ -82,7 +82,10 @@ class EvaluationViewSet(Cancelling):
 
 
 def version_of(project: Any, field: str, named: str) -> AdapterVersion:
-    """Return the project's version with this served name. Raises Invalid."""
+    """Return the project's version with the served name `named`.
+
+    Raises Invalid, which blames `field`, if there is none.
+    """
     version = AdapterVersion.objects.filter(adapter__project=project, served_name=named).first()
     if version is None:
         raise Invalid(f"There is no version {named!r} in {project}.", field=field, code=f"unknown_{field}")

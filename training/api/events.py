@@ -36,7 +36,7 @@ class EventStream(BaseRenderer):
     format = "events"
 
     def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
-        """Render the error body of a refused stream request as JSON."""
+        """Return the error body of a refused stream request as JSON."""
         return json.dumps(data).encode()
 
 
@@ -53,7 +53,10 @@ def place_of(request: Request) -> Place:
 
 
 def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
-    """Return a snapshot of the run: state, progress, and the steps and log text that are new since `place`."""
+    """Return a snapshot of the run: state, progress, and the metrics and log text that are new since `place`.
+
+    `place` is (last step seen, log bytes seen); `after` and `log_from` in the snapshot are the next one.
+    """
     step, position = place
     steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])
     text, position = RunLog.since(run, position)
@@ -71,10 +74,10 @@ def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
 
 
 def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool], caller: str) -> StreamingHttpResponse:
-    """Return the server-sent events response, with headers that stop proxies from buffering it.
+    """Return the response of server-sent events, with headers that stop proxies from buffering it.
 
-    It ends as soon as `may_listen` returns False: a revoked token or an ended session hears nothing more. Raises
-    TooMany if the caller has as many streams open as one may have.
+    It ends as soon as `may_listen` returns False, so that a revoked token or an ended session gets nothing more. Raises
+    TooMany if the caller has MOST_OF_ONE streams open.
     """
     if open_streams[caller] >= MOST_OF_ONE:
         raise TooMany(f"You have {MOST_OF_ONE} event streams open: close one first.", wait_s=SILENCE_S)
@@ -84,7 +87,7 @@ def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool], ca
 
 
 async def counted(parts: AsyncGenerator[str], caller: str) -> AsyncIterator[str]:
-    """Yield the parts of a stream, which counts as the caller's while it is open."""
+    """Yield the parts of a stream, which is counted among the caller's open streams until it ends."""
     open_streams[caller] += 1
     try:
         async with aclosing(parts):
@@ -97,7 +100,7 @@ async def counted(parts: AsyncGenerator[str], caller: str) -> AsyncIterator[str]
 
 
 async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncGenerator[str]:
-    """Yield an event on each change, a comment after a while without one, and `end` when the run has ended.
+    """Yield an event on each change, a comment after SILENCE_S seconds without one, and `end` when the run has ended.
 
     It stops without `end` after STREAM_S seconds, and once `may_listen` returns False.
     """
@@ -121,12 +124,12 @@ async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> Async
 
 
 def state_fields(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields whose change is an event by itself."""
+    """Return the fields of a snapshot whose change causes an event by itself."""
     return {name: state[name] for name in ("status", "progress", "message")}
 
 
 def snapshot_once(pk: Any, place: Place, may_listen: Callable[[], bool]) -> dict[str, Any] | None:
-    """Return a snapshot; None for a caller who may not listen any more.
+    """Return a snapshot of the run with this key; None for a caller who may no longer listen.
 
     The database connection is closed afterwards: a stream must not hold one for hours.
     """

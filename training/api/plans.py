@@ -1,4 +1,4 @@
-"""REST: the check of a declaration, as the file adapterhub.yaml holds it."""
+"""REST: the check of a declaration, the content of a file adapterhub.yaml."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class DeclaredAdapterSerializer(serializers.Serializer[Any]):
 
 
 class TaskGateSerializer(serializers.Serializer[Any]):
-    """A task of lm-eval, and the least score of each metric that is named."""
+    """A task of lm-eval, and the least score of each named metric."""
 
     task = serializers.CharField(max_length=100)
     at_least = serializers.DictField(child=serializers.FloatField(), allow_empty=False)
 
 
 class GatesSerializer(serializers.Serializer[Any]):
-    """The gates that a version passes before it serves users."""
+    """The gates that a version must pass before it serves users."""
 
     no_worse = serializers.BooleanField(required=False, default=True)
     tasks = TaskGateSerializer(many=True, required=False, default=list)
@@ -48,7 +48,7 @@ class GatesSerializer(serializers.Serializer[Any]):
 
 
 class DeclaredRolloutSerializer(serializers.Serializer[Any]):
-    """The rollout that moves an alias to the version. `cluster` serves an alias that does not exist yet."""
+    """The rollout that moves an alias to the version. `cluster` is for an alias that does not exist yet."""
 
     alias = serializers.SlugField(max_length=50)
     cluster = reference(required=False, allow_null=True, default=None)
@@ -66,7 +66,7 @@ class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
 
 
 class DeclarationSerializer(serializers.Serializer[Any]):
-    """A declaration, with what the caller has found of it."""
+    """A declaration, with the records that the caller has already identified for it."""
 
     project = serializers.SlugField()
     adapter = DeclaredAdapterSerializer()
@@ -89,7 +89,7 @@ class DeclarationSerializer(serializers.Serializer[Any]):
 
 
 class RefusalSerializer(serializers.Serializer[Any]):
-    """A refusal that carrying out the declaration would meet."""
+    """An error that carrying out the declaration would meet."""
 
     field = serializers.CharField(help_text="The field of the file, such as rollout.guardrails.")
     code = serializers.CharField()
@@ -98,7 +98,7 @@ class RefusalSerializer(serializers.Serializer[Any]):
 
 
 class PlanSerializer(serializers.Serializer[Any]):
-    """The result of checking a declaration."""
+    """The result of checking a declaration: the errors that it would meet, and the training's hyperparameters."""
 
     refusals = RefusalSerializer(many=True)
     hyperparameters = serializers.DictField(
@@ -116,7 +116,7 @@ class PlanViewSet(ProjectViewSet):
 
     @extend_schema(request=DeclarationSerializer, responses={200: PlanSerializer})
     def create(self, request: Request) -> Response:
-        """Check a declaration and return every refusal that carrying it out would meet. Nothing is changed."""
+        """Check a declaration and return every error that carrying it out would meet. Nothing is changed."""
         declared = self.read(DeclarationSerializer)
         project = named_project(request, declared["project"], Scope.READ)
         check = DeclarationCheck(

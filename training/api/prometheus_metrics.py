@@ -1,4 +1,4 @@
-"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, signatures, deliveries, queues."""
+"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, approvals, deliveries, queues."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Projects = QuerySet[Project]
 
 
 def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetricFamily:
-    """Return a gauge named `adapterhub_NAME`; `rows` are (values of the labels, number)."""
+    """Return a gauge named `adapterhub_NAME`; `rows` are pairs of (values of the labels, number)."""
     metric = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
     for values, number in rows:
         metric.add_metric([str(value) for value in values], float(number))
@@ -51,7 +51,7 @@ def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetric
 
 
 def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the number of jobs by status, and the age of the oldest queued one in seconds."""
+    """Yield gauges of the number of jobs by status, and of the age of the oldest queued job in seconds."""
     counted, ages = [], []
     for kind, model in JOBS.items():
         own_jobs = model.objects.filter(project__in=projects)
@@ -64,7 +64,10 @@ def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the last step and loss of live runs, and each adapter's held-out losses from its newest trained version."""
+    """Yield gauges of the last step and loss of live runs, and of each adapter's held-out losses.
+
+    The held-out losses are those of the adapter's newest trained version.
+    """
     labels = ["project", "adapter", "run"]
     live = TrainingRun.objects.filter(project__in=projects, status__in=LEASED).select_related("project", "adapter")
     progress_of_run = [((run.project.slug, run.adapter.slug, run.pk), run.progress) for run in live]
@@ -84,7 +87,7 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the weights of active rollouts, the health of replicas and the number of loads that each refused."""
+    """Yield gauges of the weights of active rollouts, and of each replica's health and refused loads."""
     rollouts = Rollout.objects.active().filter(alias__project__in=projects)
     weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
     yield family(
@@ -97,7 +100,7 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def clusters(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the age of each cluster's last complete round of the control loop, and the state of its replicas."""
+    """Yield gauges of the age of each cluster's last complete reconciliation, and of the state of its replicas."""
     rounds = Cluster.objects.filter(project__in=projects).values_list("project__slug", "slug", "reconciled_at")
     yield family(
         "cluster_reconciled_age_seconds",
@@ -121,9 +124,9 @@ def clusters(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def tasks(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the ages of the queues and of each task's last success, of the whole installation.
+    """Yield gauges of the ages of the queues and of each task's last success, for the whole installation.
 
-    Nothing for a caller without a project. When Valkey is away, only `valkey_up` is told.
+    Nothing is yielded for a caller without a project. If Valkey is down, only `valkey_up` is yielded.
     """
     if not projects.exists():
         return
@@ -150,7 +153,7 @@ def tasks(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield the number of approvals that are pending, and of deliveries that were not accepted."""
+    """Yield gauges of the number of pending approvals, and of webhook deliveries that were not accepted."""
     pending = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
     counted = pending.values_list("project__slug").annotate(Count("pk")).order_by()
     yield family(
@@ -188,7 +191,10 @@ class Text(BaseRenderer):
     format = "txt"
 
     def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
-        """Return the data of an error as JSON; metrics are sent as a finished HttpResponse and do not come here."""
+        """Return the data of an error as JSON.
+
+        Metrics are sent as a finished HttpResponse and are not rendered here.
+        """
         return json.dumps(data).encode()
 
 

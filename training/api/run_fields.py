@@ -1,4 +1,4 @@
-"""Fields of a training run's request: its hyper-parameters, and the datasets that it mixes in."""
+"""Fields of a training run's request: its hyperparameters, and the datasets that it mixes in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.models import hyperparameters
 
 
 class MixedSerializer(serializers.Serializer[Any]):
-    """A dataset that a run mixes in, and its weight."""
+    """A dataset that a run mixes in, and its weight; the run's own dataset has the weight 1."""
 
     dataset = serializers.IntegerField()
     weight = serializers.FloatField(min_value=1e-6, max_value=1000)
@@ -19,4 +19,4 @@ class MixedSerializer(serializers.Serializer[Any]):
 
 @extend_schema_field(hyperparameters.schema())
 class HyperparametersField(serializers.DictField):
-    """Hyper-parameters by name; `training.models.hyperparameters` checks them."""
+    """Hyperparameters by name; `training.models.hyperparameters` checks them."""

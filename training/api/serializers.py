@@ -61,7 +61,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
 
 
 class RenderingSerializer(serializers.Serializer[Any]):
-    """The base model that reads the rows, and the length at which it cuts them."""
+    """The base model whose tokenizer reads the rows, the length at which it cuts them, and how it reads them."""
 
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
@@ -70,12 +70,12 @@ class RenderingSerializer(serializers.Serializer[Any]):
 
     @property
     def reading(self) -> ReadingOfRows:
-        """Return how a run with these choices reads the rows."""
+        """Return the way in which a run with these choices reads the rows."""
         return ReadingOfRows(self.validated_data["as_chat"], self.validated_data["loss"])
 
 
 class KeepingSerializer(serializers.Serializer[Any]):
-    """A change of the retention class or the legal hold."""
+    """A change of the retention class or of the legal hold, with a reason."""
 
     retention = serializers.ChoiceField(Retention.choices, required=False)
     hold = serializers.BooleanField(required=False, allow_null=True, default=None, help_text="Legal hold: on or off.")
@@ -83,7 +83,7 @@ class KeepingSerializer(serializers.Serializer[Any]):
 
 
 class ErasureSerializer(serializers.ModelSerializer[Erasure]):
-    """A request to erase a dataset's content."""
+    """A request to erase a dataset's content, with the decision."""
 
     signer = serializers.SlugRelatedField[User](slug_field="username", read_only=True, allow_null=True)
 
@@ -96,7 +96,7 @@ SOURCE_CHOICES = ("revision", "config", "split")
 
 
 class NewDatasetSerializer(serializers.Serializer[Any]):
-    """The file to upload, and how it is to be read."""
+    """The file to upload or the source to read, and how it is to be read."""
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
@@ -126,9 +126,9 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     mapping = BoundedJSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields.
+        """Return the fields, without empty choices of a source.
 
-        Raises ValidationError unless either a file or a source is named, and for choices without a source.
+        Raises ValidationError unless either a file or a source is named, and for choices of a source without one.
         """
         if ("file" in fields) == ("source" in fields):
             raise serializers.ValidationError({"file": ["Send a file, or name a source, and not both."]})
@@ -145,7 +145,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
 
 
 class LookSerializer(serializers.ModelSerializer[Dataset]):
-    """The result of checking a file without storing it."""
+    """The result of checking a file without storing it: the dataset that it would be."""
 
     dataset = serializers.IntegerField(source="pk", allow_null=True, read_only=True, help_text="null: it is new.")
 
@@ -155,7 +155,7 @@ class LookSerializer(serializers.ModelSerializer[Dataset]):
 
 
 class LookupSerializer(serializers.Serializer[Any]):
-    """The file to find a dataset of."""
+    """The file whose dataset is to be found, by its sha256 and name."""
 
     project = serializers.SlugField()
     sha256 = serializers.RegexField("^[0-9a-f]{64}$", help_text="Of the file's bytes, in hexadecimal.")
@@ -163,21 +163,21 @@ class LookupSerializer(serializers.Serializer[Any]):
 
 
 class SameFileSerializer(serializers.Serializer[Any]):
-    """The dataset that was made of a file."""
+    """The dataset that was made from a file."""
 
     dataset = serializers.IntegerField(allow_null=True, help_text="null: no dataset was made of this file.")
     status = serializers.CharField(allow_null=True, help_text="That of the dataset.")
 
 
 class BudgetSerializer(serializers.Serializer[Any]):
-    """Budget of the ranks: exactly one of the three fields."""
+    """The budget of the ranks: exactly one of the three fields."""
 
     uniform_rank = serializers.IntegerField(min_value=1, max_value=512, required=False)
     parameters = serializers.IntegerField(min_value=1, required=False)
     bytes = serializers.IntegerField(min_value=1, required=False, help_text="In bf16.")
 
     def validate(self, budget: dict[str, int]) -> dict[str, int]:
-        """Return the budget. Raises ValidationError unless it is given in exactly one unit."""
+        """Return the budget. Raises ValidationError unless exactly one field is given."""
         if len(budget) != 1:
             raise serializers.ValidationError("Name exactly one of uniform_rank, parameters, bytes.")
         return budget
@@ -237,13 +237,13 @@ MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
 def shown_plan(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan without the fields that only an allocation reads: the spectra are most of its bytes."""
+    """Return the plan without the modules' fields that only an allocation reads: the spectra are most of its bytes."""
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
     return {**plan, "modules": modules}
 
 
 class RankAnalysisSerializer(JobSerializer):
-    """A rank analysis with its plan."""
+    """A rank analysis with its settings and, once it has succeeded, its plan."""
 
     settings = serializers.JSONField(source="parts", read_only=True, help_text="Every setting: the preset's and yours.")
 
@@ -265,10 +265,7 @@ class RankAnalysisSerializer(JobSerializer):
     wanted = PLAN_FIELDS
 
     def to_representation(self, analysis: RankAnalysis) -> dict[str, Any]:
-        """Return the job's fields with those of its plan beside them.
-
-        Modules, rank_pattern, parameters, verdict, ...
-        """
+        """Return the job's fields together with those of its plan: modules, rank_pattern, parameters, verdict, ..."""
         plan = shown_plan(analysis.plan) if analysis.plan else {}
         plan_fields = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
         return {**super().to_representation(analysis), **plan_fields}
@@ -295,13 +292,13 @@ class NewRankAnalysisSerializer(serializers.Serializer[Any]):
 
 
 class ReallocationSerializer(serializers.Serializer[Any]):
-    """The budget to plan anew."""
+    """The budget for which to plan the ranks again."""
 
     budget = BudgetSerializer()
 
 
 class TrainingRunSerializer(JobSerializer):
-    """A training run with its request, its progress, and the version that it made."""
+    """A training run: its request, its progress, and the version that it made."""
 
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
     mixture = MixedSerializer(many=True, read_only=True)
@@ -368,7 +365,7 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
 
 
 class CloneSerializer(serializers.Serializer[Any]):
-    """Changes that the copy makes; every other field stays as it was."""
+    """The changes for the copy of a run; every other field stays as it was."""
 
     adapter = serializers.SlugField(required=False)
     dataset = serializers.IntegerField(required=False)
@@ -382,7 +379,7 @@ class CloneSerializer(serializers.Serializer[Any]):
 
 
 class RunMetricSerializer(serializers.ModelSerializer[RunMetric]):
-    """The metrics of a step."""
+    """The metrics of one training step, by name."""
 
     class Meta:
         model = RunMetric
@@ -390,7 +387,7 @@ class RunMetricSerializer(serializers.ModelSerializer[RunMetric]):
 
 
 class CheckpointAnswerSerializer(serializers.ModelSerializer[CheckpointAnswer]):
-    """A checkpoint's answer to a named prompt."""
+    """The answer of the checkpoint at a step to a named prompt."""
 
     class Meta:
         model = CheckpointAnswer

@@ -26,7 +26,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class UsageQuerySerializer(serializers.Serializer[Any]):
-    """The period, the groups and the form of a report."""
+    """The period, the groups and the filters of a usage report."""
 
     since = serializers.DateField(required=False, help_text="First day (UTC); 30 days before the last without it.")
     until = serializers.DateField(required=False, help_text="Last day (UTC); today without it.")
@@ -38,7 +38,7 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
     version = serializers.CharField(required=False, max_length=160, help_text="A served name.")
 
     def validate_by(self, text: str) -> list[str]:
-        """Return the groups. Raises ValidationError for an unknown one."""
+        """Return the groups as a list. Raises ValidationError for none, an unknown one or one that is named twice."""
         names = [name for name in text.split(",") if name]
         if not names or set(names) - set(DIMENSIONS) or len(set(names)) < len(names):
             raise serializers.ValidationError(f"Name some of {', '.join(DIMENSIONS)}, each once.")
@@ -46,7 +46,7 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
 
 
 class UsageSerializer(serializers.Serializer[Any]):
-    """The usage of a group; it has the dimensions that `by` names."""
+    """The usage of one group; of the dimensions it has those that `by` names."""
 
     project = serializers.CharField(required=False)
     alias = serializers.CharField(required=False, help_text="Empty for requests that named a version, and trainings.")
@@ -80,13 +80,13 @@ class UsageViewSet(ProjectViewSet):
 
     @extend_schema(parameters=[UsageQuerySerializer], responses=UsagePageSerializer)
     def list(self, request: Request) -> Response:
-        """Return the usage of the projects that the caller sees, by project, alias, version and day."""
+        """Return the usage of the projects that the caller may read, grouped by project, alias, version and day."""
         rows, _ = report(request)
         return Response({"next": None, "previous": None, "results": rows})
 
     @extend_schema(parameters=[UsageQuerySerializer], responses={(200, "text/csv"): OpenApiTypes.STR})
     def export(self, request: Request) -> HttpResponse:
-        """Return the same as CSV."""
+        """Return the usage report as CSV."""
         rows, groups = report(request)
         content = io.StringIO()
         writer = csv.DictWriter(content, [*groups, *COUNTS, "cost"])
@@ -97,7 +97,10 @@ class UsageViewSet(ProjectViewSet):
 
 
 def report(request: Request) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows that the query asks for, and their dimensions. Raises Invalid and ValidationError."""
+    """Return the rows of the usage report that the query asks for, and their dimensions.
+
+    Raises Invalid or ValidationError for a query that is not valid.
+    """
     given = request.query_params.dict()
     serializer = UsageQuerySerializer(data=given)
     require_known(serializer, given)
@@ -112,5 +115,5 @@ def report(request: Request) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def plain(value: Any) -> Any:
-    """Return a cell that no spreadsheet runs."""
+    """Return a cell of a CSV file, with text quoted that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

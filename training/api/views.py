@@ -66,7 +66,7 @@ class Keeping(Reading):
     @extend_schema(request=shapes.KeepingSerializer)
     @action(detail=True, methods=["post"])
     def keep(self, request: Request, pk: str) -> Response:
-        """Change the retention class, or place or release a legal hold."""
+        """Change the retention class of the record, or place or release a legal hold."""
         record, fields = self.get_object(), self.read(shapes.KeepingSerializer)
         keep(record, by=actor_of(request), **fields)
         return self.write(record)
@@ -78,7 +78,7 @@ class Cancelling(Reading):
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
-        """Cancel the job; a second call changes nothing.
+        """Cancel the job; cancelling it again changes nothing.
 
         The last checkpoint of a training run is kept.
         """
@@ -108,11 +108,11 @@ class DatasetViewSet(Keeping):
         responses={201: shapes.DatasetSerializer, 202: shapes.DatasetSerializer},
     )
     def create(self, request: Request) -> Response:
-        """Upload a file as a dataset.
+        """Create a dataset from a file or a source.
 
         Broken lines are refused with 422 `broken_lines`: each error names its line, and nothing is stored. A file over
-        32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`. So is a `source`, whose
-        bytes `source.read` pins when a worker has read it.
+        32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`. So is a `source`; once a
+        worker has read it, `source.read` identifies its bytes.
         """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
@@ -147,9 +147,9 @@ class DatasetViewSet(Keeping):
     @extend_schema(parameters=[shapes.LookupSerializer], responses=shapes.SameFileSerializer)
     @action(detail=False, pagination_class=None)
     def lookup(self, request: Request) -> Response:
-        """Return number and status of the dataset that was made of a file with this sha256 and name.
+        """Return number and status of the dataset that was made from a file with this sha256 and name.
 
-        Nulls if there is none.
+        Both are null if there is none.
         """
         query = shapes.LookupSerializer(data=request.GET)
         query.is_valid(raise_exception=True)
@@ -159,7 +159,7 @@ class DatasetViewSet(Keeping):
         return Response({"dataset": dataset and dataset.pk, "status": dataset and dataset.status})
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Return the response to an error; that of broken lines names every line in `errors`."""
+        """Return the response to an error; for broken lines it names each of them in `errors`."""
         if isinstance(exc, BrokenLines):
             errors = [
                 {"field": f"file.{error.line}.{error.column}".rstrip("."), "code": error.code, "message": error.message}
@@ -182,7 +182,7 @@ class DatasetViewSet(Keeping):
         """Return the first rows of the training split. The request is recorded as a read of the data.
 
         With `base_model`, also return the rows as its tokenizer and chat template render them, with the tokens marked
-        that the loss counts, and the lengths of rows in tokens with what `max_length` cuts.
+        that the loss counts, and the lengths of rows in tokens with what `max_length` cuts off.
         """
         dataset = self.get_object()
         observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, resource=request.path)
@@ -197,20 +197,20 @@ class DatasetViewSet(Keeping):
     @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
     @action(detail=True, methods=["post"])
     def erase(self, request: Request, pk: str) -> Response:
-        """Request that the content of the dataset be erased; another person decides."""
+        """Request that the content of the dataset be erased; another person must approve that."""
         fields = self.read(ReasonSerializer)
         erasure = Erasure.request(self.get_object(), by=actor_of(request), **fields)
         return Response(shapes.ErasureSerializer(erasure).data, 201)
 
 
 def brought(project: Project, fields: dict[str, Any], *, by: Actor) -> Dataset:
-    """Return a new dataset whose source a worker will read. Raises Invalid for one that operators do not allow."""
+    """Create and return a dataset whose source a worker will read. Raises Invalid for a source that is not allowed."""
     chosen = {name: fields.pop(name, "") for name in ("revision", "config", "split")}
     return Dataset.bring(project=project, source=Source(fields.pop("source"), **chosen), by=by, **fields)
 
 
 class ErasureViewSet(Reading):
-    """Requests to erase the content of a dataset, with the person who decided."""
+    """Requests to erase the content of a dataset, with the person who decided on each."""
 
     queryset = Erasure.objects.select_related("dataset__project", "signer")
     serializer_class = shapes.ErasureSerializer
@@ -219,7 +219,7 @@ class ErasureViewSet(Reading):
     scopes = {"approve": APPROVE, "reject": APPROVE}
 
     def decide(self, verb: str) -> Response:
-        """Apply the verb to the erasure, after a fresh sign-in."""
+        """Apply `verb`, a method of the erasure, and return the erasure; a recent sign-in is required."""
         erasure, fields = self.get_object(), self.read(SigningTokenSerializer)
         signer.decide(erasure, verb, self.request, **fields)
         return self.write(erasure)
@@ -241,7 +241,7 @@ class ErasureViewSet(Reading):
 
 
 class RankAnalysisViewSet(Cancelling):
-    """Rank analyses (TARS): ranks of every module, planned before training."""
+    """Rank analyses (TARS): the rank of every module, planned before a training."""
 
     queryset = RankAnalysis.objects.select_related("project", "base_model")
     serializer_class = shapes.RankAnalysisSerializer
@@ -284,7 +284,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
     def create(self, request: Request) -> Response:
-        """Queue a training run. With `anyway` one is queued that the preflight would refuse."""
+        """Queue a training run. With `anyway` it is queued even if the preflight check says that it will not fit."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
         run = launch_run(by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project))
@@ -295,7 +295,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     def preflight(self, request: Request) -> Response:
         """Return what a run would need, without queueing it.
 
-        The response has memory, time, disk and queue, and every hyper-parameter that the run would have.
+        The response has memory, time, disk and queue, and every hyperparameter that the run would have.
         """
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
@@ -305,7 +305,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
     @action(detail=True, methods=["post"])
     def clone(self, request: Request, pk: str) -> Response:
-        """Queue the same run again, with the changes that the body names."""
+        """Queue the same run again, with the changes in the body."""
         run = self.get_object()
         fields = dict(self.read(shapes.CloneSerializer))
         anyway = fields.pop("anyway")
@@ -337,9 +337,9 @@ class TrainingRunViewSet(Cancelling, Keeping):
     )
     @action(detail=True, pagination_class=None, renderer_classes=[JSONRenderer, events.EventStream])
     def events(self, request: Request, pk: str) -> HttpResponseBase:
-        """Return what is new after a step and a byte of the log.
+        """Return the run's state, and its metrics and log text after a step and a byte of the log.
 
-        With `Accept: text/event-stream`, stream events as they happen.
+        `after` is the step, `log_from` the byte. With `Accept: text/event-stream`, stream events as they happen.
         """
         run, place = self.get_object(), events.place_of(request)
         if request.accepted_renderer.media_type == events.EventStream.media_type:

@@ -1,1 +1,1 @@
-"""Rows of a dataset: reading, checking, splitting, and rendering as a training reads them."""
+"""Datasets: reading, checking and splitting of their rows, and rendering as a training reads them."""

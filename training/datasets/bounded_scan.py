@@ -1,4 +1,4 @@
-"""The check of a dataset's file in a child process with limits; a short text alone is read in this process."""
+"""The check of a dataset's file in a child process with limits; only a short text is read in this process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
-    """Write the file's splits into the folder and return the report, which counts broken lines.
+    """Check the file of format `form`, write its splits into the folder, and return the report.
 
-    Raises Invalid for a file that is not of the form or too costly, and Unavailable if too many files are being
-    checked.
+    Broken lines are counted in the report. Raises Invalid for a file that is not of the format or too costly, and
+    Unavailable if too many files are being checked.
     """
     if not needs_child(file, form):
         try:
@@ -55,7 +55,7 @@ def needs_child(file: Path, form: str) -> bool:
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Check the file in a child process of limited memory and time, which writes its splits into the folder.
 
-    Returns the report. Raises Invalid for a file that is not of the form or too costly, and OutOfSpace.
+    Returns the report. Raises Invalid for a file that is not of the format or too costly, and OutOfSpace.
     """
     with scratch() as own:
         events = own / "events.jsonl"

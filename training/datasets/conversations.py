@@ -1,4 +1,4 @@
-"""Conversations in the spellings of OpenAI, ShareGPT and TRL as messages of one form. No database, no torch."""
+"""Conversations in the spellings of OpenAI, ShareGPT and TRL, read as messages of one form. No database, no torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ KNOWN = {*CONTENT, *TRAINED, *REASONING, *REFUSED}
 def conversation(value: Any, column: str = "messages") -> list[Turn]:
     """Return the messages in `value` in one form, without empty system messages.
 
-    Raises BadLine for an empty list, and for a role, a part or a field that no training could honour.
+    `value` is a list or its JSON. Raises BadLine for an empty list, and for a role, a part or a field that no training
+    could honour; it blames `column`.
     """
     messages = parsed_json(value, column)
     if not isinstance(messages, list) or not messages:
@@ -66,7 +67,10 @@ def require_answer(turns: list[Turn], column: str = "messages") -> None:
 
 
 def turn_of(message: Any, column: str) -> Turn:
-    """Return a message as {role, content} with the weight, calls, reasoning, name or id that it has. Raises BadLine."""
+    """Return a message as {role, content}, with its weight, calls, reasoning, name or id if it has them.
+
+    Raises BadLine.
+    """
     message = without_nulls(message)
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
     role = role_of(speaker)
@@ -90,7 +94,7 @@ def turn_of(message: Any, column: str) -> Turn:
 
 
 def instead(message: Any, speaker: Any) -> str:
-    """Return what stands in the place of a role."""
+    """Return the end of an error message that says what the message has instead of a known role; "" if nothing."""
     if speaker is not None:
         return ", not " + repr(speaker)[:40]
     if not isinstance(message, dict):
@@ -101,7 +105,7 @@ def instead(message: Any, speaker: Any) -> str:
 
 
 def role_of(speaker: Any) -> str | None:
-    """Return the role of a speaker, in capitals or not; None for an unknown one."""
+    """Return the role of a speaker, whatever its upper and lower case; None for an unknown one."""
     return ROLES.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
 
 
@@ -115,7 +119,7 @@ def refuse_unread(message: dict[str, Any], column: str) -> None:
 
 
 def refuse_of_others(message: dict[str, Any], column: str, role: str) -> None:
-    """Raise BadLine for tools in a message, and for what answers alone have in a message of another role."""
+    """Raise BadLine for tools in a message, and for fields that only answers have in a message of another role."""
     if message.get("tools") or message.get("functions"):
         raise BadLine(column, "bad_tools", "A message holds tools: give them in a column tools beside the messages.")
     if role in (ASSISTANT, CALL):
@@ -126,14 +130,17 @@ def refuse_of_others(message: dict[str, Any], column: str, role: str) -> None:
 
 
 def plain(message: Turn, text: str, column: str, role: str) -> Turn:
-    """Return a turn of text alone. Raises BadLine if nothing of the text is visible, but for a system turn."""
+    """Return {role, content}. Raises BadLine if the text has no visible character, unless the role is system."""
     if role != SYSTEM and not is_visible(text):
         raise BadLine(column, "empty", f"The content of a message of the {role} is missing, empty or not text.")
     return {"role": role, "content": text}
 
 
 def assistant_turn(message: Turn, text: str, column: str) -> Turn:
-    """Return an answer with its reasoning, calls and weight. Raises BadLine without text and calls, or for bad ones."""
+    """Return an answer with its reasoning, calls and weight.
+
+    Raises BadLine without both text and calls, or for bad ones.
+    """
     calls = calls_of(message, column)
     turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
     if (thought := thought_of(message, column)) is not None:
@@ -144,7 +151,10 @@ def assistant_turn(message: Turn, text: str, column: str) -> Turn:
 
 
 def thought_of(message: Turn, column: str) -> str | None:
-    """Return the reasoning of an answer; None without one. Raises BadLine for one that is no text, or for two."""
+    """Return the reasoning of an answer; None without one.
+
+    Raises BadLine if it is not text, or if two fields hold different ones.
+    """
     given = {name: message[name] for name in REASONING if message.get(name)}
     for name, thought in given.items():
         if not isinstance(thought, str):
@@ -157,7 +167,7 @@ def thought_of(message: Turn, column: str) -> str | None:
 
 
 def tool_turn(message: Turn, text: str, column: str) -> Turn:
-    """Return a tool's answer with the tool's name and the id of the call, where the message has them."""
+    """Return a tool's result with the tool's name and the id of the call, if the message has them."""
     fields = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
     return {"role": TOOL, "content": text, **fields}
 
@@ -171,9 +181,9 @@ READERS = {
 
 
 def text_of(content: Any, column: str) -> str:
-    """Return a content as text: a text, "" for null, or the joined parts of type text.
+    """Return a content as text: a text as it is, "" for null, or the joined parts of type text.
 
-    Raises BadLine for other content or one that is too long.
+    Raises BadLine for other content, or text that is too long.
     """
     if content is None:
         return ""
@@ -196,9 +206,9 @@ def part_of(part: Any, column: str) -> str:
 
 
 def calls_of(message: Turn, column: str) -> list[Turn]:
-    """Return the calls of a message as {type, function: {name, arguments}}, with the arguments as an object.
+    """Return the calls of a message as {id, type, function: {name, arguments}}, with the arguments as an object.
 
-    Raises BadLine.
+    Raises BadLine for calls of another form.
     """
     calls = parsed_json(message.get("tool_calls") or [], column)
     if one := message.get("function_call"):
@@ -209,7 +219,10 @@ def calls_of(message: Turn, column: str) -> list[Turn]:
 
 
 def call_of(call: Any, column: str) -> Turn:
-    """Return a call as {id, type, function: {name, arguments}}. Raises BadLine without a name."""
+    """Return a call as {id, type, function: {name, arguments}}, without an id if it has none.
+
+    Raises BadLine without a name, and for fields that nothing reads.
+    """
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadLine(column, "bad_tool_call", "Each of tool_calls needs a function with a name and arguments.")
@@ -226,7 +239,7 @@ def call_of(call: Any, column: str) -> Turn:
 
 
 def arguments_of(arguments: Any) -> Any:
-    """Return the arguments as an object if they are one or its JSON, {} for none, else as they are."""
+    """Return the arguments as an object if they are one or its JSON, {} for none, else unchanged."""
     if arguments in (None, ""):
         return {}
     try:
@@ -253,7 +266,7 @@ def shared_calls(text: str, column: str) -> list[Turn]:
 def weight_of(message: Turn, column: str) -> Turn:
     """Return {weight} if an answer's weight is not 1, else {}; a flag counts as 0 or 1.
 
-    Raises BadLine for a weight outside 0 to 1, and for two that differ.
+    Raises BadLine for a weight outside 0 to 1, and for fields that give different weights.
     """
     given = [message[name] for name in TRAINED if name in message]
     weights = {loss_weight(value, column) for value in given}
@@ -263,7 +276,7 @@ def weight_of(message: Turn, column: str) -> Turn:
 
 
 def loss_weight(value: Any, column: str) -> float:
-    """Return a weight of the loss from 0 to 1; a flag or a text that writes a number counts.
+    """Return a weight of the loss from 0 to 1; `value` may be a number, a flag or a number as text.
 
     Raises BadLine otherwise.
     """
@@ -277,7 +290,7 @@ def loss_weight(value: Any, column: str) -> float:
 
 
 def number_in(text: str) -> Any:
-    """Return the number that the text writes; the text itself if it writes none."""
+    """Return the number that the text represents; the text itself if it represents none."""
     try:
         return float(text)
     except ValueError:
@@ -285,7 +298,10 @@ def number_in(text: str) -> Any:
 
 
 def tools_of(value: Any) -> list[Turn]:
-    """Return tools in OpenAI's form from a list, its JSON, or the older `functions`. Raises BadLine."""
+    """Return tools in OpenAI's form from a list, its JSON, or the older `functions`.
+
+    Raises BadLine for anything else.
+    """
     tools = without_nulls(parsed_json(value, "tools"))
     tools = [tools] if isinstance(tools, dict) else tools
     tools = [parsed_json(tool, "tools") for tool in tools] if isinstance(tools, list) else tools
@@ -302,14 +318,14 @@ def tools_of(value: Any) -> list[Turn]:
 
 
 def in_openais_words(tool: Turn) -> Turn:
-    """Return a bare function with its parameters as OpenAI calls them, where it is Anthropic's."""
+    """Return a function's definition in OpenAI's form; Anthropic's `input_schema` becomes `parameters`."""
     if "input_schema" not in tool or "parameters" in tool:
         return tool
     return {("parameters" if name == "input_schema" else name): value for name, value in tool.items()}
 
 
 def unread_fields(value: Any) -> Iterable[str]:
-    """Yield the names of fields that some message has and nothing reads."""
+    """Yield the names of the fields that a message has and nothing reads, once for each message."""
     for message in value if isinstance(value, list) else ():
         if isinstance(message, dict):
             yield from (name for name, each in message.items() if each is not None and name not in KNOWN)
@@ -318,7 +334,7 @@ def unread_fields(value: Any) -> Iterable[str]:
 
 
 def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
-    """Return the turns with the text of a column `system`, if any, as system turn before them.
+    """Return the turns after a system turn with the text of the record's column `system`, if it has one.
 
     Raises BadLine if they begin with a system turn already.
     """
@@ -333,14 +349,14 @@ def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
 
 
 def tools_in(named: Turn) -> Turn:
-    """Return {tools} if the record offers some in `tools` or `functions`, else {}. Raises BadLine."""
+    """Return {tools} if the record has some in `tools` or `functions`, else {}. Raises BadLine."""
     tools = named.get("tools", named.get("functions"))
     definitions = tools_of(tools) if tools not in (None, "", []) else []
     return {"tools": definitions} if definitions else {}
 
 
 def refuse_tools(named: Turn) -> None:
-    """Raise BadLine for tools in a record without messages."""
+    """Raise BadLine if a record without messages has tools."""
     for column in ("tools", "functions"):
         if named.get(column):
             raise BadLine(

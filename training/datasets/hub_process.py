@@ -1,9 +1,9 @@
-"""Child process that brings a dataset of a hub, by `datasets`, as JSON lines.
+"""Child process that downloads a dataset of a hub with the package `datasets`, as JSON lines.
 
     python -m training.datasets.hub_process REQUEST TARGET CACHE EVENTS
 
-REQUEST is JSON: repository, revision (a commit), config, split. Rows of several splits get a column `split`. The answer
-in EVENTS is {rows}, their number, or {fault}.
+REQUEST is JSON: repository, revision (a commit), config, split. Rows of several splits get a column `split`. A line of
+JSON is appended to EVENTS: {rows}, their number, or {fault}.
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ def require_own_files(repository: str, revision: str) -> None:
 
 
 def places_in(card: Any) -> Iterator[str]:
-    """Yield the texts that say where the files of a card's configurations are. Raises ValueError for a card too large.
+    """Yield the texts in a dataset's card that say where the files of its configurations are.
 
-    A card can name one value in many places, and so hold more values than it has characters.
+    Raises ValueError for a card with too many values: it can refer to one value in many places, and so hold more values
+    than it has characters.
     """
     configs = card.get("configs") if isinstance(card, dict) else None
     waiting = [
@@ -100,7 +101,10 @@ def places_in(card: Any) -> Iterator[str]:
 
 
 def require_plain(features: Any) -> None:
-    """Raise TypeError for a column of images or other files: each row names a place that would be opened here."""
+    """Raise TypeError for a column of images or other files.
+
+    Each of its rows names a place that would be opened here.
+    """
     from datasets import ClassLabel, Translation, TranslationVariableLanguages, Value
 
     waiting = [(str(name), kind) for name, kind in dict(features or {}).items()]
@@ -117,9 +121,9 @@ def require_plain(features: Any) -> None:
 
 
 def lines_of(read: Any) -> Iterator[str]:
-    """Yield the rows as JSON; those of several splits with the split's name.
+    """Yield the rows as JSON; if there are several splits, each row with the name of its split.
 
-    Raises ValueError for splits whose names do not tell their use, and TypeError for rows that JSON cannot hold.
+    Raises ValueError for splits whose names do not say what they are for, and TypeError for rows that JSON cannot hold.
     """
     if not isinstance(read, dict):
         yield from (json.dumps(row, ensure_ascii=False) for row in read)

@@ -38,7 +38,7 @@ Record = tuple[int, dict[str, Any] | BadLine]
 
 
 def is_array(start: bytes) -> bool:
-    """Return True if a JSON file that begins with `start` is one document that holds rows, and not one row a line."""
+    """Return True if a JSON file that begins with `start` is one document that contains rows, not one row per line."""
     plain = start.lstrip()
     line, _, rest = plain.partition(b"\n")
     try:
@@ -56,14 +56,17 @@ def is_rows(value: Any) -> bool:
 
 
 class Text:
-    """The characters of a UTF-8 stream from the current position on; what was taken is not kept."""
+    """The characters of a UTF-8 stream from the current position on; characters that were taken are not kept."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.decoder = stream, codecs.getincrementaldecoder("utf-8")()
         self.buffer, self.at, self.ended = "", 0, False
 
     def more(self) -> bool:
-        """Read another piece, as large as what is waiting; return False at the end. Raises UnicodeDecodeError."""
+        """Read another piece, at least as large as what is waiting; return False at the end.
+
+        Raises UnicodeDecodeError.
+        """
         if self.ended:
             return False
         self.buffer, self.at = self.buffer[self.at :], 0
@@ -73,7 +76,7 @@ class Text:
         return not self.ended
 
     def peek(self) -> str:
-        """Return the next character that is no space, without taking it; empty at the end."""
+        """Return the next character that is not white space, without taking it; "" at the end."""
         while True:
             matched = SPACE.match(self.buffer, self.at)
             self.at = matched.end() if matched else self.at
@@ -83,19 +86,22 @@ class Text:
                 return ""
 
     def take(self, expected: str) -> bool:
-        """Take the next character that is no space if it is `expected`; return True if it was."""
+        """Take the next character that is not white space if it is `expected`; return True if it was taken."""
         taken = self.peek() == expected
         self.at += taken
         return taken
 
     def is_cut(self, error: Exception) -> bool:
-        """Return True if the error may come from the end of what was read so far."""
+        """Return True if the error may only mean that the value is not read to its end yet."""
         if not isinstance(error, json.JSONDecodeError):
             return False
         return error.msg.startswith("Unterminated") or error.pos >= len(self.buffer) - LONGEST_TOKEN
 
     def value(self) -> Any:
-        """Take and return the next JSON value. Raises BadLine if it is none, or over the size limit of a row."""
+        """Take and return the next JSON value.
+
+        Raises BadLine if there is none, or it is over the size limit of a row.
+        """
         self.peek()
         while True:
             try:
@@ -116,16 +122,17 @@ class Text:
 
 
 def is_sequence(start: bytes) -> bool:
-    """Return True if a JSON file that begins with `start` has objects over several lines, one after the other."""
+    """Return True if a JSON file that begins with `start` has objects that span several lines, one after the other."""
     plain = start.lstrip()
     return LONE_BRACE.match(plain) is not None and OPENING.match(plain) is None
 
 
 def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] | None = None) -> Iterator[Record]:
-    """Yield (number from 1, object) of the document's arrays, or of what `read` takes from the text.
+    """Yield (number from 1, object) of the rows in the document.
 
-    An array's split is added to its objects unless they name one. An element that is no object is a BadLine in its
-    place. The last item is a BadLine if the document is not JSON to its end.
+    `read` takes the rows from the text; by default they are those of the document's arrays. The name of the split that
+    an array is for is added to its objects unless they have one. An element that is not an object becomes a BadLine in
+    its place. The last item is a BadLine if the document is not JSON to its end.
     """
     text, number = Text(stream), 0
     try:
@@ -143,7 +150,7 @@ def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] 
 
 
 def as_object(item: Any) -> str:
-    """Return how to write an element that is no object, where its kind tells."""
+    """Return a hint on how to write an element that is not an object, with a space before it; "" if there is none."""
     if isinstance(item, str):
         return ' Write a text as {"text": ...}.'
     if is_rows(item):
@@ -152,9 +159,9 @@ def as_object(item: Any) -> str:
 
 
 def items(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of the array at the top, or of the arrays that an object holds under a known name.
+    """Yield (split, element) of the array at the top, or of the arrays that an object has under a known name.
 
-    Raises BadLine for a document that is cut off or goes on after its end.
+    The split is "" if no name says it. Raises BadLine for a document that is cut off or goes on after its end.
     """
     if text.take("["):
         yield from (("", item) for item in elements(text))
@@ -165,9 +172,9 @@ def items(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def objects(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, object) of objects that stand one after the other; one that holds rows gives these.
+    """Yield (split, object) of objects that follow one another; an object that contains rows yields these instead.
 
-    Raises BadLine.
+    Raises BadLine for anything else.
     """
     while text.peek() == "{":
         record = text.value()
@@ -181,9 +188,10 @@ def objects(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of each array of rows in an object whose brace was taken; other values are skipped.
+    """Yield (split, element) of each array of rows in an object whose opening brace was taken.
 
-    The name of an array says that it holds rows, and of which split. Raises BadLine for an object that does not end.
+    Other values are skipped. The name of an array says that it contains rows, and of which split. Raises BadLine for an
+    object that does not end.
     """
     while text.peek() == '"':
         name = text.value()
@@ -200,7 +208,7 @@ def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
 
 
 def elements(text: Text) -> Iterator[Any]:
-    """Yield the elements of an array whose bracket was taken. Raises BadLine for an array that does not end."""
+    """Yield the elements of an array whose opening bracket was taken. Raises BadLine for an array that does not end."""
     if text.take("]"):
         return
     while True:

@@ -1,4 +1,4 @@
-"""Errors of single lines, and the checks of single values. No database, no torch."""
+"""Errors of single lines, and the parsing and checks of single values. No database, no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LineError:
 
 
 class BadLine(ValueError):
-    """Raised for a record that cannot be used; `column` is to blame, and `code` is stable."""
+    """Raised for a record that cannot be used; `column` is the column at fault ("" for none), `code` a stable code."""
 
     def __init__(self, column: str, code: str, message: str) -> None:
         super().__init__(storable(message))
@@ -39,7 +39,10 @@ def storable(text: str) -> str:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Parse a line as a JSON object. Raises BadLine, also for one of over MAX_ROW_BYTES or with a name twice."""
+    """Parse a line as a JSON object.
+
+    Raises BadLine if it is none, is over MAX_ROW_BYTES, or has a name twice.
+    """
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:
@@ -58,7 +61,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these pairs. Raises BadLine for a name that occurs twice: one value would be lost."""
+    """Return the object of these pairs. Raises BadLine for a name that occurs twice, since one value would be lost."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -68,23 +71,23 @@ def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def advice(error: Exception) -> str:
-    """Return what to do about a line that is no JSON, with a space before it; "" if the error does not tell."""
+    """Return a hint on a line that is not JSON, with a space before it; "" if the error suggests none."""
     return " Write one object a line, with no comma behind it." if "Extra data" in str(error) else ""
 
 
 def too_long() -> BadLine:
-    """Return the error of a line over the cap."""
+    """Return, without raising it, the error of a line over the size limit."""
     return BadLine("", "line_too_long", "The line is over 4 MB: split it.")
 
 
 def not_utf8() -> BadLine:
-    """Return the error of bytes that are no UTF-8."""
+    """Return, without raising it, the error of bytes that are not UTF-8."""
     message = "The line is not UTF-8: choose the file's encoding (as cp1252, Windows Western), or save it in UTF-8."
     return BadLine("", "not_utf8", message)
 
 
 def text_in(row: dict[str, Any], column: str) -> str:
-    """Return the column's text. Raises BadLine if it is missing, blank, no text or too long."""
+    """Return the column's text. Raises BadLine if it is missing, blank, not text or too long."""
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)
@@ -95,7 +98,7 @@ def text_in(row: dict[str, Any], column: str) -> str:
 
 
 def is_visible(text: str) -> bool:
-    """Return True if a text holds more than white space and marks without a width."""
+    """Return True if the text has a character other than white space and marks without a width."""
     return any(unicodedata.category(letter) not in UNSEEN for letter in text.strip())
 
 
@@ -113,9 +116,9 @@ def sized(value: str, column: str) -> str:
 
 
 def number_text(value: Any) -> Any:
-    """Return a whole number as text, as a column of case numbers has; other values unchanged.
+    """Return a whole number as text, as needed for a column of case numbers; other values unchanged.
 
-    A column of numbers with gaps has floats: 12.0 is 12.
+    A column of numbers with gaps has floats: 12.0 becomes "12".
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -123,7 +126,10 @@ def number_text(value: Any) -> Any:
 
 
 def parsed_json(value: Any, column: str) -> Any:
-    """Return the value of a cell that holds JSON as text; other values than texts unchanged. Raises BadLine."""
+    """Return the value of a cell that contains JSON as text; values that are not text unchanged.
+
+    Raises BadLine for text that is not JSON.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -134,7 +140,7 @@ def parsed_json(value: Any, column: str) -> Any:
 
 
 def without_nulls(value: Any) -> Any:
-    """Remove null fields at any depth: a Parquet struct has every field of every row."""
+    """Return the value without null fields at any depth, since a Parquet struct has every field of every row."""
     if isinstance(value, dict):
         return {name: without_nulls(each) for name, each in value.items() if each is not None}
     return [without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
 """Preference rows in the spellings of TRL, OpenAI, Anthropic, UltraFeedback and others. No database, no torch.
 
-A pair becomes {prompt, chosen, rejected}, an answer that is marked good or bad {prompt, completion, label}. All three
-are texts, or all are lists of turns.
+A pair becomes {prompt, chosen, rejected}, and an answer that is marked good or bad {prompt, completion, label}. Prompt
+and answers are either all texts or all lists of turns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORD_END = re.compile(r".*(?=\s)", re.DOTALL)
 
 
 def read_pair(named: Record) -> Row:
-    """Return a row {prompt, chosen, rejected} from a preferred and a rejected answer. Raises BadLine.
+    """Return a row {prompt, chosen, rejected} from a record with a preferred and a rejected answer. Raises BadLine.
 
     The prompt is a text, turns, or what both sides begin with; the sides are texts, a message, or conversations, with
     or without the prompt before them.
@@ -58,9 +58,9 @@ def read_pair(named: Record) -> Row:
 
 
 def read_openai_pair(named: Record) -> Row:
-    """Return a row {prompt, chosen, rejected} from OpenAI's `input`, `preferred_output` and `non_preferred_output`.
+    """Return a row {prompt, chosen, rejected} from OpenAI's columns for preferences.
 
-    Raises BadLine.
+    They are `input`, `preferred_output` and `non_preferred_output`. Raises BadLine.
     """
     request = named["input"]
     sides = {"chosen": named["preferred_output"], "rejected": named.get("non_preferred_output")}
@@ -69,7 +69,7 @@ def read_openai_pair(named: Record) -> Row:
 
 
 def read_unpaired(named: Record) -> Row:
-    """Return a row {prompt, completion, label} from an answer that a true or false label marks as good or bad.
+    """Return a row {prompt, completion, label} from a record whose label marks its answer as good or bad.
 
     Raises BadLine.
     """
@@ -92,21 +92,21 @@ def read_unpaired(named: Record) -> Row:
 
 
 def refuse_weight(named: Record) -> None:
-    """Raise BadLine for a weight of the row other than 1, which no preference loss knows."""
+    """Raise BadLine for a weight of the row other than 1, since no preference loss has weights."""
     if "weight" in named and conversations.loss_weight(named["weight"], "weight") != 1:
         raise BadLine("weight", "pair_weight", "A preference row cannot have a weight: remove the row or the weight.")
 
 
 def side_of(named: Record, column: str) -> str | list[Turn]:
-    """Return an answer as a text or as turns. Raises BadLine."""
+    """Return the answer in the column as a text or as turns. Raises BadLine."""
     value = unfolded(named.get(column), column)
     return conversation(value, column) if isinstance(value, list) else text_in(named, column)
 
 
 def unfolded(value: Any, column: str) -> Any:
-    """Return one message, or messages written as JSON text, as a list of messages; other values as they are.
+    """Return a message, or messages written as JSON text, as a list of messages; other values unchanged.
 
-    Raises BadLine for text that is not JSON.
+    Raises BadLine for text that begins as such JSON and is not.
     """
     if isinstance(value, str) and value.lstrip().startswith(('[{"role"', '[{"from"')):
         return parsed_json(value, column)
@@ -124,7 +124,7 @@ def as_prompt(prompt: str | list[Turn]) -> list[Turn]:
 
 
 def prompt_of(named: Record) -> str | list[Turn] | None:
-    """Return the prompt as a text or as turns; None where only the sides hold it. Raises BadLine.
+    """Return the prompt as a text or as turns; None if only the answers contain it. Raises BadLine.
 
     The text of a column `input` follows an instruction after an empty line.
     """
@@ -141,9 +141,9 @@ def prompt_of(named: Record) -> str | list[Turn] | None:
 
 
 def read_texts(prompt: str | None, sides: Sequence[Any], named: Record) -> Row:
-    """Return the row of a pair of texts after a prompt; without one, after the text that both begin with.
+    """Return the row of a pair of texts after a prompt; if that is None, after the text that both begin with.
 
-    Raises BadLine.
+    Raises BadLine without a prompt or an answer.
     """
     chosen, rejected = sides
     if prompt is None:
@@ -162,7 +162,7 @@ def read_texts(prompt: str | None, sides: Sequence[Any], named: Record) -> Row:
 def common_text(chosen: str, rejected: str) -> str:
     """Return the text that both begin with, cut at a boundary.
 
-    That is the last "Assistant:" of Anthropic's form in it, else the end of a word.
+    The boundary is the last "Assistant:" in Anthropic's form within it, else the end of a word.
     """
     length = next((at for at, pair in enumerate(zip(chosen, rejected, strict=False)) if pair[0] != pair[1]), None)
     shared = chosen[: min(len(chosen), len(rejected)) if length is None else length]
@@ -173,14 +173,14 @@ def common_text(chosen: str, rejected: str) -> str:
 
 
 def with_preface(prompt: str, named: Record) -> str:
-    """Return a plain prompt after the text of a column `system`, if there is one. Raises BadLine."""
+    """Return a plain prompt, preceded by the text of the record's column `system` if it has one. Raises BadLine."""
     if str(named.get("system") or "").strip():
         return f"{text_in(named, 'system')}\n\n{prompt}"
     return prompt
 
 
 def read_talks(prompt: str | list[Turn] | None, sides: list[list[Turn]], named: Record) -> Row:
-    """Return the row of a pair of conversations after a prompt; without one, after the turns that both begin with.
+    """Return the row of a pair of conversations after a prompt; if that is None, after the turns that both begin with.
 
     Raises BadLine.
     """
@@ -198,12 +198,15 @@ def read_talks(prompt: str | list[Turn] | None, sides: list[list[Turn]], named: 
 
 
 def is_before(prompt: str, sides: list[list[Turn]]) -> bool:
-    """Return True if both sides hold the prompt as a turn before their answers, as UltraFeedback's do."""
+    """Return True if both sides contain the prompt as a user's turn before their answers, as UltraFeedback's do."""
     return any(turn["role"] == USER and turn["content"].strip() == prompt.strip() for turn in common_turns(*sides))
 
 
 def without_prompt(prompt: list[Turn], sides: list[list[Turn]]) -> list[list[Turn]]:
-    """Return each side without the prompt's turns, or without those but the system turn, if it begins with them."""
+    """Return each side without the prompt's turns at its beginning.
+
+    A system turn of the prompt may be missing there.
+    """
     spoken = [turn for turn in prompt if turn["role"] != SYSTEM]
     answers = []
     for side in sides:
@@ -216,7 +219,7 @@ def without_prompt(prompt: list[Turn], sides: list[list[Turn]]) -> list[list[Tur
 
 
 def common_turns(chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:
-    """Return the turns that both conversations begin with, without their last answers."""
+    """Return the turns that both conversations begin with, their last turns excluded."""
     shared: list[Turn] = []
     for one, other in zip(chosen[:-1], rejected[:-1], strict=False):
         if one != other:
@@ -226,10 +229,10 @@ def common_turns(chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:
 
 
 def checked_talk(prompt: list[Turn], answer: list[Turn], column: str) -> Row:
-    """Return {prompt, completion}.
+    """Return {prompt, completion}, both lists of turns.
 
-    Raises BadLine unless a prompt that ends with another's turn is followed by answers of the assistant, with weights
-    of 0 or 1 that are not all 0.
+    Raises BadLine unless the prompt ends with the turn of somebody else and the assistant answers it, with weights of 0
+    or 1 that are not all 0.
     """
     if not any(turn["role"] != SYSTEM for turn in prompt):
         raise BadLine("prompt", "empty", "prompt is missing: the conversation begins with its answer.")
@@ -250,20 +253,20 @@ def checked_talk(prompt: list[Turn], answer: list[Turn], column: str) -> Row:
 
 
 def columns_of(named: Record) -> tuple[str, ...]:
-    """Return the columns that are read of a preference row."""
+    """Return the columns of a preference row that are read."""
     prompt = next((name for name in (*QUESTIONS, *TALKS) if name in named), "prompt")
     return (*ANSWERS, "label", "output", "functions", prompt, *(["input"] if prompt == "instruction" else []))
 
 
 def is_judged(named: Record) -> bool:
-    """Return True for an answer that is marked good or bad: a label that is true or false, or 1 or 0."""
+    """Return True for a record whose answer is marked good or bad: its label is true or false, or 1 or 0."""
     if label_of(named.get("label")) not in GOOD_OR_BAD:
         return False
     return "completion" in named or {"instruction", "output"} <= set(named) or any(name in named for name in TALKS)
 
 
 def label_of(value: Any) -> str:
-    """Return a label as a word: true, false, 1 and 0 are judgements, however a file writes them."""
+    """Return a label as a word in lower case: true, false, 1 or 0, however the file writes it; other values as text."""
     return str(int(value) if isinstance(value, float) and value in (0.0, 1.0) else value).strip().lower()
 
 
@@ -274,7 +277,7 @@ def kind_of(columns: Iterable[str]) -> str:
 
 
 def turns_in(row: Row) -> list[Turn]:
-    """Return all turns of a preference row; none of one that holds texts."""
+    """Return all turns of a preference row; none if it holds texts."""
     return [turn for name in ("prompt", *ANSWERS) if isinstance(row.get(name), list) for turn in row[name]]
 
 

@@ -38,12 +38,15 @@ PEEK = 2**16
 
 
 def format_of(name: str) -> str | None:
-    """Return the format for the suffix of the file's name, compressed or not; None for an unknown suffix."""
+    """Return the format for the suffix of the file's name, before that of a compression; None for an unknown one."""
     return SUFFIXES.get(Path(inner_name(name)).suffix.lower())
 
 
 def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
-    """Yield numbered records, or a BadLine for a line that is none. Raises NotThisFormat for the whole file."""
+    """Yield (number, record) of a file, with a BadLine in place of a record that cannot be read.
+
+    `form` is one of FORMATS; `encoding` "" is UTF-8. Raises NotThisFormat for the whole file.
+    """
     with unpacked(path) as plain:
         if form in tables.READERS:
             yield from tables.READERS[form](plain)
@@ -56,7 +59,7 @@ def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, line) of every line.
 
-    One over MAX_ROW_BYTES is cut one byte over it, so that memory is constant.
+    A line over MAX_ROW_BYTES is cut one byte above that, so that memory is constant.
     """
     number = 0
     while raw := stream.readline(MAX_ROW_BYTES + 1):
@@ -68,11 +71,9 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def jsonl(stream: BinaryIO) -> Iterator[Record]:
-    """Yield the numbered rows of JSON.
+    """Yield the numbered rows of a JSON file; blank lines are skipped.
 
-    An object a line or over several lines, or one document that holds arrays of objects.
-
-    Blank lines are skipped.
+    It has one object per line, objects that span several lines, or one document that contains arrays of objects.
     """
     start = stream.tell()
     beginning = stream.read(PEEK)
@@ -100,8 +101,8 @@ def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
 def delimited(stream: BinaryIO) -> Iterator[Record]:
     """Yield the numbered records of a CSV file with a header; a first line `sep=;` names the delimiter.
 
-    Else it is the one of DELIMITERS that the header has most outside quotes; where the header has a space behind each,
-    that space belongs to no cell. A header that cannot be read is one BadLine.
+    Otherwise it is the one of DELIMITERS that occurs most in the header outside quotes; if the header has a space after
+    each, that space belongs to no cell. A header that cannot be read yields one BadLine.
     """
     csv.field_size_limit(MAX_ROW_BYTES)
     lines, passed = text_lines(stream), 1
@@ -131,7 +132,7 @@ def delimited(stream: BinaryIO) -> Iterator[Record]:
 
 
 def text_lines(stream: BinaryIO) -> Iterator[str]:
-    """Yield the lines of a stream as text. Raises BadLine."""
+    """Yield the lines of a UTF-8 stream as text. Raises BadLine for one that is too long or not UTF-8."""
     for _, raw in numbered_lines(stream):
         if len(raw) > MAX_ROW_BYTES:
             raise too_long()
@@ -144,9 +145,8 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
 def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
     """Yield the numbered records of a CSV file, a BadLine for one with another number of cells.
 
-    Blank lines are skipped.
-
-    It stops at a record that cannot be read, as the start of the next one is then unknown.
+    Blank lines are skipped. `first` is the number of the first line that the reader gets. It stops at a record that
+    cannot be read, because the start of the next one is then unknown.
     """
     while True:
         number = reader.line_num + first
@@ -171,7 +171,7 @@ def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
 
 
 def paragraphs(stream: BinaryIO) -> Iterator[Record]:
-    """Yield (number of the first line, {text}) of the paragraphs of a text, which empty lines separate."""
+    """Yield (number of the first line, {text}) of the paragraphs of a text; empty lines separate them."""
     start, part = 1, b""
     for number, raw in numbered_lines(stream):
         if raw.strip():

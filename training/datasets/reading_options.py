@@ -1,4 +1,4 @@
-"""A person's choices for the reading of a file."""
+"""A person's choices for reading a dataset's file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Choices:
-    """A person's choices for the reading of a file: `mapping` of our column to the file's, `encoding` ("" for UTF-8).
+    """A person's choices for reading a dataset's file.
 
-    `escape` makes control tokens in prompts harmless.
+    `mapping` maps our columns to the file's, `encoding` is "" for UTF-8, and `escape` makes control tokens in prompts
+    harmless.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Forms of records, each with the columns that it reads, how it is recognised, and its reading into a row."""
+"""The forms of records: the columns that each has, how it is recognised, and how it becomes a row."""
 
 from __future__ import annotations
 
@@ -83,23 +83,26 @@ class Form:
 
 
 def has(*columns: str) -> Callable[[Record], bool]:
-    """Return a function that is True for records with all of these columns."""
+    """Return a predicate that is True for records with all of these columns."""
     return lambda named: all(column in named for column in columns)
 
 
 def any_of(*columns: str) -> Callable[[Record], bool]:
-    """Return a function that is True for records with at least one of these columns."""
+    """Return a predicate that is True for records with at least one of these columns."""
     return lambda named: any(column in named for column in columns)
 
 
 def read_pretokenised(named: Record) -> Row:
-    """Raise BadLine: rows of token ids are not accepted."""
+    """Raise BadLine, because rows of token ids are not accepted."""
     message = "The row is pre-tokenised (input_ids): its numbers fit one tokenizer alone. Upload the text instead."
     raise BadLine("input_ids", "pre_tokenised", message)
 
 
 def read_messages(named: Record) -> Row:
-    """Return {messages, tools} from a conversation in OpenAI's or ShareGPT's spelling. Raises BadLine."""
+    """Return {messages, tools} from a conversation in OpenAI's or ShareGPT's spelling, without tools if it has none.
+
+    Raises BadLine.
+    """
     column = next(name for name in SHARED_COLUMNS if name in named)
     turns = with_system(conversation(named[column], column), named)
     require_answer(turns, column)
@@ -107,7 +110,7 @@ def read_messages(named: Record) -> Row:
 
 
 def read_conversational(named: Record) -> Row:
-    """Return {messages, tools} from TRL's conversational prompt and completion; the prompt's answers get weight 0.
+    """Return {messages, tools} from TRL's conversational prompt and completion; answers in the prompt get weight 0.
 
     Raises BadLine.
     """
@@ -121,7 +124,7 @@ def read_conversational(named: Record) -> Row:
 
 
 def read_prompt(named: Record) -> Row:
-    """Return {prompt, completion}, the prompt after the text of a column `system`. Raises BadLine."""
+    """Return {prompt, completion}; the text of a column `system` precedes the prompt. Raises BadLine."""
     refuse_tools(named)
     if "completion" not in named and proposed_mapping(named):
         raise unknown_form(named)
@@ -134,7 +137,7 @@ def read_prompt(named: Record) -> Row:
 def read_text(named: Record) -> Row:
     """Return {text} from a plain text, all of which the loss counts.
 
-    Raises BadLine, also for tools or a system text.
+    Raises BadLine, also for a record with tools or a system text.
     """
     refuse_tools(named)
     if str(named.get("system") or "").strip():
@@ -143,7 +146,7 @@ def read_text(named: Record) -> Row:
 
 
 def read_alpaca(named: Record) -> Row:
-    """Return {prompt, completion} from Alpaca's system, instruction and input; with `history` {messages}.
+    """Return {prompt, completion} from Alpaca's system, instruction, input and output; with `history` {messages}.
 
     Raises BadLine.
     """
@@ -159,12 +162,12 @@ def read_alpaca(named: Record) -> Row:
 
 
 def filled(named: Record, column: str) -> bool:
-    """Return True if the column holds more than white space."""
+    """Return True if the record has the column with more than white space."""
     return column in named and not is_blank(named[column]) and bool(str(named[column]).strip())
 
 
 def pairs_of(history: Any) -> Iterable[list[Record]]:
-    """Yield the turns of earlier questions and answers. Raises BadLine."""
+    """Yield a question and its answer as two turns, for each pair of the history. Raises BadLine for another form."""
     for pair in history if isinstance(history, list) else [None]:
         if (
             not isinstance(pair, list)
@@ -176,12 +179,12 @@ def pairs_of(history: Any) -> Iterable[list[Record]]:
 
 
 def is_talk(value: Any) -> bool:
-    """Return True for a list that begins with an object, as messages do."""
+    """Return True for a list that begins with an object, as a list of messages does."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def shared(named: Record) -> bool:
-    """Return True for a conversation in ShareGPT's spelling, in which a message has `from`."""
+    """Return True for a conversation in ShareGPT's spelling, whose messages have `from`."""
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     return is_talk(container) and any("from" in turn for turn in container if isinstance(turn, dict))
 
@@ -192,7 +195,7 @@ TALKS = (SHAREGPT, OPENAI)
 
 
 def talk_columns(named: Record) -> tuple[str, ...]:
-    """Return the columns of a conversation that are read: of several conversations the first."""
+    """Return the columns of a conversation that are read: the first of several columns of messages, and `functions`."""
     return (next(name for name in SHARED_COLUMNS if name in named), "functions")
 
 
@@ -235,7 +238,10 @@ INSIDE = {"messages", "conversations", "prompt", "completion", "text", "instruct
 
 
 def unknown_form(named: Record) -> BadLine:
-    """Return the error of a record of no known form, with the mapping that its columns' names suggest, if any."""
+    """Return, without raising it, the error of a record of no known form.
+
+    It contains the mapping that the names of the columns suggest, if any.
+    """
     if not named:
         return BadLine("", "no_form", "Every column of the row is empty: leave the row out.")
     for name, value in named.items():
@@ -251,7 +257,10 @@ def unknown_form(named: Record) -> BadLine:
 
 
 def proposed_mapping(named: Record) -> dict[str, str] | None:
-    """Return the mapping (our column -> the file's) that the columns' names suggest; None if they suggest none."""
+    """Return the mapping (our column -> the file's) that the names of the columns suggest.
+
+    None if they suggest none.
+    """
     talks = [str(name) for name, value in named.items() if is_talk(value) and {"role", "from"} & value[0].keys()]
     if talks and not {*SHARED_COLUMNS, "prompt", "completion"} & named.keys():
         return {"messages": talks[0]}
@@ -272,5 +281,5 @@ def proposed_mapping(named: Record) -> dict[str, str] | None:
 
 
 def plain_name(name: Any) -> str:
-    """Return a column's name in lower case; what parts its words becomes one underscore, and none is at its ends."""
+    """Return a column's name in lower case, its words joined by single underscores."""
     return re.sub(r"[\W_]+", "_", str(name).strip().casefold()).strip("_")

@@ -1,7 +1,7 @@
-"""Datasets that lie in a bucket or on a hub: which addresses a project may name, and how their bytes are brought.
+"""Datasets in a bucket or on a hub: which addresses a project may name, and how their bytes are read.
 
 Operators list what may be read with the installation's own keys (`ADAPTERHUB_DATASET_SOURCES`), for all projects or for
-one: a user's address alone would let one team read another's bucket. The artifact store itself is never a source.
+one; otherwise one team could read another's bucket by its address. The artifact store itself is never a source.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ BUCKET = re.compile(r"s3://[a-z0-9.-]{3,63}/\S.*")
 class Source:
     """A dataset's address, `s3://bucket/key` or `hf://owner/name`, and the part of it that is read.
 
-    `revision` is a hub's branch, tag or commit, or a version of an object in a bucket; `config` and `split` belong to a
-    hub.
+    `revision` is a hub's branch, tag or commit, or a version of an object in a bucket; `config` and `split` exist only
+    on a hub. Each is "" for the default.
     """
 
     url: str
@@ -56,12 +56,12 @@ class Source:
 
     @property
     def repository(self) -> str:
-        """Return owner/name of a hub's dataset."""
+        """Return the `owner/name` of a hub's dataset."""
         return self.url.removeprefix("hf://")
 
     @property
     def filename(self) -> str:
-        """Return the name of the file that the bytes are stored under, whose suffix tells its format."""
+        """Return the name of the file in which the bytes are stored; its suffix gives the format."""
         return f"{self.repository.rpartition('/')[2]}.jsonl" if self.is_hub else PurePosixPath(self.url).name
 
     def require_known(self) -> None:
@@ -80,11 +80,10 @@ class Source:
                 raise Invalid(f"{name} is a choice of a hub's dataset: leave it out.", field=name, code="bad_source")
 
     def require_allowed(self, project: str) -> None:
-        """Check that operators let the project read the address, and that it is not the artifact store's.
+        """Check that operators let the project read the address, and that it is not in the artifact store.
 
-        Raises Invalid.
-
-        Entries are `s3://bucket/prefix`, `hf://owner` or a whole address, and may begin with `project=`.
+        Raises Invalid. Their entries are `s3://bucket/prefix`, `hf://owner` or a whole address, and may begin with
+        `project=`.
         """
         self.require_known()
         store = settings.ARTIFACT_STORE
@@ -104,9 +103,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Origin:
-    """The bytes that were read.
+    """The bytes that were read: `sha256`, `size` in bytes, and `revision`.
 
-    `sha256`, `size` in bytes, and `revision`, a commit or an object's version or entity tag.
+    `revision` is a commit, or an object's version or entity tag.
     """
 
     revision: str
@@ -114,7 +113,7 @@ class Origin:
     size: int
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
+        """Return the fields as a dict for JSON."""
         return asdict(self)
 
 
@@ -129,12 +128,12 @@ def prefixes_of(project: str) -> Iterator[str]:
 
 
 def is_below(url: str, prefix: str) -> bool:
-    """Return True if the address is the prefix, or lies below it as a path does."""
+    """Return True if the address is the prefix, or lies below it in the sense of a path."""
     return url == prefix or url.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) -> Origin:
-    """Copy one version of an object to the file `target` and return its origin.
+    """Copy one version of the object `key` to the file `target` and return its origin.
 
     Raises Invalid if it cannot be read or is over MOST_BYTES.
     """
@@ -155,9 +154,9 @@ def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) 
 
 
 def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
-    """Write the rows of a hub's dataset at one commit to `target` as JSON lines, by a child process; return the origin.
+    """Write the rows of a hub's dataset at one commit to `target` as JSON lines, in a child process; return the origin.
 
-    Raises Invalid if the hub or the child fails.
+    `folder` is for the child's files. Raises Invalid if the hub or the child fails, or its files exceed MOST_BYTES.
     """
     commit = commit_of(source)
     request = json.dumps(
@@ -181,9 +180,9 @@ def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
 
 
 def ended_within(child: Child, folder: Path) -> int | None:
-    """Wait for the child up to HUB_S; return its exit status, or None. Raises Invalid if it fills the folder.
+    """Wait for the child up to HUB_S seconds; return its exit status, or None if it still runs.
 
-    What a hub sends packed may unfold to any size.
+    Raises Invalid if its files in the folder exceed MOST_BYTES: what a hub sends compressed may unfold to any size.
     """
     give_up_at = time.monotonic() + HUB_S
     while True:
@@ -195,7 +194,7 @@ def ended_within(child: Child, folder: Path) -> int | None:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of the files below a folder, some of which may vanish meanwhile."""
+    """Return the total bytes of the files below a folder; files may vanish meanwhile."""
     size = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -204,7 +203,7 @@ def size_of(folder: Path) -> int:
 
 
 def commit_of(source: Source) -> str:
-    """Return the hub's commit of the source's revision, the newest if it names none. Raises Invalid."""
+    """Return the hub's commit of the source's revision, the newest one if it names none. Raises Invalid."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

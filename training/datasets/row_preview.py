@@ -35,9 +35,10 @@ class NoTokenizer(NotReadable):
 
 @dataclass(frozen=True)
 class ReadingOfRows:
-    """The way a run reads its rows: prompts `in_chat` templates or as they are, and what the `loss` counts.
+    """The way a run reads its rows.
 
-    With `unpaired` the two sides of a preference pair are separate rows.
+    With `in_chat` prompts are rendered by the chat template, otherwise they are read as they are. `loss` says what the
+    loss counts. With `unpaired` the two sides of a preference pair are separate rows.
     """
 
     in_chat: bool = False
@@ -50,7 +51,7 @@ PLAIN_READING = ReadingOfRows()
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a rendered row. `kind`: `counted` by the loss, `read` only, or `cut` off behind max_length."""
+    """A piece of a rendered row; `kind` is `counted` by the loss, `read` only, or `cut` off beyond max_length."""
 
     text: str
     kind: str
@@ -58,9 +59,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row as a training reads it: its tokens, those that the loss counts, and its text in spans.
+    """A row as a training reads it: its number of tokens, the number that the loss counts, and its text in spans.
 
-    `side`: of a preference row `chosen` or `rejected`.
+    `side` is `chosen` or `rejected` for one side of a preference row, else "".
     """
 
     tokens: int
@@ -71,10 +72,10 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of the first `rows` rows in tokens. `bins`: rows in equal steps of `step` tokens from 0.
+    """Lengths in tokens of the first `rows` rows; `bins` counts rows in steps of `step` tokens from 0.
 
-    `cut`: rows longer than max_length; `silent`: rows left out, since no token that the loss counts lies before it;
-    `cut_tokens`: the fraction of all tokens behind it.
+    `cut` is the number of rows longer than max_length; `silent` that of rows which are left out because max_length cuts
+    off all tokens that the loss counts; `cut_tokens` is the fraction of all tokens that are cut off.
     """
 
     rows: int
@@ -104,7 +105,7 @@ def readable(folder: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def tokenizer_of(folder: Path, digest: str) -> Any:
-    """Load the folder's tokenizer without network access; it is kept for later calls with the same digest.
+    """Load the folder's tokenizer without network access; it is cached for later calls with the same digest.
 
     Raises NoTokenizer.
     """
@@ -117,7 +118,10 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
 
 def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING) -> Rendered:
-    """Return a row as the recipes read it, with its length and the tokens that the loss counts. Raises NotReadable."""
+    """Return a row as the recipes read it, with its length and the number of tokens that the loss counts.
+
+    Raises NotReadable.
+    """
     sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)
     side = SIDES[row["label"]] if "label" in row else ""
@@ -125,13 +129,13 @@ def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows =
 
 
 def apart(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield preference pairs as two rows, the preferred and the rejected answer; other rows as they are."""
+    """Yield a preference pair as two rows, the preferred and the rejected answer; other rows unchanged."""
     for row in rows:
         yield from preference.unpaired([row]) if "chosen" in row else [row]
 
 
 def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> TokenSequence:
-    """Return the tokens of a row, which must not be a pair, uncut. Raises NotReadable."""
+    """Return the tokens of a row, uncut; the row must not be a preference pair. Raises NotReadable."""
     from jinja2 import TemplateError
 
     try:
@@ -161,7 +165,10 @@ def spans_of(sequence: TokenSequence, tokenizer: Any, max_length: int) -> list[S
 
 
 def kind_of(place: int, label: int, max_length: int) -> str:
-    """Return a token's kind: `cut`, `read` or `counted`. The first token is only read, as it is never predicted."""
+    """Return the kind of the token at `place`: `cut`, `read` or `counted`.
+
+    The first token is never predicted, only read.
+    """
     if place >= max_length:
         return "cut"
     return "read" if label == IGNORED or place == 0 else "counted"
@@ -203,7 +210,7 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
 def preview(
     file: Path, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING, count: int = 8
 ) -> dict[str, Any]:
-    """Return the first `count` rows rendered, and the lengths of the first MEASURED_ROWS in tokens.
+    """Return the first `count` rows of a split's file rendered, and the lengths of its first MEASURED_ROWS in tokens.
 
     Each side of a preference pair counts as a row. Raises NotReadable.
     """
@@ -220,6 +227,6 @@ def preview(
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    """Yield the rows of a stored split."""
+    """Yield the rows of a stored split's file."""
     with file.open("rb") as stream:
         yield from (json.loads(line) for line in stream)

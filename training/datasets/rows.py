@@ -1,4 +1,4 @@
-"""Rows of a dataset: the form in which a record is recognised, and its normal form. No database, no torch."""
+"""Rows of a dataset: recognition of a record's form, and its conversion to a normal form. No database, no torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ CONTROL = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """A row in normal form, the recognised form, the split that it names (None for none), and unused columns."""
+    """A row in normal form, with the recognised form, the columns that nothing reads, and notices for people.
+
+    `held_out` is the split that the row names: True for held-out rows, False for training, None if it names none.
+    """
 
     row: Row
     form: str
@@ -52,17 +55,15 @@ class Reading:
 
 
 def parse_row(raw: bytes) -> Row:
-    """Parse one JSON object of any known form into its normal form. Raises BadLine."""
+    """Parse a line of JSON of any known form into a row of normal form. Raises BadLine."""
     return reading(json_object(raw)).row
 
 
 def renamed(row: Record, mapping: dict[str, str]) -> Record:
     """Return the record with its columns renamed by `mapping` (our name -> the file's).
 
-    Others that forms read are dropped.
-
-    Raises BadLine for a missing column. Columns that say how a row is used keep their own names, so that a mapping
-    drops no weight, no tools and no label.
+    Unmapped columns that forms read are dropped; those that say how a row is used keep their names, so that a mapping
+    drops no weight, no tools and no label. Raises BadLine for a missing column.
     """
     for theirs in mapping.values():
         if theirs not in row:
@@ -74,9 +75,10 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
 
 
 def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
-    """Recognise a record and return its normal form; with `escape`, control tokens in its prompts are made harmless.
+    """Recognise a record's form and return the record in normal form.
 
-    Raises BadLine; for an unknown form it names the mapping that would work.
+    With `escape`, control tokens in its prompts are made harmless. Raises BadLine; for an unknown form it contains the
+    mapping that would work.
     """
     renamed_record = renamed(record, mapping or {})
     named = {name: value for name, value in renamed_record.items() if not is_absent(name, value)}
@@ -91,14 +93,14 @@ def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bo
 
 
 def refuse_media(named: Record) -> None:
-    """Raise BadLine for a column of images or sound that is not empty: the row's text alone means something else."""
+    """Raise BadLine for a column of images or sound that is not empty: the text alone would mean something else."""
     for column in MEDIA:
         if not is_blank(named.get(column)) and named.get(column) is not None:
             raise BadLine(column, "not_text", f"The row has {column}, and only text is trained: leave such rows out.")
 
 
 def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]) -> frozenset[str]:
-    """Return the names of the file's columns that hold something and that nothing reads."""
+    """Return the names of the file's columns that are not empty and that nothing reads."""
     columns = form.columns if isinstance(form.columns, tuple) else form.columns(named)
     used = {*columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
     read = {mapping.get(name, name) for name in used}
@@ -120,7 +122,10 @@ EMPTY_WORDS = ("nan", "null", "none", "<na>", "\\n")
 
 
 def is_absent(name: str, value: Any) -> bool:
-    """Return True for null and NaN, and for an empty cell of a column that a row need not have."""
+    """Return True for null and NaN, and for an empty cell of a column that a row need not have.
+
+    In columns that say how a row is used, words such as "nan" and "null" are empty, too.
+    """
     if isinstance(value, float) and math.isnan(value):
         # An empty cell of a table of numbers.
         return True
@@ -130,7 +135,7 @@ def is_absent(name: str, value: Any) -> bool:
 
 
 def use_of(named: Record) -> Row:
-    """Return the columns document, source and weight, as far as the record has them; a weight of 1 is left out.
+    """Return the record's columns document, source and weight, as far as it has them; a weight of 1 is left out.
 
     Raises BadLine.
     """
@@ -145,9 +150,9 @@ def use_of(named: Record) -> Row:
 
 
 def held_out_by(named: Record) -> bool | None:
-    """Return True for a held-out row, False for one to train on, by the column `split`; None without one.
+    """Return True for a held-out row and False for one to train on, by the column `split`; None without it.
 
-    Raises BadLine.
+    Raises BadLine for another word.
     """
     word = named.get("split")
     if word is None or word == "":
@@ -159,7 +164,7 @@ def held_out_by(named: Record) -> bool | None:
 
 
 def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
-    """Yield what a person should know of a row that is read nevertheless, such as fields that nothing reads."""
+    """Yield notices for people on a row that is read nevertheless, such as on fields that nothing reads."""
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     if form.name in TALKS and isinstance(container, list):
         if any(is_empty_system(message) for message in container):
@@ -184,7 +189,7 @@ def texts_of(row: Row) -> Iterable[str]:
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:
-    """Yield a notice for prompts, and one for trained text, that a tokenizer would read as control tokens."""
+    """Yield a notice on prompts, and one on trained text, with what a tokenizer would read as control tokens."""
     talk = [*row.get("messages", ()), *preferences.turns_in(row)]
     prompts = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
     prompts += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
@@ -197,7 +202,7 @@ def control_tokens_in(row: Row) -> Iterable[str]:
 
 
 def escaped(row: Row) -> Row:
-    """Return the row with a space in the control tokens of its prompts, so that no tokenizer reads them as such."""
+    """Return the row with a space in each control token of its prompts, so that no tokenizer reads it as one."""
     if isinstance(row.get("prompt"), str):
         row = {**row, "prompt": spaced(row["prompt"])}
     talks = ("messages", "prompt", *preferences.ANSWERS)
@@ -205,12 +210,12 @@ def escaped(row: Row) -> Row:
 
 
 def escaped_turns(turns: list[Record]) -> list[Record]:
-    """Return the turns with a space in the control tokens of all turns but the assistant's."""
+    """Return the turns with a space in each control token of all turns but the assistant's."""
     return [turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns]
 
 
 def spaced(text: str) -> str:
-    """Return the text with a space behind the first character of every control token."""
+    """Return the text with a space after the first character of every control token."""
     return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
 
 
@@ -222,14 +227,14 @@ def is_empty_system(message: Any) -> bool:
 
 
 def line_of(row: Row) -> str:
-    """Return the row as a JSON line with sorted keys: the same text for the same row."""
+    """Return the row as a line of JSON with sorted keys: equal rows give equal lines."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def content_hash(row: Row) -> int:
     """Return a 64-bit hash of a row's trained content.
 
-    Copies but for case, white space and Unicode form have the same.
+    It ignores case, white space and Unicode form.
     """
     words = json.dumps(
         {name: row[name] for name in row if name not in USE_COLUMNS[2:]}, ensure_ascii=False, sort_keys=True

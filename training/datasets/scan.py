@@ -1,4 +1,4 @@
-"""A file's rows, checked and split: bad lines, copies, leaks and contradictions. Memory: some 40 bytes a row."""
+"""The check and split of a file's rows: bad lines, copies, leaks and contradictions. About 40 bytes of memory a row."""
 
 from __future__ import annotations
 
@@ -35,16 +35,15 @@ CONTRADICTIONS = {
 
 
 class UnfoldsTooFar(ValueError):
-    """Raised when the rows take far more bytes than the file: it was made to fill a disk."""
+    """Raised when the rows take far more bytes than the file, as in a file that was made to fill a disk."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a scan as plain values.
+    """The outcome of a scan as plain values: errors, columns, number of rows by split, and warnings.
 
-    The first errors of `broken` bad lines, columns, rows a split, and warnings.
-
-    `is_grouped`: the split is by groups, not by the file's own column.
+    `errors` are the first of `broken` bad lines. `is_grouped` is True if the rows were split by groups, not by the
+    file's own column.
     """
 
     errors: list[LineError]
@@ -65,8 +64,9 @@ class Report:
 class Scan:
     """The state and result of a scan.
 
-    `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes; `forms`,
-    `unused` count the rows of each recognised form and unused column; `notices` hold their rows' count and first lines.
+    `errors` are the first MAX_ERRORS of `broken` bad lines; `hashes` maps splits to the rows' 64-bit content hashes;
+    `forms` and `unused` count the rows of each recognised form and unused column; `notices` map each notice to the
+    number of its rows and their first lines.
     """
 
     errors: list[LineError] = field(default_factory=list)
@@ -94,24 +94,24 @@ class Scan:
 
     @property
     def read_as(self) -> str:
-        """Return the name of the recognised form; of several, each with its number of rows."""
+        """Return the name of the recognised form; if there are several, each with its number of rows."""
         if len(self.forms) == 1:
             return next(iter(self.forms))
         return ", ".join(f"{form} ({count} rows)" for form, count in self.forms.most_common())
 
     @property
     def kind(self) -> str:
-        """Return the kind of the rows: `pairs`, `labels`, or `answers`."""
+        """Return the kind of the rows: `pairs`, `labels` or `answers`."""
         return kind_of(self.columns)
 
     def refuse(self, number: int, error: BadLine) -> None:
-        """Count a broken line, and keep its error among the first ones."""
+        """Count a broken line, and keep its error if it is among the first MAX_ERRORS."""
         self.broken += 1
         if len(self.errors) < MAX_ERRORS:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
     def report(self) -> Report:
-        """Return the result as plain values."""
+        """Return the result as a Report."""
         return Report(
             self.errors,
             self.broken,
@@ -125,7 +125,7 @@ class Scan:
     def taken(
         self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None, *, escape: bool
     ) -> Row:
-        """Return a record's row and count it. Raises BadLine for a record that cannot be used."""
+        """Count a record and return its row. Raises BadLine for a record that cannot be used."""
         if isinstance(record, BadLine):
             raise record
         row = reading(record, mapping, escape=escape)
@@ -154,9 +154,9 @@ class Scan:
         self.keys.add(row.row)
 
     def divide(self) -> Any:
-        """Divide the rows and return a mask that is True for held-out ones.
+        """Divide the rows into splits and return a mask that is True for held-out rows.
 
-        By the column `split` if it names any, else by groups.
+        They are divided by the column `split` if a row is held out by it, else by groups.
         """
         named = np.array(self.named_splits, np.uint8)
         if (named == EVAL).any():
@@ -170,15 +170,15 @@ class Scan:
         return held_out
 
     def distinct(self, split: str) -> Any:
-        """Return the split's hashes, sorted and each once, as an array of uint64."""
+        """Return the split's content hashes, sorted and each once, as an array of uint64."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:
-        """Return warnings about copies, leaks, contradictions, large groups, unused columns, and few rows."""
+        """Return warnings on copies, leaks, contradictions, large groups, unused columns, and few rows."""
         return [*self.of_content(), *self.of_groups(), *self.of_columns(), *self.of_size()]
 
     def of_content(self) -> Iterable[str]:
-        """Yield warnings about copies, leaks and contradictions."""
+        """Yield warnings on copies, leaks and contradictions."""
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         if copies := self.rows - (len(train) + len(held_out) - leaked):
@@ -193,7 +193,7 @@ class Scan:
             yield f"{len(lines)} rows {CONTRADICTIONS[self.kind]} (lines {named}): keep one of them."
 
     def contradicting(self) -> list[int]:
-        """Return the lines whose prompt occurred before with another answer, whatever Unicode form either has."""
+        """Return the numbers of lines whose prompt occurred before with another answer, whatever their Unicode form."""
         prompts, contents = np.array(self.keys.prompt_hashes, np.uint64), np.array(self.contents, np.uint64)
         order = np.lexsort((np.arange(len(prompts)), prompts))
         firsts = np.unique(prompts, return_index=True)[1]
@@ -203,7 +203,7 @@ class Scan:
         return sorted(np.array(self.lines, np.uint64)[order][differs & has_prompt].tolist())
 
     def of_groups(self) -> Iterable[str]:
-        """Yield a warning about a group larger than the held-out share."""
+        """Yield a warning on a group that is larger than the held-out share."""
         if self.division and self.division.is_possible and self.division.largest > max(1, HELD_OUT_SHARE * self.rows):
             share = 100 * self.division.largest / self.rows
             yield (
@@ -212,7 +212,7 @@ class Scan:
             )
 
     def of_columns(self) -> Iterable[str]:
-        """Yield warnings about columns that nothing reads, and the notices of rows with their first lines."""
+        """Yield warnings on columns that nothing reads, and the notices of rows with their first lines."""
         for name, count in sorted(self.unused.items()):
             yield f"The column {name!r} is not used ({count} rows have it)."
         for notice, (count, *lines) in sorted(self.notices.items()):
@@ -235,8 +235,8 @@ def scan(
 ) -> Scan:
     """Write the valid records to `folder`/train.jsonl and eval.jsonl; return the result.
 
-    A bad record is counted and left out; the scan stops at MAX_BROKEN of them. Raises NotThisFormat, and UnfoldsTooFar
-    over `most_bytes` of rows.
+    A bad record is counted and left out; the scan stops after MAX_BROKEN of them. Raises NotThisFormat, and
+    UnfoldsTooFar if the rows exceed `most_bytes`; None is no limit.
     """
     result, every, written = Scan(), folder / "every.jsonl", 0
     with every.open("w", encoding="utf-8") as file:
@@ -254,7 +254,10 @@ def scan(
 
 
 def part(every: Path, held_out: Any, folder: Path) -> None:
-    """Write each line of the file `every` to its split's file, and delete it."""
+    """Write each line of the file `every` to its split's file, and delete `every`.
+
+    `held_out` is a mask of its lines.
+    """
     with ExitStack() as open_files:
         source = open_files.enter_context(every.open("rb"))
         train, evaluated = (open_files.enter_context(place.open("wb")) for place in places(folder).values())

@@ -26,9 +26,9 @@ MOST_UNFOLDED, FREE_BYTES = 50, 64 * MB
 
 
 def limit(file: Path) -> None:
-    """Limit this process's memory, CPU time and threads, so that a malicious file can end this process only.
+    """Limit this process's memory, CPU time and threads, so that a malicious file can end only this process.
 
-    The time is CPU_S seconds, and a second for each MB of the file.
+    The time is CPU_S seconds, and one second more for each MB of the file.
     """
     seconds = CPU_S + file.stat().st_size // MB
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -39,7 +39,7 @@ def limit(file: Path) -> None:
 
 
 def report_on(file: Path, form: str, folder: Path, choices: Choices) -> dict[str, Any]:
-    """Scan the file; return the report as JSON, or {fault, code} if the file as a whole cannot be read."""
+    """Scan the file; return the report as a dict for JSON, or {fault, code} if the file as a whole cannot be read."""
     from training.datasets.readers import records_of
     from training.datasets.scan import UnfoldsTooFar, scan
     from training.datasets.text_streams import NotThisFormat

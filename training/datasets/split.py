@@ -1,4 +1,4 @@
-"""The split of a dataset into training and held-out rows, group by group: no group is in both. No database."""
+"""The split of a dataset into training and held-out rows by groups; no group is in both. No database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def text_hash(text: str) -> int:
 
 
 def turns_of(messages: list[dict[str, Any]]) -> list[str]:
-    """Return a text for each turn of a conversation, from role, content and calls, without system turns."""
+    """Return a text for each turn of a conversation, from its role, content and calls, without system turns."""
     return [
         "\x1f".join((turn["role"], turn.get("content") or "", json.dumps(turn.get("tool_calls"), sort_keys=True)))
         for turn in messages
@@ -31,7 +31,7 @@ def turns_of(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def prefix_hashes(turns: list[str]) -> list[int]:
-    """Return the hash of the first n turns for n = 0 .. len(turns), each made from the one before."""
+    """Return the hash of the first n turns for n = 0 .. len(turns); each is computed from the one before."""
     hashes = [0]
     for turn in turns:
         hashes.append(text_hash(f"{hashes[-1]}\x1e{turn}"))
@@ -40,10 +40,11 @@ def prefix_hashes(turns: list[str]) -> list[int]:
 
 @dataclass
 class Keys:
-    """The hashes of the rows' groups, of whole conversations and of their beginnings.
+    """Hashes of all rows: of their groups, their prompts, and conversations with their beginnings.
 
-    `prompt_hashes` holds the hash of all that stands before the answer, 0 where nothing does; `beginnings` holds pairs
-    (row, hash of the conversation up to an earlier answer) as two arrays.
+    `prompt_hashes` has the hash of everything before the answer, 0 if that is nothing. `wholes` has the hash of a whole
+    conversation, 0 for other rows. `begun_rows` and `beginnings` are pairs of a row's index and the hash of its
+    conversation up to an earlier answer.
     """
 
     groups: array[int]
@@ -54,11 +55,11 @@ class Keys:
 
     @classmethod
     def none(cls) -> Keys:
-        """Return empty keys, for no rows."""
+        """Return the keys of no rows."""
         return cls(*(array("Q") for _ in range(5)))
 
     def add(self, row: Row) -> None:
-        """Add a row, grouped by its document, else its prompt or text, else its conversation before the last answer."""
+        """Add a row; its group is its document, else its prompt or text, or its conversation before the last answer."""
         self.prompt_hashes.append(prompt_hash(row))
         if "document" in row or not ("messages" in row or isinstance(row.get("prompt"), list)):
             self.groups.append(text_hash(key_of(row)))
@@ -70,9 +71,9 @@ class Keys:
             self.add_conversation([*row["prompt"], *answer], len(turns_of(row["prompt"])))
 
     def add_conversation(self, messages: list[dict[str, Any]], prompt_turns: int) -> None:
-        """Add a conversation, grouped by its first `prompt_turns` turns.
+        """Add a conversation, whose group is its first `prompt_turns` turns.
 
-        The hash of each part of it that ends with an earlier answer is kept, too.
+        The hash of each part of it that ends with an earlier answer is stored, too.
         """
         hashes = prefix_hashes(turns_of(messages))
         for turn, place in zip(without_system(messages)[:-1], hashes[1:], strict=False):
@@ -84,7 +85,7 @@ class Keys:
         self.wholes.append(hashes[-1])
 
     def united(self) -> Any:
-        """Return the group of every row; a conversation that is the beginning of another one shares its group."""
+        """Return the group of every row; a conversation that is the beginning of another one gets that one's group."""
         groups = np.array(self.groups, np.uint64)
         wholes, beginnings = np.array(self.wholes, np.uint64), np.array(self.beginnings, np.uint64)
         begun = np.isin(beginnings, wholes)
@@ -97,10 +98,10 @@ class Keys:
 
 
 def prompt_hash(row: Row) -> int:
-    """Return a hash by which rows with the same prompt and other answers are found; 0 for a row without a prompt.
+    """Return a hash that is equal for rows with the same prompt and different answers; 0 for a row without a prompt.
 
-    It covers everything before a row's answer, the system turn and the tools too; of a pair both answers in any order,
-    and of an answer marked good or bad the answer.
+    It covers everything before a row's answer, including the system turn and the tools; for a pair also both answers in
+    any order, and for an answer marked good or bad the answer.
     """
     if "chosen" in row or "label" in row:
         answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
@@ -113,7 +114,7 @@ def prompt_hash(row: Row) -> int:
 
 
 def key_of(row: Row) -> str:
-    """Return the text that a row without a conversation is grouped by: its document, else its prompt, else its text."""
+    """Return the text by which a row without a conversation is grouped: its document, else prompt, else text."""
     if "document" in row:
         return f"document\x1f{row['document']}"
     return str(row.get("prompt") or row["text"])
@@ -125,7 +126,7 @@ def without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def relabelled(groups: Any, pairs: Any) -> Any:
-    """Return the groups with those of each pair united; a united group has the least hash of its members."""
+    """Return the groups with the two of each pair united; a united group has the least hash of its members."""
     parent: dict[int, int] = {}
 
     def root(group: int) -> int:
@@ -144,9 +145,9 @@ def relabelled(groups: Any, pairs: Any) -> Any:
 
 @dataclass(frozen=True)
 class Split:
-    """The division of the rows.
+    """The division of the rows: `held_out` has one boolean for each row.
 
-    `held_out` is one boolean a row; `groups` their number; `largest` the rows of the largest.
+    `groups` is the number of groups, `largest` the number of rows in the largest one.
     """
 
     held_out: Any
@@ -162,8 +163,8 @@ class Split:
 def split(keys: Keys) -> Split:
     """Choose the held-out rows: whole groups from the lowest hash on, up to HELD_OUT_SHARE of the rows.
 
-    A group that would exceed the share is passed over. If every group exceeds it, the smallest is held out; a single
-    group is never.
+    A group that would exceed the share is skipped. If every group exceeds it, the smallest is held out; a single
+    group never is.
     """
     names, places, sizes = np.unique(keys.united(), return_inverse=True, return_counts=True)
     if len(names) < 2:

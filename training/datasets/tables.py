@@ -17,7 +17,7 @@ Record = tuple[int, dict[str, Any]]
 
 
 def parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file. Raises NotThisFormat."""
+    """Yield the rows of a Parquet file with their number from 1. Raises NotThisFormat."""
     import pyarrow
     import pyarrow.parquet
 
@@ -54,7 +54,7 @@ def arrow(path: Path) -> Iterator[Record]:
 
 
 def rows_of(batches: Iterator[Any]) -> Iterator[Record]:
-    """Yield the rows of record batches with their number from 1."""
+    """Yield (number from 1, row) of record batches."""
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
@@ -63,14 +63,14 @@ def rows_of(batches: Iterator[Any]) -> Iterator[Record]:
 
 
 def require_single_names(names: list[str]) -> None:
-    """Raise NotThisFormat for a column that is there twice: of two values one would be dropped."""
+    """Raise NotThisFormat for a column that occurs twice, since one of the two values would be dropped."""
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise NotThisFormat(f"The table has the column {twice!r} twice: give each its own name.")
 
 
 def as_text(value: Any) -> Any:
-    """Return bytes that are UTF-8 as text, as columns without a logical type hold it, and decimals as numbers.
+    """Return bytes that are UTF-8 as text, as a column without a logical type has it, and decimals as numbers.
 
     Other values are unchanged.
     """

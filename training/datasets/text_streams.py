@@ -1,4 +1,4 @@
-"""Uploaded files as UTF-8 streams: compression and encodings are taken off, in constant memory."""
+"""Uploaded files as UTF-8 streams: they are decompressed and decoded in constant memory."""
 
 from __future__ import annotations
 
@@ -77,21 +77,21 @@ ENCODINGS = {
 
 
 class NotThisFormat(ValueError):
-    """Raised when the content of a file is not of the format that its name or the user states; the message says why."""
+    """Raised when a file is not of the format that its name or the user states; the message says why."""
 
 
 def inner_name(name: str) -> str:
-    """Return the file's name without the suffix of a compression."""
+    """Return the file's name without the suffix of a compression: "rows.csv" for "rows.csv.gz"."""
     return Path(name).stem if Path(name).suffix.lower() in PACKED_SUFFIXES else name
 
 
 def is_packed(path: Path) -> bool:
-    """Return True if the file begins with the mark of a compression."""
+    """Return True if the file begins with the mark of a compression that can be read."""
     return compression_of(path) is not None
 
 
 def compression_of(path: Path) -> str | None:
-    """Return the name of the file's compression by its first bytes; None without one."""
+    """Return the name of the file's compression by its first bytes; None if it has none."""
     with path.open("rb") as stream:
         start = stream.read(4)
     return next((name for mark, name in COMPRESSIONS.items() if start.startswith(mark)), None)
@@ -112,7 +112,7 @@ def refuse_archive(path: Path) -> None:
 
 
 def refuse_table(path: Path) -> None:
-    """Raise NotThisFormat for a Parquet or Arrow file that is to be read as text."""
+    """Raise NotThisFormat for a Parquet or Arrow file that was to be read as text."""
     with path.open("rb") as stream:
         start = stream.read(8)
     if table := next((name for mark, name in TABLES.items() if start.startswith(mark)), None):
@@ -121,7 +121,10 @@ def refuse_table(path: Path) -> None:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Yield the path of the file, or of a temporary file beside it with its unpacked content. Raises NotThisFormat."""
+    """Yield the path of the file, or of a temporary file beside it with its decompressed content.
+
+    Raises NotThisFormat for archives and for a file that cannot be decompressed.
+    """
     refuse_archive(path)
     compression = compression_of(path)
     if compression is None:
@@ -138,7 +141,10 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> None:
-    """Write the unpacked content to `target`. Raises NotThisFormat if it cannot be unpacked, or unpacks to too much."""
+    """Write the decompressed content to `target`.
+
+    Raises NotThisFormat if it cannot be decompressed, or becomes too large for the file's size.
+    """
     import pyarrow
 
     written, most = 0, FREE_BYTES + MOST_UNPACKED * path.stat().st_size
@@ -159,7 +165,8 @@ def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._Tem
 def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
     """Yield the text file as a stream of UTF-8 bytes without a byte-order mark. Raises NotThisFormat.
 
-    A mark decides; without one the file is UTF-8, or in the encoding that the user chose.
+    A byte-order mark decides the encoding; without one it is `encoding`, which is chosen by the user, or UTF-8 if that
+    is "".
     """
     with path.open("rb") as stream:
         start = stream.read(4)
@@ -179,7 +186,7 @@ def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
 
 
 def has_old_line_ends(stream: BinaryIO) -> bool:
-    """Return True if lines end with a carriage return alone, as on the first Macintosh. The position stays."""
+    """Return True if lines end with a carriage return only, as on the first Macintosh; the stream's position stays."""
     place = stream.tell()
     beginning = stream.read(CHUNK)
     stream.seek(place)
@@ -187,7 +194,7 @@ def has_old_line_ends(stream: BinaryIO) -> bool:
 
 
 def transcode(stream: BinaryIO, encoding: str, target: BinaryIO) -> None:
-    """Write the stream, decoded by `encoding`, to `target` in UTF-8.
+    """Decode the stream by `encoding` and write it to `target` in UTF-8.
 
     Raises NotThisFormat if it is in another encoding.
     """

@@ -1,4 +1,4 @@
-"""A dataset's rows in a base model's tokens, from a sample of them: what a maximum length cuts. No database."""
+"""Lengths of a dataset's rows in a base model's tokens, from a sample: what a maximum length cuts. No database."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SAMPLED_ROWS = 300
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's tokens, and the places of its first and last counted token; -1 where none is counted.
+    """A row's number of tokens, and the places of its first and last token that the loss counts; -1 without any.
 
-    A preference pair has the longer side's tokens, and the other side's in `other`.
+    A preference pair has the longer side's number of tokens, and the other side's in `other`.
     """
 
     tokens: int
@@ -29,7 +29,7 @@ class Measured:
     other: int = 0
 
     def is_left_out(self, max_length: int) -> bool:
-        """Return True if nothing that the loss counts lies within the length."""
+        """Return True if no token that the loss counts lies within the length."""
         return self.first < 0 or self.first >= max_length
 
     def loses_end(self, max_length: int) -> bool:
@@ -39,14 +39,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sample:
-    """Measured rows of a file with `rows` in all."""
+    """The measured rows of a file that has `rows` rows in all."""
 
     measured: tuple[Measured, ...]
     rows: int
 
     @property
     def longest(self) -> int:
-        """Return the tokens of the longest measured row; 0 without rows."""
+        """Return the number of tokens of the longest measured row; 0 without rows."""
         return max((row.tokens for row in self.measured), default=0)
 
     @property
@@ -59,7 +59,7 @@ class Sample:
         return round(count * self.rows / max(len(self.measured), 1))
 
     def cut_to(self, max_length: int) -> dict[str, int]:
-        """Return how many of all rows a maximum length would cut, leave out, and train without their end."""
+        """Return how many of all rows a maximum length would cut, leave out, and leave without their end."""
         return {
             "cut": self.share(sum(row.tokens > max_length for row in self.measured)),
             "left_out": self.share(sum(row.is_left_out(max_length) for row in self.measured)),
@@ -67,9 +67,9 @@ class Sample:
         }
 
     def mean_tokens(self, max_length: int) -> float:
-        """Return the mean tokens that a training reads of a row within the length; of a pair both sides.
+        """Return the mean number of tokens of a row that a training reads within the length; 0 if it reads none.
 
-        0 if none is read.
+        Both sides of a preference pair count.
         """
         trained = [row for row in self.measured if not row.is_left_out(max_length)]
         tokens = sum(min(count, max_length) for row in trained for count in (row.tokens, row.other))
@@ -77,11 +77,9 @@ class Sample:
 
 
 def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: ReadingOfRows = PLAIN_READING) -> Sample:
-    """Measure a sample of the `rows` rows of a file, drawn over all of it.
+    """Measure a sample of the file's rows, drawn over all of it; `rows` is their number.
 
-    With `reading.unpaired` a pair counts as two.
-
-    Raises NotReadable.
+    With `reading.unpaired` a pair counts as two rows. Raises NotReadable.
     """
     tokenizer = tokenizer_of(model, model_digest)
     chosen = list(drawn(file, rows))
@@ -90,7 +88,7 @@ def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: Re
 
 
 def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
-    """Yield a sample of the rows, the same for the same file; the first row is always in it."""
+    """Yield a random sample of the file's rows, always the same for the same file and with the first row in it."""
     chosen = {0, *random.Random(0).sample(range(rows), min(rows, SAMPLED_ROWS))}  # noqa: S311 - a sample, no secret
     with file.open("rb") as stream:
         for place, line in enumerate(stream):
@@ -99,7 +97,7 @@ def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> Measured:
-    """Return the lengths of a row as the recipes read it, of a pair both sides together. Raises NotReadable."""
+    """Return the lengths of a row as the recipes read it, both sides of a pair together. Raises NotReadable."""
     is_preference = "chosen" in row or "label" in row
     (row,) = (preference.as_chat([row]) if is_preference else as_chat([row])) if reading.in_chat else [row]
     plain = replace(reading, in_chat=False)
@@ -112,11 +110,14 @@ def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN
 
 
 def of_sequence(sequence: TokenSequence) -> Measured:
-    """Return the length of the sequence and the places of its counted tokens."""
+    """Return the length of the sequence and the places of the first and last token that the loss counts."""
     return Measured(len(sequence.ids), *counted_between(sequence.labels))
 
 
 def counted_between(labels: Sequence[int]) -> tuple[int, int]:
-    """Return the places of the first and the last counted token, (-1, -1) without any; the first token never counts."""
+    """Return the places of the first and last label that the loss counts; (-1, -1) without any.
+
+    The first token of a sequence never counts.
+    """
     places = [place for place, label in enumerate(labels) if label != IGNORED and place]
     return (places[0], places[-1]) if places else (-1, -1)

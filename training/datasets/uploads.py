@@ -1,4 +1,4 @@
-"""An uploaded file: a temporary copy while it is checked, and what its name and its sender say of it."""
+"""An uploaded file: a temporary copy while it is checked, and the format and mapping that the sender states."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz
 
 @contextmanager
 def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
-    """Yield the path of a temporary copy of the upload, made in chunks so that memory stays constant.
+    """Yield the path of a temporary copy of the upload, which is deleted afterwards.
 
-    Delete it afterwards. Raises OutOfSpace.
+    It is made in chunks, so that memory stays constant. Raises OutOfSpace.
     """
     with scratch() as folder:
         path = folder / "rows"
@@ -38,7 +38,7 @@ def sha256_of(file: Path) -> str:
 
 
 def known_format(named: str, filename: str) -> str:
-    """Return the named format, else the one that the file's name tells. Raises Invalid if neither is known."""
+    """Return the named format, else the one of the file name's suffix. Raises Invalid if neither is known."""
     form = named or readers.format_of(filename) or ""
     if form not in readers.FORMATS:
         message = f"The format of {filename!r} is unknown: name it (format: {', '.join(readers.FORMATS)})."
@@ -49,7 +49,7 @@ def known_format(named: str, filename: str) -> str:
 
 
 def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
-    """Return the mapping. Raises Invalid unless it maps our columns to texts."""
+    """Return the mapping unchanged. Raises Invalid unless it maps names of our columns to texts."""
     for name, column in mapping.items():
         if name not in rows.COLUMNS or not isinstance(column, str) or not column:
             message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
@@ -58,7 +58,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
 
 
 def stored_alone(file: Path) -> str:
-    """Put a copy of one file, named `rows`, into the store; return the artifact's digest. Raises OutOfSpace."""
+    """Put a copy of the file, named `rows`, into the store as an artifact; return its digest. Raises OutOfSpace."""
     with scratch() as folder:
         shutil.copyfile(file, folder / "rows")
         return store().put_dir(folder)

@@ -1,1 +1,1 @@
-"""Shared code of all language-model programs: loading, tokenisation, loss, events and errors. No Django."""
+"""Shared code of all programs on language models: loading, tokenisation, loss, events and errors. No Django."""

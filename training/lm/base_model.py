@@ -17,12 +17,12 @@ Choose = Callable[[Sequence[token_sequences.Row]], Sequence[token_sequences.Row]
 
 
 def on_gpu() -> bool:
-    """Return True if there is a CUDA GPU."""
+    """Return True if CUDA is available."""
     return torch.cuda.is_available()
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the folder's tokenizer; one without a padding token gets one, as padding is masked everywhere."""
+    """Load the folder's tokenizer; one without a padding token gets one, since padding is masked everywhere."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -30,7 +30,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, device: str | None = None) -> Any:
-    """Load the model in bfloat16 with a GPU, else in float32, and put it on `device`, by default GPU or CPU."""
+    """Load the model in bfloat16 if there is a GPU, else in float32, and put it on `device`, by default GPU or CPU."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
@@ -38,7 +38,7 @@ def load_model(folder: Path, device: str | None = None) -> Any:
 
 
 def load_named(model: str, flag: str) -> tuple[Any, Any]:
-    """Load (tokenizer, model) from a folder or a hub id. Raises BadInput that names `flag`."""
+    """Load (tokenizer, model) from a folder or a hub id. Raises BadInput that names the command-line flag."""
     if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
         raise BadInput(f"{flag}: {model} is neither a model's folder nor a hub id (owner/name).")
     try:
@@ -57,10 +57,10 @@ def sequences_of(
     cuts: token_sequences.Cuts | None = None,
     loss: str = token_sequences.ANSWERS,
 ) -> list[token_sequences.TokenSequence]:
-    """Return the rows of a file that `choose` selects as sequences of tokens; what is cut is counted in `cuts`.
+    """Return the rows of a file that `choose` selects as token sequences, at most `most` of them.
 
-    Raises BadInput that names `field`: for a bad row with its line, and for a file of which no completion begins within
-    `max_length`.
+    `cuts` counts what `max_length` cuts. Raises BadInput that names `field`: for a bad row with its line, and for a
+    file of which no completion begins within `max_length`.
     """
     try:
         sequences = token_sequences.tokenised(

@@ -1,8 +1,8 @@
 """Conversations as a chat template renders them, with the characters that the loss counts: answers and their ends.
 
-A template is asked twice: once with the conversation, once with a mark in the place of each piece of an answer. Where
-the marks, replaced by their pieces, give the first text, they tell the place of every piece in it. Templates are not
-prefix-stable, so the beginning of a conversation rendered alone tells nothing that is not checked.
+A template is rendered twice: once with the conversation, once with a mark in place of each piece of an answer. If
+replacing the marks by their pieces gives the first text, the marks show where each piece is in it. The rendering of the
+beginning of a conversation need not be the beginning of the rendered conversation, so it is only used after a check.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from training.lm.chat_template import (
 
 @dataclass(frozen=True)
 class Span:
-    """Characters of an answer in the rendered text, which the loss counts with a weight; 0 counts nothing."""
+    """Characters [start, end) of an answer in the rendered text, and the weight that the loss gives them.
+
+    0 is not counted.
+    """
 
     start: int
     end: int
@@ -36,7 +39,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation: its answers' spans, and the weight of an end token that the text lacks, or None."""
+    """A rendered conversation with the spans of its answers.
+
+    `open_end` is the weight of an end token that the last answer lacks in the text, or None if it lacks none.
+    """
 
     text: str
     spans: list[Span]
@@ -44,9 +50,9 @@ class Conversation:
 
 
 def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any, weight: float = 1) -> Conversation:
-    """Render a conversation and find its answers in the text.
+    """Render a conversation and find its answers in the text; the row's `weight` multiplies that of each answer.
 
-    Raises ChatError, which names the model, if its template leaves something out.
+    Raises ChatError, which names the model, if its template leaves something out or cannot render the conversation.
     """
     template = Template(tokenizer, tools)
     text = template.text(messages)
@@ -58,9 +64,7 @@ def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any,
 
 
 def counted(template: Template, messages: Sequence[Turn], text: str, marks: list[Mark], weight: float) -> Conversation:
-    """Return the conversation with the spans of its answers.
-
-    Their pieces, the markup between them, and the end of turn.
+    """Return the conversation with the spans of its answers: pieces, the markup between them, and the end of turn.
 
     `weight` is the row's; each answer's own weight is multiplied with it.
     """
@@ -94,7 +98,7 @@ def parts_of(start: int, end: int, breaks: list[tuple[int, int]]) -> list[tuple[
 def breaks_in(
     template: Template, messages: Sequence[Turn], place: int, text: str, pieces: list[Mark]
 ) -> list[tuple[int, int]]:
-    """Return the ranges between the pieces of an answer in which a tool's text stands: some templates put it there."""
+    """Return the ranges between the pieces of an answer in which a tool's text stands; some templates put it there."""
     others = [turn["content"].strip() for turn in messages[place + 1 :] if turn["role"] == "tool" and turn["content"]]
     breaks = []
     for one, other in pairwise(pieces):
@@ -108,8 +112,8 @@ def breaks_in(
 def start_of(template: Template, earlier: Sequence[Turn], text: str, before: int, first: Mark, turn: Turn) -> int:
     """Return the character at which an answer begins.
 
-    That is after the part of the generation prompt that the text has there, if the answer's own markup may stand before
-    it, else at its first piece.
+    If the answer's own markup may stand before its first piece, it begins after the part of the generation prompt that
+    the text has there; otherwise it begins at its first piece.
     """
     if not first.leads:
         return first.start - kept_space(template, earlier, turn)
@@ -123,7 +127,7 @@ def start_of(template: Template, earlier: Sequence[Turn], text: str, before: int
 
 
 def kept_space(template: Template, earlier: Sequence[Turn], turn: Turn) -> int:
-    """Return how many characters of white space at an answer's start the template keeps."""
+    """Return the number of white-space characters at an answer's start that the template keeps."""
     content = turn.get("content") or ""
     if content == content.lstrip():
         return 0
@@ -135,7 +139,7 @@ def kept_space(template: Template, earlier: Sequence[Turn], turn: Turn) -> int:
 
 
 def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -> tuple[int, bool]:
-    """Return (characters of the answer behind its last piece, True if they end with an end of turn).
+    """Return (number of characters of the answer after its last piece, True if they end with an end of turn).
 
     `gap` is the text from there to the next answer.
     """
@@ -154,9 +158,9 @@ def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -
 
 
 def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
-    """Return what the template writes behind the last piece of an answer when nothing follows it.
+    """Return the text that the template writes after the last piece of an answer if nothing follows it.
 
-    "" if it cannot be told.
+    "" if that cannot be determined.
     """
     marked = Marked(unused_word(json.dumps(messages, ensure_ascii=False))[:-2])
     turns = [*messages[:place], marked.turn(place, messages[place])]
@@ -169,7 +173,7 @@ def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
 
 
 def common_start(one: str, other: str) -> str:
-    """Return the common start of two texts, cut back to the last `>`, `}` or `]` in it."""
+    """Return the text that both begin with, cut after the last `>`, `}` or `]` in it."""
     size = next(
         (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
@@ -178,9 +182,9 @@ def common_start(one: str, other: str) -> str:
 
 
 def from_prefixes(template: Template, messages: Sequence[Turn], text: str, weight: float) -> Conversation | None:
-    """Return the conversation with its answers' spans, found by rendering each beginning of it alone.
+    """Return the conversation with its answers' spans, found by rendering each beginning of the conversation alone.
 
-    None unless every beginning renders as a beginning of the text.
+    None unless the text begins with the rendering of every beginning.
     """
     spans = []
     for place, turn in answers_in(messages):
@@ -198,7 +202,7 @@ def from_prefixes(template: Template, messages: Sequence[Turn], text: str, weigh
 
 
 def from_contents(template: Template, messages: Sequence[Turn], text: str, weight: float) -> Conversation:
-    """Return the conversation with the spans of its answers' contents, searched in the text in order.
+    """Return the conversation with the spans of its answers' contents, which are searched for in the text in order.
 
     Raises ChatError if an answer's content is not in the text.
     """
@@ -218,7 +222,7 @@ def from_contents(template: Template, messages: Sequence[Turn], text: str, weigh
 
 
 def answers_in(messages: Sequence[Turn]) -> Iterator[tuple[int, Turn]]:
-    """Return an iterator of (place, turn) of the assistant's turns."""
+    """Return an iterator over (place, turn) of the assistant's turns."""
     return ((place, turn) for place, turn in enumerate(messages) if turn["role"] == "assistant")
 
 

@@ -1,4 +1,4 @@
-"""Marks in the place of each piece of an answer, by which the pieces are found in a rendered conversation."""
+"""Marks in place of the pieces of answers, by which the pieces are found in a rendered conversation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ THINK = re.compile(r"(</?think>)")
 
 @dataclass(frozen=True)
 class Mark:
-    """A piece of the answer `turn` at characters [start, end) of the rendered text.
+    """A piece of the answer at index `turn`, at the characters [start, end) of the rendered text.
 
-    `leads`: the answer's own markup may stand before it.
+    `leads` is True if the answer's own markup may stand before it.
     """
 
     turn: int
@@ -27,7 +27,7 @@ class Mark:
 
 
 def marks_in(template: Template, messages: Sequence[Turn], text: str) -> list[Mark] | None:
-    """Return the answers' pieces in the text, in its order; None if marks in their place change the text elsewhere.
+    """Return the answers' pieces in the order of the text; None if marks in their place change the text elsewhere.
 
     Raises ChatError for a piece that the template leaves out.
     """
@@ -44,7 +44,10 @@ def marks_in(template: Template, messages: Sequence[Turn], text: str) -> list[Ma
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a turn. `kind`: `content`, `reasoning` or `call`."""
+    """A piece of the turn at index `turn`; `kind` is `content`, `reasoning` or `call`.
+
+    `leads` is True if the answer's own markup may stand before it.
+    """
 
     turn: int
     text: str
@@ -53,7 +56,10 @@ class Piece:
 
 
 class Marked:
-    """Turns with a mark in the place of each piece of an answer; white space around pieces stays as it is."""
+    """Replacement of the pieces of answers by marks, and back; white space around pieces stays.
+
+    `stem` is the beginning of all marks, which must not occur in the conversation.
+    """
 
     def __init__(self, stem: str) -> None:
         self.stem = stem
@@ -61,13 +67,13 @@ class Marked:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Return the pattern of the marks."""
+        """Return the pattern that matches the marks."""
         return re.compile(rf"{self.stem}\d+Y")
 
     def turn(self, place: int, turn: Turn) -> Turn:
-        """Return the turn with marks in place of its pieces and remember these.
+        """Return the turn with marks in place of its pieces, which are remembered; a turn that is no answer unchanged.
 
-        A turn that is no answer is returned as it is.
+        `place` is the turn's index.
         """
         if turn["role"] != "assistant":
             return turn
@@ -79,7 +85,7 @@ class Marked:
         return changed
 
     def content(self, place: int, content: str) -> str:
-        """Return the content with marks for the text before, between and after its <think> tags."""
+        """Return the content with marks for the texts before, between and after its <think> tags."""
         parts = THINK.split(content)
         leads = content.lstrip().startswith("<think>") or parts[1:2] == ["</think>"]
         made = []
@@ -93,12 +99,15 @@ class Marked:
         return "".join(made)
 
     def call(self, place: int, call: Turn) -> Turn:
-        """Return the call with a mark in place of its name, if it has one."""
+        """Return the call with a mark in place of its name; a blank name stays."""
         name = call["function"]["name"]
         return {**call, "function": {**call["function"], "name": self.piece(place, name, "call", leads=True)}}
 
     def piece(self, turn: int, text: str, kind: str, *, leads: bool) -> str:
-        """Remember the text as a piece and return its mark, with the white space around it; a blank text as it is."""
+        """Remember the text as a piece and return its mark, with the white space around the text.
+
+        A blank text unchanged.
+        """
         plain = text.strip()
         if not plain:
             return text
@@ -108,7 +117,7 @@ class Marked:
         return f"{before}{mark}{text[len(text.rstrip()) :]}"
 
     def undone(self, text: str) -> tuple[str, list[Mark]]:
-        """Return the text with pieces in place of their marks, and for each piece where it first stands."""
+        """Return the text with marks replaced by their pieces, and the first place of each piece in it."""
         parts: list[str] = []
         places: dict[str, Mark] = {}
         position = length = 0
@@ -122,9 +131,9 @@ class Marked:
 
 
 def require_pieces(template: Template, marked: Marked, text: str) -> None:
-    """Raise ChatError if the text lacks a call or an answer's text, or the template never renders reasoning.
+    """Raise ChatError if the text lacks the name of a call or the text of an answer.
 
-    The last counts only if there is reasoning.
+    Missing reasoning is an error only if the template never renders reasoning.
     """
     # A template may change the case of what it renders.
     plain = text.casefold()

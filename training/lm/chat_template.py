@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: renders conversations and refuses those of which it leaves something out."""
+"""A tokenizer's chat template: it renders conversations and refuses those of which it leaves something out."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ NAMED_END = re.compile(
 
 
 class ChatError(ValueError):
-    """Raised when a template cannot render the conversation, or leaves out a part of it."""
+    """Raised when a template cannot render the conversation, or leaves out a part of it; the message says what."""
 
 
 def prompt_text(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
-    """Return the conversation as text up to the answer to come, as an engine renders it. Raises ChatError."""
+    """Return the conversation as text up to the answer that is to come, as an engine renders it. Raises ChatError."""
     return Template(tokenizer, tools).text(messages, add_generation_prompt=True)
 
 
 @dataclass
 class Template:
-    """A tokenizer's chat template with the tools of a row. Raises ChatError without a template."""
+    """A tokenizer's chat template for a row with these tools. Raises ChatError if the tokenizer has none."""
 
     tokenizer: Any
     tools: list[Turn] | None
@@ -50,11 +50,11 @@ class Template:
 
     @property
     def name(self) -> str:
-        """Return the name of the template's model for errors."""
+        """Return the name of the template's model, for error messages."""
         return Path(str(getattr(self.tokenizer, "name_or_path", ""))).name or "this model"
 
     def opens_with(self, tag: str, earlier: Sequence[Turn]) -> bool:
-        """Return True if the tag opens the next answer, and so ends none."""
+        """Return True if the tag opens the next answer, and therefore does not end the one before."""
         if self.opening is None:
             # One rendering for all answers of a conversation: each begins with the same tag.
             self.opening = generation_prompt(self, earlier).lstrip()
@@ -62,17 +62,17 @@ class Template:
 
     @property
     def reasoning_word(self) -> str:
-        """Return the name of the field that the template reads an answer's reasoning from."""
+        """Return the name of the field from which the template reads an answer's reasoning."""
         return next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", self.source)), REASONING[0])
 
     @cached_property
     def end(self) -> re.Pattern[str]:
-        """Return the pattern of an end of turn: a special token or what looks like one, with the space before it."""
+        """Return the pattern of an end of turn: a special token or what looks like one, with white space before it."""
         special = sorted(map(re.escape, self.tokenizer.all_special_tokens), key=len, reverse=True)
         return re.compile(rf"\s*(?:{'|'.join([*special, WRITTEN_END])})")
 
     def text(self, messages: Sequence[Turn], **options: Any) -> str:
-        """Return the rendered messages. Raises ChatError if the template refuses them or renders nothing."""
+        """Return the rendered messages. Raises ChatError if the template refuses them or renders only white space."""
         try:
             text = self.apply(messages, **options)
         except REFUSALS as error:
@@ -83,7 +83,7 @@ class Template:
         return text
 
     def apply(self, messages: Sequence[Turn], **options: Any) -> str:
-        """Return the rendered messages, with arguments of calls as objects; if that fails, as JSON text.
+        """Return the rendered messages, with the arguments of calls as objects or, if that fails, as JSON text.
 
         Raises one of REFUSALS.
         """
@@ -95,7 +95,7 @@ class Template:
             return self.once(messages, as_text=True, **options)
 
     def once(self, messages: Sequence[Turn], *, as_text: bool, **options: Any) -> str:
-        """Return the rendered messages, with the template's own field for reasoning. Raises one of REFUSALS."""
+        """Return the rendered messages, with reasoning in the template's own field. Raises one of REFUSALS."""
         turns = [self.worded(turn, as_text=as_text) for turn in messages]
         return str(self.tokenizer.apply_chat_template(turns, tools=self.tools, tokenize=False, **options))
 
@@ -112,7 +112,7 @@ class Template:
 
 
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
-    """Return a call; with `as_text`, its arguments are JSON text."""
+    """Return a call; with `as_text` its arguments become JSON text."""
     function = call["function"]
     arguments = function.get("arguments", {})
     if as_text and not isinstance(arguments, str):
@@ -121,7 +121,10 @@ def with_arguments(call: Turn, *, as_text: bool) -> Turn:
 
 
 def require_everything(template: Template, messages: Sequence[Turn], text: str) -> None:
-    """Raise ChatError if the template leaves out the tools, or the text of a system, user or tool message."""
+    """Raise ChatError if the template leaves out the tools, or the text of a system, user or tool message.
+
+    `text` is the rendered conversation.
+    """
     if template.tools and is_same_without_tools(template, messages, text):
         raise lacking(template, "tools")
     for place, turn in enumerate(messages):
@@ -135,7 +138,7 @@ def require_everything(template: Template, messages: Sequence[Turn], text: str) 
 
 
 def is_same_without_tools(template: Template, messages: Sequence[Turn], text: str) -> bool:
-    """Return True if the template renders this text without the tools, too."""
+    """Return True if the template renders the same text without the tools."""
     try:
         return Template(template.tokenizer, None).apply(messages) == text
     except REFUSALS:
@@ -143,14 +146,14 @@ def is_same_without_tools(template: Template, messages: Sequence[Turn], text: st
 
 
 def lacking(template: Template, what: str) -> ChatError:
-    """Return, without raising it, the error of a template that leaves something out."""
+    """Return, without raising it, the error of a template that does not render `what`."""
     return ChatError(
         f"The chat template of {template.name} does not render {what}: take another base model or leave it out."
     )
 
 
 def unused_word(text: str, number: int = 0) -> str:
-    """Return a word of letters and the number that does not occur in the text."""
+    """Return a word that does not occur in the text; it ends with the number and "Y"."""
     stem = "Zqx"
     while stem in text:
         stem += "q"
@@ -158,7 +161,7 @@ def unused_word(text: str, number: int = 0) -> str:
 
 
 def renders_reasoning(template: Template) -> bool:
-    """Return True if the template renders the reasoning of a last answer; of earlier ones many do not."""
+    """Return True if the template renders the reasoning of the last answer; many do not render that of earlier ones."""
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "reasoning_content": "Zqxq"}]
     try:
         return "Zqxq" in template.apply(turns)
@@ -167,7 +170,7 @@ def renders_reasoning(template: Template) -> bool:
 
 
 def is_end(token: int, tokenizer: Any) -> bool:
-    """Return True for a token that ends a turn or a text: the tokenizer's, a known one, or the chat template's."""
+    """Return True for a token that ends a turn or a text: the tokenizer's end token, a known one, or the template's."""
     if token == tokenizer.eos_token_id:
         return True
     name = str(tokenizer.convert_ids_to_tokens(token))
@@ -179,7 +182,7 @@ def is_end(token: int, tokenizer: Any) -> bool:
 
 
 def closes_answers(name: str, tokenizer: Any) -> bool:
-    """Return True if the chat template ends an answer with this token."""
+    """Return True if the chat template ends an answer with the token of this name."""
     word = unused_word("")
     try:
         text = Template(tokenizer, None).apply(
@@ -191,7 +194,7 @@ def closes_answers(name: str, tokenizer: Any) -> bool:
 
 
 def generation_prompt(template: Template, earlier: Sequence[Turn]) -> str:
-    """Return the text that the template adds for an answer to come; "" if that cannot be told."""
+    """Return the text that the template adds for an answer that is to come; "" if that cannot be determined."""
     try:
         without, with_prompt = template.apply(earlier), template.apply(earlier, add_generation_prompt=True)
     except REFUSALS:

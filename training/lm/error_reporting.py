@@ -1,4 +1,4 @@
-"""Process boundary of a program: turns a failure into one error event, one line on stderr and an exit status."""
+"""Process boundary of a program: it turns a failure into one error event, one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Diverged(ValueError):
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:
-    """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors, which are reported by `ended`.
+    """Run the work and return the exit status: 0 for success, 2 for bad input, 1 for other errors.
 
-    SystemExit passes through.
+    Errors are reported by `ended`. SystemExit passes through.
     """
     try:
         work()
@@ -41,8 +41,8 @@ def guarded(events: Events, work: Callable[[], None]) -> int:
 def last(status: int) -> int:
     """Return the status in a single process; in one of several, end the process at once with it by os._exit.
 
-    The destructor of gloo's process group waits, holding Python's lock, for a thread that may need that lock (torch
-    2.13).
+    There the destructor of gloo's process group would wait, holding Python's lock, for a thread that may need that lock
+    (torch 2.13).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -52,7 +52,7 @@ def last(status: int) -> int:
 
 
 def ended(events: Events, code: str, message: str) -> int:
-    """Report the error on standard error and as an event; return the exit status, 2 for bad input, else 1."""
+    """Report the error on standard error and as an event; return the exit status, 2 for bad input and 1 otherwise."""
     sys.stderr.write(message + "\n")
     try:
         events.write("error", code=code, message=message)
@@ -64,7 +64,7 @@ def ended(events: Events, code: str, message: str) -> int:
 def code_of(error: Exception) -> str:
     """Return the code of an error: diverged, gpu_oom, no_space or internal.
 
-    Its text counts, too: libraries wrap faults in types of their own.
+    The error's text is searched, too, because libraries wrap faults in types of their own.
     """
     text = str(error)
     if isinstance(error, Diverged):
@@ -77,7 +77,7 @@ def code_of(error: Exception) -> str:
 
 
 def message_of(error: Exception) -> str:
-    """Return advice for an error whose code has one, else its type and message."""
+    """Return advice for an error whose code has some, else its type and message."""
     advice = {
         "gpu_oom": "Memory ran out: lower batch_size or max_length.",
         "no_space": "The disk is full: free some space, then resume.",

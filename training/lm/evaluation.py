@@ -18,9 +18,9 @@ BATCH_TOKENS = 1024
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Mean negative log-likelihood in nats over `tokens` completion tokens of `rows` rows; `examples`: each row's.
+    """Mean negative log-likelihood in nats over `tokens` completion tokens of `rows` rows; `examples` has each row's.
 
-    Of a preference method it is that method's loss, and `rewards` are the mean ones by name.
+    For a preference method it is that method's loss, and `rewards` has the mean rewards by name.
     """
 
     loss: float
@@ -36,24 +36,24 @@ class HeldOutLoss:
 
 
 class Countable(Protocol):
-    """A tokenised row: the tokens that the loss counts, and the source that it names."""
+    """A tokenised row: the number of tokens that the loss counts, and the source that the row names."""
 
     @property
     def targets(self) -> int:
-        """Return the tokens that the loss counts."""
+        """Return the number of tokens that the loss counts."""
 
     @property
     def source(self) -> str:
-        """Return the source that the row names."""
+        """Return the source that the row names; "" for none."""
 
 
 Sequenced = TypeVar("Sequenced", bound=Countable)
 
 
 def held_out_sample(sequences: Sequence[Sequenced], most: int, seed: int) -> list[Sequenced]:
-    """Return sequences drawn by the seed, with at most `most` loss tokens in all but always at least one sequence.
+    """Return sequences drawn by the seed, with at most `most` loss tokens in all, but always at least one sequence.
 
-    Sequences of every source are drawn in proportion. One that does not fit is passed over.
+    Sequences of every source are drawn in proportion. One that does not fit is skipped.
     """
     taken: list[Sequenced] = []
     room = most
@@ -65,7 +65,7 @@ def held_out_sample(sequences: Sequence[Sequenced], most: int, seed: int) -> lis
 
 
 def by_source(sequences: Sequence[Sequenced], chance: random.Random) -> list[Sequenced]:
-    """Return the sequences in random order, such that any beginning of it has its share of every source."""
+    """Return the sequences in a random order of which any beginning has about the same share of every source."""
     sources: dict[str, list[Sequenced]] = {}
     for sequence in chance.sample(list(sequences), len(sequences)):
         sources.setdefault(sequence.source, []).append(sequence)
@@ -78,9 +78,9 @@ def by_source(sequences: Sequence[Sequenced], chance: random.Random) -> list[Seq
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
-    """Return a causal model's loss on the sequences, independent of batching and order.
+    """Return a causal model's loss on the sequences, independent of batching and order; `pad` is the padding token.
 
-    The model's mode is restored.
+    The model's training or evaluation mode is restored.
     """
     measured = example_losses(model, sequences, pad)
     losses = [example.loss for example in measured]
@@ -89,13 +89,16 @@ def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int
 
 
 def mean_loss(losses: Sequence[float], sequences: Sequence[TokenSequence]) -> float:
-    """Return the weighted mean over all tokens, from the mean loss of each sequence and its weight."""
+    """Return the weighted mean over all tokens, from the mean loss and the weight of each sequence."""
     weights = [sequence.weight for sequence in sequences]
     return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
-    """Return the loss of each sequence, in order: the weighted mean over its tokens, in nats. The mode is restored."""
+    """Return the loss of each sequence, in order: the weighted mean over its tokens, in nats.
+
+    `pad` is the padding token. The model's training or evaluation mode is restored.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -117,12 +120,12 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
 
 
 def widened(logits: torch.Tensor) -> torch.Tensor:
-    """Return the logits in float32, or wider if they are."""
+    """Return the logits in float32, or in their own type if that is wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def weights_of(group: Sequence[TokenSequence], losses: torch.Tensor) -> torch.Tensor:
-    """Return the weight of each loss, of the shape of the losses: (sequences, tokens - 1)."""
+    """Return the weight of each loss, in the shape of `losses`: (sequences, tokens - 1)."""
     weights = torch.ones_like(losses)
     for row, sequence in enumerate(group):
         if sequence.weights:

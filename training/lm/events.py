@@ -1,4 +1,4 @@
-"""Event file of a child process for its supervisor: one JSON object a line, flushed after each."""
+"""Event file of a child process for its supervisor: one JSON object per line, flushed after each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Events:
-    """Writer that appends events to the file `path`; None writes nothing."""
+    """Writer that appends events to the file `path`; with None it writes nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class Events:
     def progress(self, step: int, total: int, first: int = 0) -> None:
         """Write an event that `step` of `total` is done, with the estimated seconds left.
 
-        They come from the pace since step `first`.
+        The estimate follows from the pace since step `first`, the first of this process.
         """
         done = step - first
         seconds_a_step = (time.monotonic() - self.started) / done if done > 0 else 0.0

@@ -19,14 +19,17 @@ ROLES = {"Human": "user", "Assistant": "assistant"}
 
 @dataclass(frozen=True)
 class Answer:
-    """A tokenised prompt with an answer to it, whose tokens have labels; `is_good`: preferred, or marked as good."""
+    """A tokenised prompt with an answer to it, whose tokens have labels.
+
+    `is_good` is True for a preferred answer, or one marked as good.
+    """
 
     sequence: TokenSequence
     is_good: bool = True
 
     @property
     def start(self) -> int:
-        """Return the place of the answer's first token in the sequence."""
+        """Return the index of the answer's first token in the sequence."""
         return next(place for place, label in enumerate(self.sequence.labels) if label != IGNORED)
 
     @property
@@ -36,7 +39,7 @@ class Answer:
 
     @property
     def targets(self) -> int:
-        """Return the tokens that the loss counts."""
+        """Return the number of tokens that the loss counts."""
         return self.sequence.targets
 
     weight = 1.0
@@ -47,7 +50,7 @@ class Answer:
         return len(self.sequence.ids)
 
     def after(self, other: Answer, max_length: int) -> TokenSequence:
-        """Return the sequence of this answer after the other's prompt, cut to `max_length`."""
+        """Return the sequence of this answer after the prompt of `other`, cut to `max_length` tokens."""
         ids = [*other.sequence.ids[: other.start], *self.sequence.ids[self.start :]]
         labels = [*other.sequence.labels[: other.start], *self.sequence.labels[self.start :]]
         return TokenSequence(ids, labels).cut(max_length)
@@ -68,7 +71,7 @@ class Pair:
 
     @property
     def is_told_apart(self) -> bool:
-        """Return True if both sides have an answer left and they differ."""
+        """Return True if both sides have tokens of their answer and the two sequences differ."""
         return bool(self.chosen.targets and self.rejected.targets) and self.chosen.ids != self.rejected.ids
 
     @property
@@ -104,17 +107,17 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def rows_in(path: Path) -> list[Row]:
-    """Return the preference rows of a file. Raises DataError, and BadRow for a bad one."""
+    """Return the preference rows of a file. Raises DataError for the file, and BadRow for a bad row."""
     return read_rows(path, checked)
 
 
 def pairs_of(
     rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
 ) -> list[Pair]:
-    """Return the rows as tokenised pairs within the length, `most` of them at most; `cuts` counts what the length cuts.
+    """Return the rows as tokenised pairs within the length, at most `most` of them; `cuts` counts what the length cuts.
 
     A pair is left out if a side has no answer within the length, or if both sides are the same within it. Raises
-    DataError for rows that are no pairs.
+    DataError for rows that are not pairs.
     """
     counted = cuts or Cuts()
 
@@ -131,7 +134,7 @@ def pairs_of(
 
 
 def note(cuts: Cuts, whole: Pair, pair: Pair) -> None:
-    """Add a pair, before and after its cut, to the counts."""
+    """Add a pair, given before and after its cut, to the counts."""
     cuts.rows += 1
     cuts.cut += whole.tokens > pair.tokens
     cuts.left_out += not pair.is_told_apart
@@ -141,7 +144,7 @@ def note(cuts: Cuts, whole: Pair, pair: Pair) -> None:
 def answers_of(
     rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
 ) -> list[Answer]:
-    """Return answers marked good or bad as token sequences within the length, `most` at most; a pair gives two.
+    """Return answers marked good or bad as token sequences within the length, at most `most`; a pair gives two.
 
     `cuts` counts what the length cuts. Raises DataError.
     """
@@ -157,7 +160,7 @@ def answers_of(
 
 
 def unpaired(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows marked good or bad as they are, and a pair as a good and a bad row."""
+    """Yield rows marked good or bad unchanged, and a pair as a good and a bad row."""
     for row in rows:
         if "chosen" not in row:
             yield row
@@ -168,7 +171,10 @@ def unpaired(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
-    """Return the tokens of the prompt with an answer; only the answer's tokens have labels. Raises DataError."""
+    """Return the uncut tokens of the row's prompt with the answer; only the answer's tokens have labels.
+
+    Raises DataError if prompt and answer are not both texts or both turns, or cannot be rendered.
+    """
     if not isinstance(row.get("prompt"), type(answer)):
         raise DataError("a row's prompt is not of the kind of its answers: upload the file again.")
     rest: Row = {name: row[name] for name in ("tools", "source") if name in row}
@@ -179,10 +185,7 @@ def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
 
 
 def as_chat(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of texts as conversations; a text in HH-RLHF's form as the turns that it holds.
-
-    Other rows are unchanged.
-    """
+    """Return rows of texts as conversations, a text in HH-RLHF's form as its turns; other rows unchanged."""
     return [spoken(row) if all(isinstance(row.get(name), str) for name in parts_of(row)) else row for row in rows]
 
 
@@ -201,7 +204,7 @@ def spoken(row: Row) -> Row:
 
 
 def turns_in(prompt: str) -> list[Row]:
-    """Return the turns that Anthropic's text holds, or the prompt as the user's turn."""
+    """Return the turns in a text of Anthropic's HH-RLHF form, or any other prompt as one turn of the user."""
     if not (prompt.startswith("\n\nHuman:") and prompt.rstrip().endswith("\n\nAssistant:")):
         return [{"role": "user", "content": prompt.strip()}]
     _, *parts = SPOKEN.split(prompt)

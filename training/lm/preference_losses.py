@@ -2,7 +2,8 @@
 
 The losses are TRL's: of DPO (arXiv 2305.18290) the sigmoid loss, of KTO (arXiv 2402.01306) equation 7, of ORPO
 (arXiv 2403.07691) equation 6. A reward is beta times what the model adds to the reference's log-probability of an
-answer, the reference being the model without its adapter; ORPO, which has none, takes a token's mean log-probability.
+answer; the reference is the model without its adapter. ORPO has no reference and takes beta times a token's mean
+log-probability.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from training.lm.token_sequences import TokenSequence
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[Any]:
-    """Yield the model with its adapter off inside the block, as it was before the training.
+    """Yield the model with its adapter switched off inside the block, as it was before the training.
 
-    A model without an adapter is yielded as it is.
+    A model without an adapter is yielded unchanged.
     """
     plain = getattr(model, "module", model)
     if not hasattr(plain, "disable_adapter"):
@@ -34,25 +35,25 @@ def without_adapter(model: Any) -> Iterator[Any]:
 
 
 def log_probabilities(model: Any, sequences: Sequence[TokenSequence], pad: int) -> Any:
-    """Return the sum of the counted tokens' log-probabilities of each sequence, in nats: (sequences,) in float64."""
+    """Return the sum of the log-probabilities of each sequence's counted tokens, in nats: (sequences,) in float64."""
     losses = example_losses(model, sequences, pad)
     return np.array([-each.loss * sequence.weight for each, sequence in zip(losses, sequences, strict=True)])
 
 
 def added(model: Any, sequences: Sequence[TokenSequence], pad: int) -> Any:
-    """Return how much the adapter adds to each sequence's log-probability, in nats: (sequences,)."""
+    """Return by how much the adapter changes each sequence's log-probability, in nats: (sequences,)."""
     with without_adapter(model) as reference:
         before = log_probabilities(reference, sequences, pad)
     return log_probabilities(model, sequences, pad) - before
 
 
 def log_sigmoid(values: Any) -> Any:
-    """Return log(1 / (1 + exp(-x))) without overflow."""
+    """Return log(1 / (1 + exp(-x))) for each value, without overflow."""
     return -np.logaddexp(0.0, -values)
 
 
 def held_out_dpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> HeldOutLoss:
-    """Return DPO's loss and rewards on held-out pairs, each row's loss included."""
+    """Return DPO's loss and rewards on held-out pairs, with each row's loss; `pad` is the padding token."""
     both = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     chosen, rejected = np.split(beta * added(model, both, pad), 2)
     return measured(-log_sigmoid(chosen - rejected), pairs, chosen, rejected)
@@ -61,9 +62,10 @@ def held_out_dpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> He
 def held_out_kto(
     model: Any, answers: Sequence[Answer], pad: int, beta: float, weights: tuple[float, float], max_length: int
 ) -> HeldOutLoss:
-    """Return KTO's loss and rewards on held-out answers; `weights` are those of good and of bad ones.
+    """Return KTO's loss and rewards on held-out answers; `weights` are those of good and of bad answers.
 
-    The divergence from the reference is estimated as TRL does in a batch: from each answer after the next row's prompt.
+    The divergence from the reference is estimated as TRL does in a batch: from each prompt followed by the answer of
+    another row.
     """
     others = mismatched(answers, max_length)
     gained = added(model, [*(answer.sequence for answer in answers), *others], pad)
@@ -75,12 +77,12 @@ def held_out_kto(
 
 
 def mismatched(answers: Sequence[Answer], max_length: int) -> list[TokenSequence]:
-    """Return each prompt with the answer of the row before it; the first prompt has the last answer."""
+    """Return each prompt followed by the answer of the row before it; the first prompt gets the last answer."""
     return [answers[place - 1].after(answer, max_length) for place, answer in enumerate(answers)]
 
 
 def held_out_orpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> HeldOutLoss:
-    """Return ORPO's loss and rewards on held-out pairs, computed as one batch of TRL's."""
+    """Return ORPO's loss and rewards on held-out pairs, computed as one batch of TRL's; `pad` is the padding token."""
     both = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     means = log_probabilities(model, both, pad) / np.array([sequence.targets for sequence in both])
     chosen, rejected = np.split(means, 2)
@@ -95,10 +97,10 @@ def held_out_orpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> H
 
 
 def measured(losses: Any, rows: Sequence[Pair | Answer], chosen: Any, rejected: Any) -> HeldOutLoss:
-    """Return the mean loss, with the mean rewards of preferred and rejected answers as far as there are any.
+    """Return the mean loss, with the mean rewards of preferred and of rejected answers, as far as there are any.
 
-    The accuracy is the share of pairs whose preferred answer has the higher reward; of answers that are no pairs, of
-    every good answer with every bad one.
+    The accuracy is the share of pairs whose preferred answer has the higher reward; for answers that are not pairs,
+    every good answer is compared with every bad one.
     """
     sides = {"reward_chosen": chosen, "reward_rejected": rejected}
     rewards = {name: mean(values) for name, values in sides.items() if len(values)}
@@ -111,5 +113,5 @@ def measured(losses: Any, rows: Sequence[Pair | Answer], chosen: Any, rejected: 
 
 
 def mean(values: Any) -> float:
-    """Return the mean."""
+    """Return the mean of the values as a float."""
     return float(np.mean(values))

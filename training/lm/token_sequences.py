@@ -29,7 +29,7 @@ class DataError(ValueError):
 
 
 class BadRow(DataError):
-    """Raised when line `line` (from 1) of the file is not a valid row."""
+    """Raised when a line of the file is not a valid row; `line` is its number from 1."""
 
     def __init__(self, path: Path, line: int, message: str) -> None:
         super().__init__(f"{path.name}, line {line}: {message}")
@@ -38,9 +38,9 @@ class BadRow(DataError):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A tokenised row: `ids` and as many `labels`, the token where the loss counts and IGNORED elsewhere.
+    """A tokenised row: `ids` and as many `labels`, which are the token where the loss counts it and IGNORED elsewhere.
 
-    `weights` of the labels are None where each is 1.
+    `weights` are those of the labels, None if each is 1. `source` is what the row names, "" for nothing.
     """
 
     ids: list[int]
@@ -65,12 +65,10 @@ class TokenSequence:
 
 
 def read_rows(path: Path, check: Check | None = None) -> list[Row]:
-    """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file.
-
-    Raises DataError, also for no rows.
+    """Read all rows of a `.jsonl`, `.json` (one object per line), `.parquet` or text file.
 
     A row of a text file is a paragraph. `check(row, path, line)` returns a row of the form that the caller reads, or
-    raises BadRow; without it a row is of one of the three forms of `checked`.
+    raises BadRow; without it a row must be of one of the three forms of `checked`. Raises DataError, also without rows.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
@@ -82,7 +80,7 @@ def read_rows(path: Path, check: Check | None = None) -> list[Row]:
 
 
 def read_jsonl(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the checked rows of a file of JSON lines, without blank lines. Raises BadRow."""
+    """Yield the checked rows of a file of JSON lines; blank lines are skipped. Raises BadRow."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -98,7 +96,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_parquet(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the checked rows of a Parquet file. Raises DataError for another file, and BadRow."""
+    """Yield the checked rows of a Parquet file. Raises DataError if it is none, and BadRow."""
     import pyarrow.parquet
 
     try:
@@ -135,7 +133,7 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def is_conversation(messages: Any) -> bool:
-    """Return True for a list of turns with a role and text, none or empty, one of which is the assistant's."""
+    """Return True for a list of turns, each with a role and text, perhaps empty, one of them the assistant's."""
     return (
         isinstance(messages, list)
         and all(isinstance(turn, dict) for turn in messages)
@@ -153,8 +151,8 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 class Cuts:
     """The effect of a maximum length on the `rows` that were tokenised.
 
-    `cut` rows are longer, `left_out` ones have nothing within it that the loss counts, `without_end` ones lose the end
-    of an answer.
+    `cut` rows are longer, `left_out` rows have nothing within it that the loss counts, and `without_end` rows lose the
+    end of an answer.
     """
 
     rows: int = 0
@@ -179,9 +177,10 @@ def tokenised(
     cuts: Cuts | None = None,
     loss: str = ANSWERS,
 ) -> list[TokenSequence]:
-    """Return rows as sequences of at most `max_length` tokens, `most` of them at most; `cuts` counts what is cut.
+    """Return rows as sequences of at most `max_length` tokens, at most `most` of them; `cuts` counts what is cut.
 
-    Rows of which the loss counts nothing are left out: their completion lies wholly beyond it, or has no weight.
+    `loss` is one of LOSSES. Rows of which the loss counts nothing are left out: their completion lies wholly beyond the
+    length, or has no weight. Raises DataError for a conversation that cannot be rendered.
     """
     counted = cuts or Cuts()
 
@@ -195,17 +194,17 @@ def tokenised(
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int, loss: str = ANSWERS) -> TokenSequence:
-    """Return the tokens of a row, at most `max_length`; completions and texts end with EOS.
+    """Return the tokens of a row, at most `max_length`; completions and texts end with the end token.
 
-    A row or an answer of weight 0 is read, and not counted, whatever the `loss` counts (one of LOSSES). The tokens are
-    the same for each of them. Raises DataError for a conversation that cannot be rendered.
+    `loss`, one of LOSSES, decides which tokens have labels, not which tokens there are. A row or an answer of weight 0
+    is read but never counted. Raises DataError for a conversation that cannot be rendered.
     """
     whole = (conversation if "messages" in row else plain)(row, tokenizer, loss)
     return replace(whole.cut(max_length), source=row.get("source", ""))
 
 
 def plain(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
-    """Return the tokens of a prompt and its completion, or of a text, with the end token."""
+    """Return the tokens of a prompt and its completion, or of a text, with the end token and labels."""
     prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
     answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
     ids = without_second_start([*prompt, *answer], tokenizer)
@@ -216,21 +215,21 @@ def plain(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
 
 
 def without_second_start(ids: list[int], tokenizer: Any) -> list[int]:
-    """Return the tokens without a second BOS, which a rendered text brings beside the tokenizer's own."""
+    """Return the tokens without a second BOS, which a rendered text may bring beside the tokenizer's own."""
     start = tokenizer.bos_token_id
     return ids[1:] if start is not None and ids[:2] == [start, start] else ids
 
 
 def ending(ids: list[int], tokenizer: Any) -> list[int]:
-    """Return the end token as a list; empty if there is none, or if the tokens end with an end of a turn already."""
+    """Return the end token as a list; empty if there is none, or if the tokens already end with an end of turn."""
     end = tokenizer.eos_token_id
     return [] if end is None or (ids and is_end(ids[-1], tokenizer)) else [end]
 
 
 def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
-    """Return a sequence in which the tokens of a weight above 0 are labels.
+    """Return a sequence in which tokens with a weight above 0 are labels.
 
-    Weights are kept only if one is not 0 or 1.
+    The weights are kept only if one of them is neither 0 nor 1.
     """
     labels = [token if weight else IGNORED for token, weight in zip(ids, weights, strict=True)]
     return TokenSequence(ids, labels, None if set(weights) <= {0.0, 1.0} else weights)
@@ -256,7 +255,7 @@ def conversation(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
 
 
 def without_earlier(messages: Sequence[Row]) -> list[Row]:
-    """Return the messages with the weight 0 for every answer before the last."""
+    """Return the messages with the weight 0 for every answer but the last."""
     last = max(place for place, turn in enumerate(messages) if turn["role"] == "assistant")
     return [
         {**turn, "weight": 0} if turn["role"] == "assistant" and place < last else turn
@@ -267,8 +266,7 @@ def without_earlier(messages: Sequence[Row]) -> list[Row]:
 def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of the rendered text, and the range of characters of each.
 
-    A token that would join counted characters with others is avoided: an engine, too, reads the text before an answer
-    as tokens of its own.
+    No token joins counted characters with others, because an engine also tokenises the text before an answer by itself.
     """
     whole = encoded(talk.text, tokenizer, 0)
     borders = sorted({place for span in talk.spans for place in (span.start, span.end)})
@@ -289,7 +287,7 @@ def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple
 def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[int, int]]] | None:
     """Return the tokens of a text and their ranges of characters, counted from `at`.
 
-    None if the tokenizer tells no ranges.
+    None if the tokenizer does not report ranges.
     """
     if not tokenizer.is_fast:
         return None
@@ -298,7 +296,7 @@ def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[i
 
 
 def joins(text: str, start: int, end: int, borders: list[int]) -> bool:
-    """Return True if a border lies within the token, with more than white space on both sides of it."""
+    """Return True if a border lies within the token at [start, end), with more than white space on both sides of it."""
     return any(
         start < border < end and text[start:border].strip() and text[border:end].strip()
         for border in borders[bisect_right(borders, start) : bisect_right(borders, end)]
@@ -323,7 +321,7 @@ def as_chat(rows: Iterable[Row]) -> list[Row]:
 
 
 def talk_of(row: Row) -> Row:
-    """Return a row of prompt and completion as a conversation of two turns, without surrounding spaces.
+    """Return a row of prompt and completion as a conversation of two turns, without surrounding white space.
 
     The row's other fields are kept.
     """
@@ -338,7 +336,7 @@ def talk_of(row: Row) -> Row:
 def is_chat(path: Path) -> bool:
     """Return True if the first row of a JSON file has messages, or a prompt that is a list of turns.
 
-    Raises BadRow.
+    False for other files. Raises BadRow.
     """
     if path.suffix not in (".jsonl", ".json"):
         return False

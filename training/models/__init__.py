@@ -1,4 +1,4 @@
-"""The training's models and their transitions."""
+"""The models of training and their transitions."""
 
 from training.models.checkpoint_answer import CheckpointAnswer
 from training.models.compression import Compression

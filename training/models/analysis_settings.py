@@ -1,4 +1,4 @@
-"""Validation of the settings that override a rank analysis' preset, run before queueing. Pure, no torch."""
+"""Validation of the settings that override a rank analysis' preset, before it is queued. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ MOST_STEPS, MOST_RATES = 1000, 8
 def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
     """Validate the given settings and return those that are not None.
 
-    `kinds` are the last names of the base model's linear modules. Raises Invalid naming the field.
+    `kinds` are the last names of the base model's linear modules, such as `q_proj`. Raises Invalid that names the
+    field.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     if unknown := sorted(set(chosen) - set(NAMES)):
@@ -35,7 +36,7 @@ def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: 
 
 
 def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Settings:
-    """Return the preset's settings with the chosen overrides. Raises Invalid naming the field."""
+    """Return the preset's settings with the chosen overrides; `rank_min` None is the preset's. Raises Invalid."""
     parts = {name: chosen[name] for name in PARTS if name in chosen}
     try:
         return settings_of(preset, rank_min=rank_min, **parts)
@@ -50,17 +51,20 @@ def effective(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, A
 
 
 def arguments(chosen: dict[str, Any]) -> list[str]:
-    """Return the chosen settings as flags of `python -m training.tars`."""
+    """Return the chosen settings as command-line flags of `python -m training.tars`."""
     return [f"--{name.replace('_', '-')}={text_of(value)}" for name, value in sorted(chosen.items())]
 
 
 def text_of(value: Any) -> str:
-    """Return the value as the command line takes it."""
+    """Return the value as text for the command line; a list is joined by commas."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -> None:
-    """Check that a setting, if chosen, is a number within the limits; a `least` of 0 excludes 0. Raises Invalid."""
+    """Check that a setting, if chosen, is a number within the limits; a `least` of 0.0 excludes 0. Raises Invalid.
+
+    It must be a whole number if `least` is an int.
+    """
     value = chosen.get(name, most)
     numbers = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, numbers):
@@ -96,5 +100,5 @@ def refused(name: str, message: str) -> Invalid:
 
 
 def field_path(name: str) -> str:
-    """Return the field path of a setting in a request, for errors."""
+    """Return the path of the setting's field in a request, for errors."""
     return name if name in ("preset", "rank_min") else f"settings.{name}"

@@ -31,7 +31,10 @@ class CheckpointAnswer(models.Model):
 
     @classmethod
     def keep(cls, run: Any, step: int, answers: dict[str, str]) -> None:
-        """Store the answers of a step; idempotent, as an attempt resumed from a checkpoint answers again."""
+        """Store the answers of a step, by name of the prompt; answers that are stored already are replaced.
+
+        An attempt that was resumed from a checkpoint answers again.
+        """
         for name, answer in answers.items():
             fields = {"answer": answer.replace("\x00", "")}
             cls.objects.update_or_create(run=run, step=step, name=name, defaults=fields)

@@ -1,4 +1,4 @@
-"""Checks of the rank analysis that a run is planned by: its plan, a budget for it, and its start values."""
+"""Checks of the rank analysis that plans a run's ranks: its plan, a budget for it, and its start values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.models.rank_analysis import RankAnalysis
 
 
 def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
-    """Check that the analysis has a plan for this base model. Raises Invalid."""
+    """Check that the analysis has a plan for this base model; None passes. Raises Invalid."""
     if analysis is None:
         return
     if analysis.status != JobStatus.SUCCEEDED:
@@ -19,7 +19,7 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Raise Invalid for a budget without a rank analysis to allocate it, or one that cannot be met."""
+    """Raise Invalid for a budget without a rank analysis, or one that the analysis cannot meet; None passes."""
     if budget is None:
         return
     if analysis is None:
@@ -28,7 +28,10 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 
 def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
+    """Return True if the run is to take start values; `wanted` None means if the analysis has any.
+
+    Raises Invalid if they are wanted but the analysis has none.
+    """
     there = bool(analysis and analysis.require_plan()["start_values"])
     if wanted and not there:
         raise Invalid(

@@ -1,4 +1,4 @@
-"""Compressions: a stored version made smaller after its training, as a new version with lineage to the old one."""
+"""Compressions: a stored version is made smaller after its training, as a new version that records its source."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MAX_RANK = "max_rank"
 class Compression(GpuJob):
     """A job that truncates a version's updates to their leading directions, within a budget over all modules.
 
-    With the budget `max_rank` no module has a higher rank, and the version may be one that engines cannot serve:
-    PEFT computes what it changes.
+    With the budget `max_rank` no module gets a higher rank, and the version may be one that engines cannot serve but
+    PEFT computes.
     """
 
     source = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="compressions")
@@ -75,13 +75,12 @@ class Compression(GpuJob):
         dataset: Dataset | None = None,
         keeps_merged: bool = False,
     ) -> Compression:
-        """Queue a compression and return it.
+        """Queue a compression, record that, and return it.
 
         The loss is measured on `dataset`, else on what the version was trained with. With `keeps_merged` the base model
-        with the whole adapter merged into it is stored with the new version.
-
-        Raises Invalid naming the field if the version is not ready, the dataset cannot be used, or the budget makes
-        nothing smaller.
+        with the whole adapter merged into it is stored with the new version. Raises Invalid that names the field if the
+        version is not ready, the dataset cannot be used, or the budget makes nothing smaller, and Conflict if the queue
+        is full.
         """
         if source.status not in (VersionStatus.READY, VersionStatus.UNSERVABLE):
             raise Invalid(f"{source} is {source.status}, not ready.", field="version", code="version_not_ready")
@@ -125,7 +124,7 @@ class Compression(GpuJob):
         ]
 
     def reduction_arguments(self, folder: Path, rank: int) -> list[str]:
-        """Return the command-line arguments of the child that cuts every module to a rank."""
+        """Fetch the version's files and return the arguments of the child that cuts every module to `rank`."""
         self.source.require_downloadable()
         source = self.source.stored(folder / "source")
         data = self.dataset.folder() / "eval.jsonl" if self.dataset else REFERENCE
@@ -138,19 +137,19 @@ class Compression(GpuJob):
         ]
 
     def evaluation(self) -> list[str]:
-        """Return the arguments by which the child measures the loss; none without a dataset."""
+        """Return the arguments with which the child measures the loss; none without a dataset."""
         if self.dataset is None:
             return []
         return ["--model", str(self.base_model.folder), "--data", str(self.dataset.folder() / "eval.jsonl")]
 
     def note(self, event: dict[str, Any]) -> None:
-        """Apply an event of the child, as for every job; a measured loss is stored, too."""
+        """Store the progress that an event of the child reports, or the loss that it measured."""
         super().note(event)
         if event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the smaller version and end the job, in one transaction.
+        """Publish the smaller version and end the job, with the audit events, in one transaction.
 
         Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
         """
@@ -172,7 +171,7 @@ class Compression(GpuJob):
             self.record_end(evidence=report | {"version": version.served_name})
 
     def lineage(self) -> dict[str, Any]:
-        """Return the origins that the new version records."""
+        """Return what the new version records of its origin."""
         return {
             "compression": str(self.pk),
             "compressed_from": {
@@ -189,13 +188,13 @@ class Compression(GpuJob):
 
 
 def trained_with(version: AdapterVersion) -> Dataset | None:
-    """Return the project's dataset that the version's lineage names; None if there is none, or it holds preferences."""
+    """Return the project's dataset in the version's lineage; None if there is none, or it holds preferences."""
     dataset = Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
     return dataset if dataset and dataset.kind == "answers" else None
 
 
 def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merged: bool) -> None:
-    """Check that the budget buys at least one rank and is smaller than the version. Raises Invalid."""
+    """Check that the budget allows at least one rank and is smaller than the version. Raises Invalid."""
     ((kind, value),) = budget.items()
     if kind == MAX_RANK:
         check_max_rank(version, value)
@@ -216,7 +215,7 @@ def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merge
 
 
 def check_max_rank(version: AdapterVersion, rank: int) -> None:
-    """Raise Invalid if no module of a version that is served has a higher rank."""
+    """Raise Invalid if no module of a version that engines can serve has a higher rank."""
     if version.status == VersionStatus.READY and rank >= version.max_rank:
         message = f"max_rank {rank} makes nothing smaller: the highest rank of {version} is {version.max_rank}."
         raise Invalid(message, field="budget", code="bad_budget")

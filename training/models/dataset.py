@@ -49,7 +49,10 @@ CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
-    """Raised for a file with lines that are not valid rows, of which `lines` are the first; nothing was stored."""
+    """Raised for a file with lines that are not valid rows; nothing was stored.
+
+    `lines` are the first of their errors.
+    """
 
     code = "broken_lines"
 
@@ -70,20 +73,20 @@ class DatasetStatus(models.TextChoices):
 
 
 class DatasetQuerySet(models.QuerySet["Dataset"]):
-    """Datasets by their status."""
+    """Datasets, selected by their status."""
 
     def ready(self) -> DatasetQuerySet:
         """Return the datasets that can be trained on."""
         return self.filter(status=DatasetStatus.READY)
 
     def waiting(self) -> DatasetQuerySet:
-        """Return the datasets in state `checking` whose check must be started again: message or worker was lost."""
+        """Return the datasets that are `checking` though nobody checks them: the message or the worker was lost."""
         lost = Q(check_began_at=None, created_at__lt=now() - timedelta(minutes=1))
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
 class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
-    """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
+    """A dataset: rows in one normal form, split into train and eval by groups of the same document or prompt."""
 
     subject = "dataset"
 
@@ -138,10 +141,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         encoding: str = "",
         escape: bool = False,
     ) -> Dataset:
-        """Check and store a file and return its dataset; a worker checks one over AT_ONCE_BYTES later.
+        """Check and store a file, record that, and return its dataset.
 
-        The same content again gives the same dataset. Raises BrokenLines, and Invalid for an unknown format, too few
-        rows or erased content.
+        A file over AT_ONCE_BYTES is checked later by a worker. The same content again gives the same dataset. Raises
+        BrokenLines, and Invalid for an unknown format, too few rows or erased content.
         """
         dataset = cls(
             project=project,
@@ -178,9 +181,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         encoding: str = "",
         escape: bool = False,
     ) -> Dataset:
-        """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
+        """Check a file without storing anything.
 
-        Raises BrokenLines and Invalid, as `create` does, and Invalid for a file over AT_ONCE_BYTES.
+        Return the project's dataset of the same content, or else an unsaved one. Raises BrokenLines and Invalid as
+        `create` does, and Invalid for a file over AT_ONCE_BYTES.
         """
         dataset = cls(
             project=project,
@@ -203,9 +207,9 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def bring(
         cls, *, project: Project, source: Source, by: Actor, name: str = "", format: str = "", **choices: Any
     ) -> Dataset:
-        """Create a dataset whose source a worker will read and check; return it. `choices` are those of `create`.
+        """Create, record and return a dataset whose source a worker will read and check.
 
-        Raises Invalid if an operator does not allow the source.
+        `choices` are `mapping`, `encoding` and `escape` of `create`. Raises Invalid if the source is not allowed.
         """
         source.require_allowed(project.slug)
         dataset = cls(
@@ -221,7 +225,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return dataset.check_later(by=by, what={"source": dataset.source})
 
     def check_later(self, *, by: Actor, what: dict[str, Any]) -> Dataset:
-        """Save the dataset as `checking` and send the signal of its upload on commit; return it."""
+        """Save and record the new dataset as `checking`, and send the signal of its upload on commit; return it."""
         self.status = DatasetStatus.CHECKING
         with transaction.atomic():
             self.save(force_insert=True)
@@ -231,13 +235,19 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
-        """Claim and return a dataset to check; None if its check has ended or another worker has it."""
+        """Claim the check of a dataset and return the dataset.
+
+        None if it has ended or another worker has claimed it.
+        """
         free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
         waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
         return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
 
     def judge(self) -> None:
-        """Check the stored upload, or what its source gives, and mark it ready or rejected; idempotent."""
+        """Check the stored upload, or the content of the source, and mark the dataset ready or rejected.
+
+        It is safe to call twice.
+        """
         with scratch() as folder:
             try:
                 file = self.fetched(folder) if self.source else self.stored_upload(folder)
@@ -247,12 +257,15 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
                 self.reject(error)
 
     def stored_upload(self, folder: Path) -> Path:
-        """Return the path of a copy of the stored upload, made in the folder."""
+        """Copy the stored upload into the folder and return the path of its file."""
         (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
         return file
 
     def end_check(self, report: Report, digest: str) -> None:
-        """Accept the dataset, or reject it as a copy; no effect once the check has ended. Raises Invalid if erased."""
+        """Accept the dataset, or reject it as a copy of another; nothing happens if its check has ended already.
+
+        Raises Invalid if this content was erased.
+        """
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -264,7 +277,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             self.accept(report, digest, by=CHECKER)
 
     def accept(self, report: Report, digest: str, *, by: Actor) -> None:
-        """Mark the dataset as ready with the results of its scan, and record the audit event."""
+        """Mark the dataset as ready with the results of its scan, and record that."""
         self.status, self.digest = DatasetStatus.READY, digest
         self.describe(report)
         with transaction.atomic():
@@ -274,7 +287,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
     @property
     def choices(self) -> Choices:
-        """Return how the file is to be read."""
+        """Return the sender's choices for reading the file."""
         return Choices(self.mapping, self.encoding, self.escape)
 
     def describe(self, report: Report) -> None:
@@ -283,9 +296,9 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         self.read_as, self.warnings = report.read_as, report.warnings
 
     def reject(self, error: Invalid, *, same_as: Dataset | None = None) -> None:
-        """Mark the upload as rejected, with its errors line by line; no effect once the check has ended.
+        """Mark the upload as rejected, with its errors line by line, and record that.
 
-        `same_as` is the dataset that has its content.
+        Nothing happens if its check has ended already. `same_as` is the dataset that has the same content.
         """
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
@@ -296,25 +309,31 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
 
     def lock(self) -> Dataset:
-        """Return the dataset's row, read anew and locked."""
+        """Return the dataset's row, read again and locked."""
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     def place_for(self, file: Path) -> AbstractContextManager[None]:
-        """Return a context that holds one of the project's places for child processes if the check needs a child.
+        """Return a context that holds one of the project's places for child processes, if the check needs a child.
 
-        Entering it raises TooMany when all are taken.
+        Entering it raises TooMany if all are taken.
         """
         return place_for_child(self.project_id) if needs_child(file, self.format) else nullcontext()
 
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[Report, str]]:
-        """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
+        """Scan the file, put its splits into the store, and yield the report and their digest.
+
+        Raises BrokenLines and Invalid.
+        """
         with self.scanned(file) as (report, folder):
             yield report, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
-        """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
+        """Scan the file, and yield the report and a temporary folder with the splits.
+
+        Raises BrokenLines and Invalid.
+        """
         with scratch() as folder:
             report = checked(file, self.format, folder, self.choices)
             require_enough(report)
@@ -326,7 +345,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
 
     def require_not_erased(self) -> None:
-        """Raise Invalid if this content was erased here; bytes that were stored again are dropped first."""
+        """Raise Invalid if this content was erased; if its bytes were stored again, they are deleted first."""
         if self.status == DatasetStatus.ERASED:
             self.drop_content()
             raise Invalid(
@@ -334,30 +353,36 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             )
 
     def drop_content(self) -> None:
-        """Remove the bytes of an erased dataset; idempotent."""
+        """Delete the bytes of an erased dataset; it is safe to call twice."""
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
     def folder(self) -> Path:
-        """Return a verified local folder with train.jsonl and eval.jsonl, fetched if missing. Raises Invalid."""
+        """Return a verified local folder with train.jsonl and eval.jsonl, fetched if missing.
+
+        Raises Invalid if the dataset is not ready.
+        """
         self.require_ready()
         return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
 
     def preview(self, count: int = 10) -> list[dict[str, Any]]:
-        """Return the first rows of the training split; an empty list unless the dataset is ready."""
+        """Return the first `count` rows of the training split; an empty list unless the dataset is ready."""
         if self.status != DatasetStatus.READY:
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [json.loads(line) for line in islice(stream, count)]
 
     def is_conversation(self) -> bool:
-        """Return True if the rows are conversations, or prompts in the form of turns."""
+        """Return True if the rows are conversations, or have prompts in the form of turns."""
         return "messages" in self.columns or any(isinstance(row.get("prompt"), list) for row in self.preview(1))
 
     def rendered(
         self, model: BaseModel, max_length: int, reading: row_preview.ReadingOfRows = row_preview.PLAIN_READING
     ) -> dict[str, Any]:
-        """Return the first rows as a training on the model reads them, with row lengths in tokens. Raises Invalid."""
+        """Return the first rows as a training on the model reads them, with the lengths of rows in tokens.
+
+        Raises Invalid.
+        """
         file = self.folder() / "train.jsonl"
         try:
             return row_preview.preview(file, row_preview.tokenizer_of(model.folder, model.digest), max_length, reading)
@@ -366,7 +391,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
 
 def require_enough(report: Report) -> None:
-    """Check that the file has no broken line, enough rows, and rows in both splits. Raises BrokenLines and Invalid."""
+    """Check that the file has no broken line, enough rows, and rows in both splits. Raises BrokenLines or Invalid."""
     if report.errors:
         raise BrokenLines(report)
     if not report.rows:
@@ -387,12 +412,15 @@ def require_enough(report: Report) -> None:
 
 
 def weight_of(file: Path) -> int:
-    """Return the bytes that a check reads: the file's size, or about what a compressed file unpacks to."""
+    """Return the number of bytes that a check reads: the file's size, for a compressed file an estimate."""
     return file.stat().st_size * (PACKED_RATIO if text_streams.is_packed(file) else 1)
 
 
 def drop_bytes(digest: str) -> None:
-    """Delete the content's local copy, and its stored copy unless a dataset that is not erased has the same content."""
+    """Delete the local copy of the content, and the stored one unless another dataset still needs it.
+
+    Datasets of the same content that are not erased need it.
+    """
     shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
     alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
     if not alive.exists() and store().has(digest):

@@ -12,10 +12,7 @@ from training.models.preference_methods import HOLDS, require_kind
 
 
 class KindMixin(models.Model):
-    """The kind of a dataset's rows, by its columns.
-
-    While these are unknown, every training method takes the dataset.
-    """
+    """The kind of a dataset's rows, derived from its columns."""
 
     columns: Any
 
@@ -36,9 +33,9 @@ class KindMixin(models.Model):
             raise Invalid(message, field="dataset", code="preference_data")
 
     def require_for(self, method: str, field: str = "dataset") -> None:
-        """Check that the method learns from this kind of rows; no effect while the columns are unknown.
+        """Check that the method learns from this kind of rows; while the columns are unknown, every method passes.
 
-        Raises Invalid.
+        Raises Invalid, which blames `field`.
         """
         if self.columns:
             require_kind(method, self.kind, str(self), field)

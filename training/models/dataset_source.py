@@ -1,4 +1,4 @@
-"""The source of a dataset that lies in a bucket or on a hub, and the bytes that were read there."""
+"""The source of a dataset that is in a bucket or on a hub, and the bytes that were read there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ FIELDS = ("url", "revision", "config", "split")
 
 
 class SourceMixin(models.Model):
-    """A dataset that may lie elsewhere: `source` has its address and, under `read`, the bytes that a worker read."""
+    """A dataset that may come from a bucket or a hub.
+
+    `source` has its address and, under `read`, which bytes a worker read there; it is empty for an uploaded file.
+    """
 
     source = models.JSONField(
         default=dict, editable=False, help_text="Where a dataset of a bucket or a hub lies, and the bytes read there."
@@ -28,11 +31,10 @@ class SourceMixin(models.Model):
         abstract = True
 
     def fetched(self, folder: Path) -> Path:
-        """Copy what the source gives to a file in the folder and return its path.
+        """Copy the content of the source to a file in the folder and return its path.
 
-        Note in `source` which bytes these are.
-
-        Nothing is saved. Raises Invalid if operators do not allow the source or it cannot be read.
+        `source` and `size_bytes` then say which bytes these are, without being saved. Raises Invalid if operators do
+        not allow the source or it cannot be read.
         """
         source, target = Source(**{name: self.source[name] for name in FIELDS}), folder / "rows"
         # What operators allow may have changed since the dataset was asked for.

@@ -1,4 +1,4 @@
-"""Devices of the GPU workers, as each worker last reported them; the web process has no torch and sees no device."""
+"""Devices of the GPU workers, as each worker last reported them, since the web process has no torch and sees none."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ REPORTED_WITHIN = timedelta(minutes=5)
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
-    """Devices by when a worker last reported them."""
+    """Devices, selected by when a worker last reported them."""
 
     def alive(self) -> DeviceQuerySet:
-        """Return devices whose worker reported recently, by the database's clock."""
+        """Return devices whose worker reported within REPORTED_WITHIN, by the database's clock."""
         return self.filter(seen_at__gt=Now() - REPORTED_WITHIN)
 
 
 class Device(models.Model):
-    """A GPU of a worker's host, or the host itself where it has none. Sizes in bytes."""
+    """A GPU of a worker's host, or the host itself if it has none; sizes in bytes."""
 
     class Kind(models.TextChoices):
         CUDA = "cuda", "GPU"

@@ -54,12 +54,10 @@ class Erasure(models.Model):
 
     @classmethod
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
-        """Request the erasure, and return the pending request, which may be an earlier one.
+        """Request the erasure and return the pending request, which may be an earlier one; each call is recorded.
 
-        Each call is an audit event.
-
-        Raises Conflict under a legal hold or before the retention period ends, Invalid if nobody answers for `by` or
-        the dataset is not ready.
+        Raises Conflict under a legal hold or before the retention period ends, and Invalid if no person stands behind
+        `by` or the dataset is not ready.
         """
         people_behind(by)
         with transaction.atomic():
@@ -73,10 +71,11 @@ class Erasure(models.Model):
         return erasure
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Approve as a second person: the dataset becomes erased, and `drop_content` can remove its bytes.
+        """Approve as a second person, and record that.
 
-        Raises NotAllowed for the request's author and for tokens, InvalidTransition if it was decided before, and
-        Conflict under a legal hold or before the retention period ends.
+        The dataset is then erased, and `drop_content` deletes its bytes. Raises NotAllowed for the request's author,
+        for tokens and for people without the role, InvalidTransition if it was decided before, and Conflict under a
+        legal hold or before the retention period ends.
         """
         with transaction.atomic():
             erasure = self.decided(ErasureStatus.APPROVED, meaning, by)
@@ -95,7 +94,7 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
-        """Reject the erasure as a second person and keep the content.
+        """Reject the erasure as a second person, and record that; the content is kept.
 
         Raises NotAllowed and InvalidTransition as `approve` does.
         """
@@ -107,7 +106,7 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def drop_content(self) -> None:
-        """Remove the bytes if the erasure was approved; idempotent."""
+        """Delete the bytes if the erasure was approved; it is safe to call twice."""
         if self.status == ErasureStatus.APPROVED:
             self.dataset.drop_content()
 
@@ -128,7 +127,10 @@ class Erasure(models.Model):
 
 
 def drop_erased() -> int:
-    """Delete bytes that erasures left whose process died after the commit; return the number of erased datasets."""
+    """Delete bytes of erased datasets that remained because a process died after the commit.
+
+    Return the number of datasets.
+    """
     erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
     for dataset in erased:
         dataset.drop_content()

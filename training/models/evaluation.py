@@ -1,4 +1,4 @@
-"""Evaluations: a version measured against its base model and the version served now, by a child process."""
+"""Evaluations: a version measured against its base model and another version, by a child process."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class Evaluation(GpuJob):
-    """A job that measures a version on a dataset's held-out rows, or lets it answer prompts, or both.
+    """A job that measures a version on a dataset's held-out rows, or has it answer prompts, or both.
 
-    With `task` it asks the served version a task of lm-eval instead.
+    With `task` it runs a task of lm-eval on the served version instead.
     """
 
     # Django lets a model override a field of its abstract base.
@@ -77,7 +77,10 @@ class Evaluation(GpuJob):
         pattern: str = "",
         task: str = "",
     ) -> Evaluation:
-        """Queue an evaluation and return it. Raises Invalid naming the field, and Conflict if the queue is full."""
+        """Queue an evaluation, record that, and return it.
+
+        Raises Invalid that names the field, and Conflict if the queue is full.
+        """
         require_measurable(version, against)
         if task:
             require_alone(dataset=dataset, prompts=prompts, against=against, pattern=pattern)
@@ -135,20 +138,20 @@ class Evaluation(GpuJob):
         return ["training.recipes.compare", str(folder / "compare.json")]
 
     def is_chat(self) -> bool:
-        """Return True if prompts are asked in the chat template.
+        """Return True if prompts are sent in the chat template.
 
-        Always, unless a run trained the version on other rows.
+        That is always so, unless a run here trained the version on rows without a chat.
         """
         run = getattr(self.version, "run", None)
         return run is None or self.reads_as_chat() or run.dataset.is_conversation()
 
     def reads_as_chat(self) -> bool:
-        """Return True if the version was trained on prompts as chats."""
+        """Return True if the version was trained on prompts and completions that were read as chats."""
         run = getattr(self.version, "run", None)
         return bool(run and run.hyperparameters.get("as_chat"))
 
     def succeeded(self, folder: Path) -> None:
-        """Store the measurements and end the job, in one transaction.
+        """Store the measurements and end the job, with the audit event, in one transaction.
 
         Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
         """
@@ -169,14 +172,14 @@ class Evaluation(GpuJob):
             self.record_end(evidence={**measured, "version": self.version.served_name})
 
     def record_end(self, **facts: Any) -> None:
-        """Record the audit event of the end; nobody asks any more with the job's token."""
+        """Record the audit event of the end, and revoke the token with which the job asked the router."""
         super().record_end(**facts)
         if self.task and self.status in ENDED:
             lm_eval_task.revoke_tokens(self)
 
 
 def require_alone(**others: Any) -> None:
-    """Raise Invalid for what a task of lm-eval does not take beside itself."""
+    """Raise Invalid if a field is given that cannot be combined with a task of lm-eval."""
     for field, given in others.items():
         if given:
             message = f"A task is an evaluation of its own: leave {field} out."
@@ -184,7 +187,7 @@ def require_alone(**others: Any) -> None:
 
 
 def require_cluster(version: AdapterVersion) -> None:
-    """Raise Invalid for a version that no cluster could serve."""
+    """Raise Invalid if no cluster serves the version's base model to its project."""
     base_model = version.adapter.base_model
     if not Cluster.objects.serving(version.project).filter(base_model=base_model).exists():
         message = f"No cluster serves {base_model} to {version.project}: a task is asked of a served version."
@@ -192,7 +195,10 @@ def require_cluster(version: AdapterVersion) -> None:
 
 
 def require_measurable(version: AdapterVersion, against: AdapterVersion | None) -> None:
-    """Check that the versions are ready, differ, and have one base model and project. Raises Invalid."""
+    """Check that the versions are ready, differ, and have the same base model and project; `against` may be None.
+
+    Raises Invalid.
+    """
     for field, one in (("version", version), ("against", against)):
         if one and one.status != VersionStatus.READY:
             raise Invalid(f"{one} is {one.status}, not ready.", field=field, code="version_not_ready")

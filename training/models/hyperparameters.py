@@ -1,4 +1,4 @@
-"""Hyper-parameters of a run: names, defaults and bounds. Pure."""
+"""Hyperparameters of a run: names, defaults and bounds. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.models.preference_methods import LEARNING_RATES
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A numeric hyper-parameter in [least, most]; an integer unless its default is a float."""
+    """A numeric hyperparameter in [least, most]; a whole number unless its default is a float."""
 
     default: int | float
     least: float
@@ -22,14 +22,14 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Choice:
-    """A hyper-parameter with a fixed set of words; the first is the default."""
+    """A hyperparameter with a fixed set of words; the first is the default."""
 
     words: tuple[str, ...]
     meaning: str
 
     @property
     def default(self) -> str:
-        """Return the first word."""
+        """Return the first word, the default."""
         return self.words[0]
 
 
@@ -96,9 +96,9 @@ WITHOUT = {"lora_dropout": ("full", "galore", *LEARNING_RATES), "weight_decay": 
 
 
 def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int | float | str]:
-    """Return every hyper-parameter: the given values, checked, and the method's defaults of the others.
+    """Return every hyperparameter: the given values, checked, and the method's defaults for the others.
 
-    Raises Invalid naming the field.
+    Raises Invalid that names the field.
     """
     if unknown := sorted(set(values) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; known are {', '.join(TABLE)}.")
@@ -108,10 +108,7 @@ def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int
 
 
 def checked(name: str, value: Any) -> int | float | str:
-    """Return the value: 0 or 1 for a switch's false or true, an integer for a whole number such as 1e3.
-
-    Raises Invalid for a wrong type or one outside the limits.
-    """
+    """Return the value of the hyperparameter. Raises Invalid for a wrong type or a value outside the limits."""
     entry = TABLE[name]
     if isinstance(entry, Choice):
         if value not in entry.words:
@@ -136,7 +133,7 @@ def is_switch(entry: Hyperparameter) -> bool:
 
 
 def require_of_method(method: str, chosen: dict[str, Any]) -> None:
-    """Check that no chosen hyper-parameter is one that has no effect with the method. Raises Invalid."""
+    """Check that no hyperparameter is set that has no effect with the method. Raises Invalid."""
     for name, methods in WITHOUT.items():
         if method in methods and chosen[name]:
             message = f"{name} has no effect with {method}: leave it at 0, or choose another method."
@@ -144,7 +141,7 @@ def require_of_method(method: str, chosen: dict[str, Any]) -> None:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of the hyper-parameters, for the description of the API."""
+    """Return the JSON schema of the hyperparameters, for the description of the API."""
     return {
         "type": "object",
         "additionalProperties": False,
@@ -153,7 +150,7 @@ def schema() -> dict[str, Any]:
 
 
 def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
-    """Return the JSON schema of one hyper-parameter."""
+    """Return the JSON schema of one hyperparameter."""
     common = {"default": entry.default, "description": entry.meaning}
     if isinstance(entry, Choice):
         return {"type": "string", "enum": list(entry.words), **common}
@@ -163,5 +160,5 @@ def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return, without raising it, the error of an invalid hyper-parameter."""
+    """Return, without raising it, the error of an invalid hyperparameter."""
     return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

@@ -42,13 +42,16 @@ class GpuJob(LeasedJob):
         ordering = ["-created_at"]
 
     def require_of_project(self, field: str, record: models.Model | None) -> None:
-        """Check that an object that the job names belongs to its project; None passes. Raises Invalid."""
+        """Check that a record named by the request's `field` belongs to the job's project; None passes.
+
+        Raises Invalid.
+        """
         if record is not None and cast(Any, record).project_id != self.project_id:
             raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
     @property
     def folder(self) -> Path:
-        """The job's workspace on this host; its checkpoints outlive an attempt."""
+        """The job's workspace on this host; its checkpoints remain after an attempt."""
         return settings.WORK_DIR / str(self.pk)
 
     def wake_worker(self) -> None:
@@ -57,7 +60,7 @@ class GpuJob(LeasedJob):
         job_queued.send(sender=None, kind=kind, job=str(self.pk), traceparent=self.traceparent)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
-        """Save the new job with its audit event, and wake a worker after the commit.
+        """Save the new job, record that, and wake a worker after the commit.
 
         Raises Conflict if the project's queue is full, and Invalid if the dataset is not ready.
         """
@@ -70,9 +73,9 @@ class GpuJob(LeasedJob):
         transaction.on_commit(self.wake_worker, robust=True)
 
     def cancel(self, *, by: Actor, reason: str = "") -> None:
-        """Cancel a queued job at once; have a running one save a checkpoint and stop.
+        """Cancel a queued job at once; have a running one save a checkpoint and stop. Either is recorded.
 
-        No effect on one that stops or has ended.
+        Nothing happens to a job that is stopping or has ended.
         """
         with transaction.atomic():
             job = self.lock()
@@ -113,18 +116,18 @@ class GpuJob(LeasedJob):
         )
 
     def log_start(self) -> int:
-        """The byte of the log file from which `keep_log` continues; 0 for jobs whose log is not kept."""
+        """The byte of the log file from which `keep_log` continues; 0 for jobs whose log is not stored."""
         return 0
 
     def keep_log(self, start: int) -> int:
-        """Store what the child wrote to its log since byte `start`; return the byte up to which it is stored.
+        """Store what the child has written to its log since byte `start`; return the byte up to which it is stored.
 
-        This class keeps no log and returns `start`.
+        This class stores no log and returns `start`.
         """
         return start
 
     def note(self, event: dict[str, Any]) -> None:
-        """Store the progress that an event of the child reports; others are ignored.
+        """Store the progress that an event of the child reports; other events are ignored.
 
         Raises StaleAttempt if the lease has passed to a later attempt.
         """

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval that an operator offers, and the file of the child that asks one of them of a served version."""
+"""Tasks of lm-eval that an operator offers, and the file for the child that runs one of them on a served version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNKNOWN_LENGTH = 2048
 
 
 def offered() -> list[str]:
-    """Return the names of the tasks in the operator's folder; empty without one."""
+    """Return the names of the tasks in the operator's folder, sorted; empty without a folder."""
     if not settings.LM_EVAL_TASKS:
         return []
     files = [path for kind in ("*.yaml", "*.yml") for path in Path(settings.LM_EVAL_TASKS).rglob(kind)]
@@ -37,7 +37,7 @@ def offered() -> list[str]:
 
 
 def require_task(name: str) -> None:
-    """Raise Invalid for a task that is not offered, or an installation without lm-eval."""
+    """Raise Invalid for a task that is not offered, or if lm-eval is not installed."""
     if not settings.LM_EVAL_TASKS:
         raise Invalid(
             "No lm-eval tasks are offered here: an operator sets ADAPTERHUB_LM_EVAL_TASKS to a folder of them.",
@@ -58,7 +58,11 @@ def require_task(name: str) -> None:
 
 
 def write_file(job: GpuJob, version: AdapterVersion, task: str, folder: Path, *, is_chat: bool) -> Path:
-    """Write the child's file, with a token of scope infer for this job alone, and return its path."""
+    """Write the child's file into the folder and return its path.
+
+    It contains a new token of scope infer for this job alone, readable only by this user; earlier tokens of the job are
+    revoked.
+    """
     revoke_tokens(job)
     expires_at = now() + TOKEN_LIVES
     _, token = tokens.create(job.project, token_name(job), [Scope.INFER], by=WORKER, expires_at=expires_at)
@@ -83,7 +87,7 @@ def write_file(job: GpuJob, version: AdapterVersion, task: str, folder: Path, *,
 
 
 def max_length(job: GpuJob) -> int:
-    """Return the tokens of the longest request: what every engine serves, else what the model reads."""
+    """Return the most tokens of a request: what every engine serves, else the context length of the base model."""
     lengths = Replica.objects.lengths(job.base_model, job.project)
     return int(lengths[0] if lengths else job.base_model.config.get("max_position_embeddings") or UNKNOWN_LENGTH)
 
@@ -94,6 +98,6 @@ def token_name(job: GpuJob) -> str:
 
 
 def revoke_tokens(job: GpuJob) -> None:
-    """Revoke what the job's attempts asked with."""
+    """Revoke the tokens of the job's attempts."""
     for token in ApiToken.objects.filter(project=job.project, name=token_name(job), revoked_at=None):
         tokens.revoke(token, by=WORKER, reason="the evaluation ended")

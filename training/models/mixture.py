@@ -1,4 +1,4 @@
-"""The datasets of a run: those mixed in beside its own, stored by number and weight, and the one to evaluate on."""
+"""The datasets of a run beside its own: those mixed in, stored by number and weight, and the one to evaluate on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_DATASETS = 20
 
 @dataclass(frozen=True)
 class Mixed:
-    """A dataset of a run, and its weight beside that of the run's own dataset, which is 1."""
+    """A dataset of a run, and its weight relative to the run's own dataset, whose weight is 1."""
 
     dataset: Dataset
     weight: float
@@ -27,7 +27,8 @@ class Mixed:
 def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> list[dict[str, Any]]:
     """Return the mixture in the form in which it is stored, [{dataset: number, weight}].
 
-    Raises Invalid for a dataset that cannot be mixed in or is named twice, and for a wrong weight.
+    `dataset` is the run's own. Raises Invalid for a dataset that cannot be mixed in or is named twice, and for a wrong
+    weight.
     """
     if len(mixture) > MOST_DATASETS:
         raise Invalid(f"A mixture has at most {MOST_DATASETS} datasets beside the run's own.", field=FIELD)
@@ -42,9 +43,9 @@ def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> 
 
 
 def check(part: Mixed, field: str, dataset: Dataset, method: str) -> None:
-    """Check a part of a mixture: its dataset is of the project and kind and ready, its weight from 0 to 1000.
+    """Check a part of a mixture: its dataset is ready, of the project and a fitting kind, its weight at most 1000.
 
-    Raises Invalid.
+    The weight must be above 0. Raises Invalid, which blames `field`.
     """
     if part.dataset.project_id != dataset.project_id:
         raise Invalid(f"{part.dataset} belongs to another project.", field=f"{field}.dataset", code="unknown_dataset")
@@ -71,7 +72,7 @@ def require_validation(validation: Dataset, dataset: Dataset, method: str) -> No
 
 
 class MixtureMixin(models.Model):
-    """The datasets that a run mixes in. A run has its own `dataset`, and perhaps a `validation_dataset`."""
+    """The datasets that a run mixes in beside its own `dataset`, and perhaps a `validation_dataset`."""
 
     mixture = models.JSONField(
         default=list, blank=True, help_text="Datasets beside the first, whose weight is 1: dataset, weight."
@@ -83,7 +84,7 @@ class MixtureMixin(models.Model):
         abstract = True
 
     def parts(self) -> list[Mixed]:
-        """Return all datasets that the run reads with their weights, its own, of weight 1, first."""
+        """Return all datasets that the run reads, with their weights; its own, of weight 1, comes first."""
         datasets = Dataset.objects.in_bulk([part["dataset"] for part in self.mixture])
         return [Mixed(self.dataset, 1.0), *(Mixed(datasets[part["dataset"]], part["weight"]) for part in self.mixture)]
 
@@ -92,9 +93,9 @@ class MixtureMixin(models.Model):
         return [{"dataset": part.dataset.digest, "weight": part.weight} for part in self.parts()[1:]]
 
     def mixed_files(self) -> list[dict[str, Any]]:
-        """Return the local files of the datasets that are mixed in, fetched if missing, as the run file names them.
+        """Return the local files of the datasets that are mixed in, in the form of the run file.
 
-        They have no held-out file if the run has a validation dataset.
+        Missing ones are fetched. They have no held-out file if the run has a validation dataset.
         """
         files = []
         for part in self.parts()[1:]:

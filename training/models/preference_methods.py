@@ -1,4 +1,4 @@
-"""Needs of the methods that learn from preferences: the kind of data, and their own hyper-parameters. Pure."""
+"""Requirements of the methods that learn from preferences: the kind of data, and their own hyperparameters. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ NEEDS = {"dpo": HOLDS["pairs"], "kto": f"{HOLDS['pairs']}, or {HOLDS['labels']}"
 
 
 def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
-    """Check that the method learns from datasets of this kind. Raises Invalid with a method or kind that fits."""
+    """Check that the method learns from datasets of this kind. Raises Invalid that says what would fit.
+
+    `dataset` is the name of the dataset and `field` the field to blame.
+    """
     if kind in LEARNS_FROM.get(method, ("answers",)):
         return
     if method in LEARNS_FROM:
@@ -39,7 +42,7 @@ def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
 
 
 def require_settings(method: str, chosen: Mapping[str, Any]) -> None:
-    """Check that the method honours every hyper-parameter that is not at its default. Raises Invalid."""
+    """Check that the method honours every hyperparameter that differs from its default. Raises Invalid."""
     for name, (methods, default) in OWN.items():
         if method not in methods and chosen[name] != default:
             raise refused(name, f"{name} is of {', '.join(methods)}: leave it at {default:g}.")
@@ -55,5 +58,5 @@ def require_settings(method: str, chosen: Mapping[str, Any]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return, without raising it, the error of a hyper-parameter that the method does not honour."""
+    """Return, without raising it, the error of a hyperparameter that the method does not honour."""
     return Invalid(message, field=f"hyperparameters.{name}", code="bad_preference_setting")

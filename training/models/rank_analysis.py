@@ -1,4 +1,4 @@
-"""Rank analyses: the result of one TARS run, stored so that another budget can be planned at once."""
+"""Rank analyses: the result of one TARS analysis, stored so that another budget can be planned at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START_VALUES = "plan.init.safetensors"  # beside plan.json, where the preset has
 
 
 class RankAnalysis(GpuJob):
-    """A job that scores each module for a task and plans the ranks that a budget allows."""
+    """A job that scores each module for a task and plans the ranks within a budget."""
 
     class Preset(models.TextChoices):
         DEFAULT = "default"
@@ -63,7 +63,7 @@ class RankAnalysis(GpuJob):
 
     @classmethod
     def launch(cls, **wanted: Any) -> RankAnalysis:
-        """Queue an analysis with the arguments of `planned` and return it.
+        """Queue an analysis with the arguments of `planned`, record that, and return it.
 
         Raises Invalid as `planned` does, and Conflict if the queue is full.
         """
@@ -84,9 +84,9 @@ class RankAnalysis(GpuJob):
         settings: dict[str, Any] | None = None,
         **fields: Any,
     ) -> RankAnalysis:
-        """Return an unsaved analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
+        """Return an unsaved analysis; a missing `rank_min` is the preset's, and the project's clusters cap the ranks.
 
-        Raises Invalid naming the field when a setting is unknown or no ranks in the bounds meet the budget.
+        Raises Invalid that names the field if a setting is unknown or no ranks within the bounds meet the budget.
         """
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
         analysis.require_of_project("dataset", dataset)
@@ -99,7 +99,7 @@ class RankAnalysis(GpuJob):
         return analysis
 
     def asked_for(self) -> dict[str, Any]:
-        """Return the request as the audit trail records it."""
+        """Return what was requested, as the audit trail records it."""
         return {"budget": self.budget, "preset": self.preset, "settings": self.settings}
 
     @property
@@ -109,7 +109,7 @@ class RankAnalysis(GpuJob):
 
     @property
     def bounds(self) -> Bounds:
-        """Return the limits of the ranks."""
+        """Return the limits of the ranks: least, greatest, and the step between ranks."""
         return Bounds(self.rank_min, self.rank_max, self.quantum)
 
     def modules(self) -> dict[str, tuple[int, int]]:
@@ -134,7 +134,7 @@ class RankAnalysis(GpuJob):
             raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the dataset's files and return the child's command-line arguments."""
+        """Fetch the dataset's files and return the command-line arguments of the child process."""
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference
@@ -169,7 +169,7 @@ class RankAnalysis(GpuJob):
         ]
 
     def succeeded(self, folder: Path) -> None:
-        """Store the start values, save the plan with their digest, and end the job as succeeded.
+        """Store the start values, save the plan with their digest, end the job as succeeded, and record that.
 
         Raises StaleAttempt if the lease has passed to a later attempt.
         """
@@ -182,9 +182,9 @@ class RankAnalysis(GpuJob):
             self.record_end(evidence=evidence)
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
-        """Return the plan for another budget from the stored signals; nothing is saved.
+        """Return the plan for another budget, from the stored signals; nothing is saved.
 
-        Raises Invalid before the analysis has signals, and for a budget that cannot be met.
+        Raises Invalid before the analysis has a plan, and for a budget that cannot be met.
         """
         ((kind, value),) = budget.items()
         try:
@@ -202,7 +202,7 @@ class RankAnalysis(GpuJob):
         return plan
 
     def uniform_range(self) -> tuple[int, int]:
-        """Return the least and highest uniform rank whose parameters the plan's bounds can meet.
+        """Return the least and the greatest uniform rank whose number of parameters the plan's bounds can meet.
 
         Raises Invalid before the analysis has a plan.
         """
@@ -226,7 +226,7 @@ class RankAnalysis(GpuJob):
 
 
 def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
-    """Return a list of the lowest max_lora_rank among the project's clusters of the base model.
+    """Return the lowest max_lora_rank of the project's clusters of the base model, as a list of one.
 
     Empty without a cluster.
     """
@@ -235,7 +235,7 @@ def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
 
 
 def stored_start_values(folder: Path) -> str | None:
-    """Store a job's start values; return their artifact's digest, or None if it has none."""
+    """Store the start values in the job's folder; return their artifact's digest, or None if there are none."""
     if not (folder / START_VALUES).exists():
         return None
     alone = folder / "output"

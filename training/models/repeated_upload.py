@@ -1,4 +1,4 @@
-"""Files that are sent again: the sha256 by which a dataset is found without its file, and who has the same content."""
+"""Files that are sent again: the sha256 by which a dataset is found without its file, and datasets of equal content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from training.datasets.uploads import known_format
 
 
 class RepeatedUploadMixin(models.Model):
-    """The file that a dataset was made of, by its sha256. Two files may hold the same content, which is one dataset."""
+    """The file from which a dataset was made, by its sha256.
+
+    Two files may have the same content, which is one dataset.
+    """
 
     file_digest = models.CharField(
         max_length=64, blank=True, default="", db_index=True, help_text="sha256 of the file as it was sent"
@@ -40,7 +43,7 @@ class RepeatedUploadMixin(models.Model):
 
     @classmethod
     def of_file(cls, *, project: Project, file_digest: str, filename: str) -> Self | None:
-        """Return the dataset made of the file with this sha256 and name, by default choices; None without one.
+        """Return the dataset made from the file with this sha256 and name, read by default choices; None without one.
 
         Raises Invalid for a name of unknown format, and if the content was erased.
         """

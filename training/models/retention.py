@@ -15,7 +15,7 @@ from adapterhub.core.errors import Conflict, Invalid
 
 
 class Retention(models.TextChoices):
-    """Retention classes: how long a run's or an analysis' files stay."""
+    """The retention classes: for how long the files of a run or a dataset are kept."""
 
     LIFECYCLE = "lifecycle", "10 years, as the documents of a lifecycle"
     SERVING = "serving", "6 months, as the logs of serving"
@@ -30,7 +30,7 @@ RETAINED_FOR = {
 
 
 class RetentionMixin(models.Model):
-    """A record with a retention class and a legal hold; `hold_reason` is empty while there is none.
+    """A record with a retention class and a legal hold; `hold_reason` is "" without a hold.
 
     A subclass has a project and the time of its creation.
     """
@@ -46,7 +46,7 @@ class RetentionMixin(models.Model):
 
     @property
     def kept_until(self) -> datetime:
-        """Return the time until which the record must be kept: its creation plus the time of its class."""
+        """Return the time until which the record must be kept: its creation plus the period of its class."""
         created_at: datetime = cast(Any, self).created_at
         return created_at + RETAINED_FOR[Retention(self.retention)]
 
@@ -57,15 +57,15 @@ class RetentionMixin(models.Model):
         self.change("retention_changed", {"retention": retention}, reason=reason, by=by)
 
     def hold(self, *, reason: str, by: Actor) -> None:
-        """Place a legal hold: nothing of the record is erased, whatever its class."""
+        """Place a legal hold, and record it: nothing of the record can be erased, whatever its class."""
         self.change("hold_placed", {"hold_reason": reason}, reason=reason, by=by)
 
     def release(self, *, reason: str, by: Actor) -> None:
-        """End the legal hold."""
+        """End the legal hold, and record that."""
         self.change("hold_released", {"hold_reason": ""}, reason=reason, by=by)
 
     def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
-        """Set the fields of the locked record and record the change."""
+        """Set the fields of the locked record, and record that under the audit action."""
         with transaction.atomic():
             record = type(self)._default_manager.select_for_update().get(pk=self.pk)
             before = {name: getattr(record, name) for name in fields}
@@ -88,9 +88,10 @@ class RetentionMixin(models.Model):
 
 
 def keep(record: RetentionMixin, *, reason: str, by: Actor, retention: str = "", hold: bool | None = None) -> None:
-    """Apply the requested changes of retention class and legal hold in one transaction; what is the same is left alone.
+    """Apply the requested changes of retention class and legal hold in one transaction.
 
-    Raises Invalid for an unknown class.
+    An empty `retention` and a `hold` of None change nothing, and neither does a value that is set already. Raises
+    Invalid for an unknown class.
     """
     with transaction.atomic():
         if retention and retention != record.retention:

@@ -1,4 +1,4 @@
-"""Log of a run's child process, kept in the database: any host can show it, and it outlives the workspace."""
+"""Log of a run's child process, stored in the database: any host can show it, and it outlives the workspace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_BYTES = 8_000_000
 
 
 class RunLog(models.Model):
-    """A part of a run's log; `position` and `until` are byte offsets in everything that the run has written."""
+    """A part of a run's log; `position` and `until` are byte offsets in all that the run has written."""
 
     run = models.ForeignKey("training.TrainingRun", models.PROTECT, related_name="log_parts")
     position = models.PositiveBigIntegerField()
@@ -37,9 +37,8 @@ class RunLog(models.Model):
     def keep(cls, run: Any, file: Path, start: int) -> int:
         """Store what the file has gained since byte `start`, at most PART_BYTES.
 
-        Return the byte up to which it was read.
-
-        Whole lines are stored if there are any. Nothing more is stored once the run's log has MOST_BYTES.
+        Return the byte up to which it was stored. Only whole lines are stored if there are any. Nothing more is stored
+        once the run's log has MOST_BYTES.
         """
         part, end = read_part(file, start), cls.end_of(run)
         if not part or end >= MOST_BYTES:
@@ -50,7 +49,10 @@ class RunLog(models.Model):
 
     @classmethod
     def since(cls, run: Any, position: int) -> tuple[str, int]:
-        """Return the log text from the part with byte `position` on, at most four parts, and the byte where it ends."""
+        """Return the log text from the part with byte `position` on, at most four parts, and where it ends.
+
+        The end is a byte offset, too.
+        """
         parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
         if not parts:
             return "", position

@@ -1,4 +1,4 @@
-"""Signals that training's models send after a commit. `receivers.py` starts the tasks; nothing here knows of them."""
+"""Signals that training's models send after a commit; `receivers.py` connects them to the tasks."""
 
 from __future__ import annotations
 

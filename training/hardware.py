@@ -1,4 +1,4 @@
-"""Detection of this host's devices without torch: nvidia-smi's GPUs, else the memory that Linux grants."""
+"""Detection of this host's devices without torch: the GPUs that nvidia-smi reports, else the host's memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 @dataclass(frozen=True)
 class DetectedDevice:
-    """A detected device; sizes in bytes."""
+    """A detected device: its number on the host, kind (`cuda` or `cpu`), name and sizes in bytes."""
 
     place: int
     kind: str
@@ -27,12 +27,15 @@ class DetectedDevice:
     disk_free_bytes: int
 
     def as_fields(self) -> dict[str, Any]:
-        """Return the fields for the database's row: all but the place."""
+        """Return the fields for the row in the database: all but `place`."""
         return {name: value for name, value in asdict(self).items() if name != "place"}
 
 
 def detect(folder: Path) -> list[DetectedDevice]:
-    """Return the host's GPUs, else the host itself as one device; `folder` is created, and its free disk counted."""
+    """Return the host's GPUs, else the host itself as one device.
+
+    The folder is created if it is missing; the free space of its disk is reported with each device.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     disk = shutil.disk_usage(folder).free
     return gpus(disk) or [processor(disk)]
@@ -69,6 +72,6 @@ def processor(disk: int) -> DetectedDevice:
 
 
 def number_in(path: Path) -> int | None:
-    """Read a number from a kernel file; None if there is no file or its value is no number (no limit)."""
+    """Read a number from a kernel file; None if there is no file, or its content is not a number (no limit)."""
     text = path.read_text().strip() if path.is_file() else ""
     return int(text) if text.isdecimal() else None

@@ -1,1 +1,1 @@
-"""Integrations with other systems that receive ended runs."""
+"""Integrations with other systems that receive runs' metrics."""

@@ -16,7 +16,7 @@ def csv_of(run: TrainingRun) -> MetricFile:
 
 
 def tensorboard_of(run: TrainingRun) -> MetricFile:
-    """Return the run's metrics as an event file of TensorBoard's."""
+    """Return the run's metrics as an event file for TensorBoard."""
     began = (run.started_at or run.created_at).timestamp()
     return as_tensorboard(numbers(run.metrics.values_list("step", "values")), str(run.pk), began)
 

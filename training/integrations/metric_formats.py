@@ -1,7 +1,8 @@
-"""A run's metrics as files that other programs read: CSV, and an event file of TensorBoard's.
+"""A run's metrics as files that other programs read: CSV, and an event file for TensorBoard.
 
-TensorBoard's is a sequence of TFRecords (length, checksum, `Event`, checksum), written here as the format is small and
-stable, and its own writer comes with a server. https://www.tensorflow.org/tutorials/load_data/tfrecord
+The event file is a sequence of TFRecords (length, checksum, `Event`, checksum). It is written here because the format
+is small and stable, and TensorBoard's own writer comes with a server.
+https://www.tensorflow.org/tutorials/load_data/tfrecord
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ class MetricFile:
 
 
 def numbers(steps: Iterable[tuple[int, dict[str, object]]]) -> list[Step]:
-    """Return the finite numbers of each step's values, steps in order."""
+    """Return the finite numbers among each step's values, in the order of steps."""
     return sorted(
         (step, {name: float(value) for name, value in values.items() if is_number(value)}) for step, values in steps
     )
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return True for a finite number that is no boolean."""
+    """Return True for a finite number other than True and False."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def names_of(steps: Sequence[Step]) -> list[str]:
-    """Return the names of all values, the usual ones first."""
+    """Return the names of all values: those of FIRST in their order, then the others by name."""
     known = {name for _, values in steps for name in values}
     return [*(name for name in FIRST if name in known), *sorted(known - set(FIRST))]
 
 
 def as_csv(steps: Sequence[Step], run: str) -> MetricFile:
-    """Return a line for each step with a column for each name; a value that a step lacks is empty."""
+    """Return a CSV file with a line for each step and a column for each name; missing values are empty."""
     text, names = io.StringIO(), names_of(steps)
     table = csv.writer(text)
     table.writerow(["step", *names])
@@ -60,14 +61,14 @@ def as_csv(steps: Sequence[Step], run: str) -> MetricFile:
 def as_tensorboard(steps: Sequence[Step], run: str, began: float) -> MetricFile:
     """Return an event file with a scalar for each value.
 
-    `began` is the time of every event, in seconds since 1970: a step's own is not recorded.
+    `began` is the time of every event, in seconds since 1970, because a step's own time is not recorded.
     """
     content = b"".join(map(record, [event(began, 0, field(3, b"brain.Event:2")), *events(steps, began)]))
     return MetricFile(f"events.out.tfevents.{int(began)}.adapterhub.{run}", "application/octet-stream", content)
 
 
 def events(steps: Sequence[Step], began: float) -> Iterator[bytes]:
-    """Yield a serialised `Event` for each step with its scalars."""
+    """Yield a serialised `Event` message for each step with its scalars."""
     for step, values in steps:
         scalars = (
             field(1, field(1, name.encode()) + b"\x15" + struct.pack("<f", value)) for name, value in values.items()
@@ -76,17 +77,17 @@ def events(steps: Sequence[Step], began: float) -> Iterator[bytes]:
 
 
 def event(at: float, step: int, what: bytes) -> bytes:
-    """Return a serialised `Event` message: wall_time (1), step (2), and the field `what`."""
+    """Return a serialised `Event` message: wall_time (field 1), step (field 2), and the serialised field `what`."""
     return b"\x09" + struct.pack("<d", at) + b"\x10" + varint(step) + what
 
 
 def field(number: int, content: bytes) -> bytes:
-    """Return a length-delimited field of a protocol buffer."""
+    """Return a serialised length-delimited field of a protocol buffer."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def varint(value: int) -> bytes:
-    """Return a whole number from 0 on as seven bits a byte, the lowest first."""
+    """Return a whole number, 0 or above, as a protocol buffer's varint: seven bits a byte, the lowest first."""
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)
@@ -95,13 +96,13 @@ def varint(value: int) -> bytes:
 
 
 def record(content: bytes) -> bytes:
-    """Return the content as a TFRecord: length, checksums and content."""
+    """Return the content as a TFRecord: length and content, each followed by its checksum."""
     length = struct.pack("<Q", len(content))
     return length + checksum(length) + content + checksum(content)
 
 
 def checksum(content: bytes) -> bytes:
-    """Return the masked CRC-32C of the content."""
+    """Return the masked CRC-32C of the content, as four little-endian bytes."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]

@@ -1,6 +1,6 @@
-"""Mirror of ended runs on an MLflow tracking server: hyper-parameters, metrics, inputs, and the resulting version.
+"""Mirror of ended runs on an MLflow tracking server: hyperparameters, metrics, inputs, and the resulting version.
 
-The mirror is a copy for people who compare runs there. Nothing waits for it, and a server that is away is asked again.
+The mirror is a copy for people who compare runs there. Nothing waits for it; if the server is down, it is tried again.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def mirror() -> int:
-    """Copy up to BATCH ended runs that are not yet mirrored; return how many were copied.
+    """Copy up to BATCH ended runs that are not mirrored yet; return how many were copied.
 
-    0 without an MLflow server, or, with a warning in the log, if it fails.
+    0 without an MLflow server, and, with a warning in the log, if the server fails.
     """
     if not settings.MLFLOW_URL:
         return 0
@@ -47,7 +47,7 @@ def mirror() -> int:
 def copy(run: TrainingRun, server: Tracking) -> bool:
     """Write the run to MLflow and mark it as mirrored; return False for a run that was deleted meanwhile.
 
-    A copy that was interrupted by a lost response is continued, not duplicated. Raises httpx.HTTPError.
+    A copy that was interrupted is continued, not duplicated. Raises httpx.HTTPError.
     """
     experiment = server.experiment(f"{run.project.slug}/{run.adapter.slug}")
     there = server.run_of(experiment, run) or server.create(experiment, run)
@@ -65,14 +65,14 @@ class Tracking(httpx.Client):
         super().__init__(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=TIMEOUT_S, trust_env=False)
 
     def post(self, path: str, **body: Any) -> Json:  # type: ignore[override]
-        """Send the fields of `body` as JSON and return the answer's JSON. Raises httpx.HTTPStatusError."""
+        """Send the fields of `body` as JSON and return the response's JSON. Raises httpx.HTTPError."""
         answer = super().post(path, json=body)
         answer.raise_for_status()
         content: Json = answer.json()
         return content
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment of this name; create it if there is none."""
+        """Return the id of the experiment of this name, which is created if there is none."""
         answer = self.get("experiments/get-by-name", params={"experiment_name": name})
         if answer.status_code == 404:
             return str(self.post("experiments/create", name=name)["experiment_id"])
@@ -85,7 +85,7 @@ class Tracking(httpx.Client):
         return str(runs[0]["info"]["run_id"]) if runs else None
 
     def create(self, experiment: str, run: TrainingRun) -> str:
-        """Create the run's mirror and return its id."""
+        """Create the run's mirror in the experiment and return its id."""
         name = run.version.served_name if run.version else str(run)
         began = millis(run.started_at or run.created_at)
         created = self.post(
@@ -99,9 +99,9 @@ class Tracking(httpx.Client):
 
 
 def tags_of(run: TrainingRun) -> dict[str, str]:
-    """Return MLflow tags: the run, adapter and reason; if it became a version, also that and its recorded inputs.
+    """Return MLflow tags: the run, its adapter and reason; if it became a version, also that and its recorded inputs.
 
-    Empty values are left out, long ones are cut to MOST_LETTERS.
+    Empty values are left out; values longer than MOST_LETTERS characters are cut.
     """
     tags = {OURS: str(run.pk), "adapterhub.adapter": run.adapter.slug, "adapterhub.reason": run.reason}
     if run.version:
@@ -111,7 +111,7 @@ def tags_of(run: TrainingRun) -> dict[str, str]:
 
 
 def input_of(used: Dataset) -> Json:
-    """Return a dataset of the run as MLflow's input."""
+    """Return a dataset of the run as an input in MLflow's form."""
     return {
         "tags": [{"key": "mlflow.data.context", "value": "training"}],
         "dataset": {"name": used.name, "digest": used.digest[:36], "source_type": "adapterhub", "source": used.digest},
@@ -119,7 +119,7 @@ def input_of(used: Dataset) -> Json:
 
 
 def batches(run: TrainingRun) -> Iterator[Json]:
-    """Yield log-batch bodies within MLflow's size limits: parameters and tags first, then metrics by step."""
+    """Yield the bodies of log-batch calls within MLflow's limits: parameters and tags first, then metrics by step."""
     chosen = {**run.hyperparameters, "method": run.method, "rank_analysis": run.rank_analysis_id}
     params = [{"key": key, "value": str(value)} for key, value in chosen.items() if value is not None]
     metrics = list(metrics_of(run))
@@ -130,9 +130,9 @@ def batches(run: TrainingRun) -> Iterator[Json]:
 
 
 def metrics_of(run: TrainingRun) -> Iterator[Json]:
-    """Yield the run's metrics in MLflow's form, all at the time of the run's end.
+    """Yield the run's metrics in MLflow's form, then both held-out losses at step 0.
 
-    Then both held-out losses at step 0.
+    All have the time of the run's end.
     """
     at = millis(run.finished_at)
     for row in run.metrics.order_by("step"):

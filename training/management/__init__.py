@@ -1,1 +1,1 @@
-"""Commands of the application `training`."""
+"""Management commands of the application `training`."""

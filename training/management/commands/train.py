@@ -1,4 +1,4 @@
-"""`manage.py train run.yaml --user NAME`: queues the run that the file describes, in the format of the REST body."""
+"""`manage.py train run.yaml --user NAME`: queue the run that the file describes, in the format of the REST body."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from training.runs.launch import launch_run
 
 
 class Command(BaseCommand):
-    """Queue a training run that a file describes."""
+    """Queue the training run that a file describes."""
 
     help = "Queue the training run that a YAML or JSON file describes; prints its id."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the file and the user who asks for the run."""
+        """Declare the file and the user who requests the run."""
         parser.add_argument("file", type=Path)
         parser.add_argument("--user", required=True, help="The user who requests it; recorded in the audit trail.")
 
     def handle(self, *args: Any, file: Path, user: str, **options: Any) -> None:
         """Queue the run and print its id.
 
-        Raises CommandError, which names the field, for a file that cannot be used, an unknown user or project, and a
-        missing scope.
+        Raises CommandError, which names the field, for a file that cannot be used, an unknown user or project, or a
+        user without scope train.
         """
         body = read(file)
         person = User.objects.filter(username=user).first()
@@ -59,7 +59,7 @@ def may_train(person: User, project: Project) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read the file and return its fields, validated as the REST API does. Raises CommandError naming the field."""
+    """Read the file and return its fields, validated as the REST API does. Raises CommandError that names the field."""
     try:
         body = loaded(file.read_text())
     except (OSError, yaml.YAMLError) as error:

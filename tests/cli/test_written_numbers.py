@@ -24,9 +24,9 @@ ROLLOUT = "rollout: {alias: compliance, steps: [{weight: 5}]}"
 
 def declared(folder: Path, *lines: str) -> Declaration:
     names = {line.partition(":")[0] for line in lines}
-    kept = [line for line in WHOLE.splitlines() if line.partition(":")[0] not in names]
+    others = [line for line in WHOLE.splitlines() if line.partition(":")[0] not in names]
     file = folder / "adapterhub.yaml"
-    file.write_text("\n".join([*kept, *lines]))
+    file.write_text("\n".join([*others, *lines]))
     return read(file)
 
 

@@ -87,11 +87,15 @@ def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_large_text_is_read_by_a_child_too(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_scan, "SHORT_BYTES", 0)
+    monkeypatch.setattr(bounded_scan, "TURN_S", 0)
     content = "".join(json.dumps(row) + "\n" for row in rows(40)).encode()
     answer = sent(ci, content, name="rows.jsonl")
     assert (answer.status_code, answer.json()["rows"]) == (201, 40)
     broken = problem(sent(ci, content + b"{\n", name="rows.jsonl"), 422, "broken_lines")
     assert broken["errors"][0]["field"] == "file.41"
+    # Only a child waits for its turn.
+    with bounded_scan.turns, bounded_scan.turns:
+        problem(sent(ci, content), 503, "unavailable")
 
 
 @pytest.mark.threat("D16")

@@ -1,1 +1,1 @@
-"""Pages of training."""
+"""The HTML pages of training."""

@@ -35,10 +35,10 @@ def curves(rows: Rows) -> list[dict[str, Any]]:
 
 
 def losses(rows: Rows, best_step: int | None) -> dict[str, Any] | None:
-    """Return training and held-out loss in one frame; None unless both were logged at two steps or more.
+    """Return training and held-out loss in one chart; None unless both were logged at two steps or more.
 
     The checkpoint that became the version is marked, else the lowest held-out loss so far; `best` is {step, value,
-    is_version}.
+    is_version}. `best_step` is the step of that checkpoint, None if there is none.
     """
     series = [points_of(rows, "loss"), points_of(rows, "held_out_loss")]
     if min(map(len, series)) < 2:
@@ -50,13 +50,13 @@ def losses(rows: Rows, best_step: int | None) -> dict[str, Any] | None:
 
 
 def points_of(rows: Rows, name: str) -> list[tuple[int, float]]:
-    """Return the (step, value) pairs at which the quantity was logged."""
+    """Return the (step, value) pairs at which the quantity was logged; memory is in GB."""
     scale = 1e-9 if name == "memory_bytes" else 1
     return [(step, values[name] * scale) for step, values in rows if values.get(name) is not None]
 
 
 def curve(rows: Rows, name: str) -> dict[str, Any] | None:
-    """Return one quantity's curve; None with fewer than two points."""
+    """Return one quantity's curve with its title; None with fewer than two points."""
     known = points_of(rows, name)
     if len(known) < 2:
         return None

@@ -52,7 +52,7 @@ MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quant
 def datasets(request: HttpRequest) -> HttpResponse:
     """List the datasets; a POST uploads another and redirects to it.
 
-    Raises NotAllowed for a POST of a person without scope train.
+    Raises NotAllowed for the POST of a person who has scope train in no project.
     """
     may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)
     if request.method == "POST":
@@ -101,9 +101,9 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show a dataset's rows; with a base model in the query, as a training on it reads them.
+    """Show a dataset's first rows; with a base model in the query, as a training on it reads them.
 
-    The reading is recorded.
+    The view is recorded as a read of the data.
     """
     viewed = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
@@ -115,7 +115,7 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def with_sides(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a preference row for the page as {sides: [{name, turns}]}; other rows as they are."""
+    """Return a preference row in the form of the page, {sides: [{name, turns}]}; other rows unchanged."""
     if kind_of(row) == "answers":
         return row
     names = {"completion": "good answer" if row.get("label") else "bad answer"}
@@ -133,9 +133,9 @@ def with_sides(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
-    """Return the context of the rows as a training reads them; {} if the form is not valid or they cannot be read.
+    """Return the context for showing the rows as a training reads them; {} without a valid form, or if that fails.
 
-    In the last case an error is added to the form.
+    If it fails, an error is added to the form.
     """
     if not form.is_valid():
         return {}
@@ -151,7 +151,7 @@ def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
 
 @login_required
 def analyses(request: HttpRequest) -> HttpResponse:
-    """List the rank analyses."""
+    """List the rank analyses that the person may see."""
     queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
     listing = Listing(
         request,
@@ -180,7 +180,7 @@ def new_analysis(request: HttpRequest) -> HttpResponse:
 def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
     """Queue the analysis that the form describes and return it.
 
-    Raises NotAllowed, and as `RankAnalysis.launch` does.
+    Raises NotAllowed without scope train, and as `RankAnalysis.launch` does.
     """
     fields = {name: form.cleaned_data[name] for name in MAIN_FIELDS}
     project = fields["dataset"].project
@@ -213,7 +213,7 @@ def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
 
 
 def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
-    """Return the context of the analysis' plan, or of the plan for the form's budget; {} before there is a plan.
+    """Return the context of the analysis' plan, or of the plan for the form's budget; {} if there is no plan yet.
 
     A budget that cannot be met gives the analysis' own plan and a `refusal`.
     """
@@ -231,7 +231,7 @@ def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
 
 
 def slider_of(analysis: RankAnalysis) -> dict[str, int]:
-    """Return the range of the budget slider as uniform ranks, and the one nearest to the analysis' own budget."""
+    """Return the range of the budget slider in uniform ranks, and the one nearest to the analysis' own budget."""
     least, most = analysis.uniform_range()
     plan = analysis.require_plan()
     each = sum(cost(module["shape"]) for module in plan["modules"])
@@ -239,7 +239,10 @@ def slider_of(analysis: RankAnalysis) -> dict[str, int]:
 
 
 def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan with its heat map and its modules by score: the `first` SHOWN_MODULES, and the `rest`."""
+    """Return the plan with its heat map, its learning rate, and its modules by score.
+
+    `first` are the first SHOWN_MODULES modules, `rest` the others.
+    """
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
     parts = {"first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
@@ -249,7 +252,7 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
 @login_required
 @require_POST
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel a rank analysis."""
+    """Cancel a rank analysis. Raises NotAllowed without scope train."""
     cancelled = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))
@@ -260,9 +263,9 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Queue a job that makes a stored version smaller as a new version, and redirect to it.
+    """Queue a job that makes a stored version smaller, as a new version, and redirect to the job.
 
-    Raises NotAllowed and Invalid.
+    Raises NotAllowed without scope train, and as `Compression.launch` does.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
@@ -271,7 +274,7 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 
 def find_compression(request: HttpRequest, pk: str) -> Compression:
-    """Return the compression in the URL; 404 if the caller does not see it."""
+    """Return the compression in the URL. Raises Http404 if the person does not see it."""
     queryset = Compression.objects.select_related(
         "project", "dataset", "source__adapter__project", "version__adapter__project"
     )
@@ -290,7 +293,7 @@ def compression(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel a compression."""
+    """Cancel a compression. Raises NotAllowed without scope train."""
     cancelled = find_compression(request, pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))

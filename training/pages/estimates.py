@@ -22,7 +22,7 @@ BAR = 600
 
 
 class EstimateForm(forms.Form):
-    """The base model, the devices and the hyperparameters to estimate for."""
+    """Form for the base model, the devices and the hyperparameters to estimate for."""
 
     base_model = forms.ChoiceField()
     device_gb = forms.FloatField(min_value=0.1, max_value=10_000, label="Memory of a device in GB")
@@ -45,14 +45,14 @@ class EstimateForm(forms.Form):
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return all hyper-parameters: those of the form, and the defaults of the others. Raises Invalid."""
+        """Return all hyperparameters: those of the form, and the defaults of the others. Raises Invalid."""
         flags = {name: int(self.cleaned_data[name]) for name in ("sharded", "recompute")}
         return with_defaults({**{name: self.cleaned_data[name] for name in TUNED}, **flags})
 
 
 @login_required
 def estimates(request: HttpRequest) -> HttpResponse:
-    """Show the form and, if it is filled in, the estimate."""
+    """Show the form and, if it is filled in, the estimate of every method's memory."""
     form = EstimateForm(request.GET if "base_model" in request.GET else None)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
@@ -75,7 +75,10 @@ def answer(form: EstimateForm) -> dict[str, Any]:
 
 
 def bar_row(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
-    """Return the row with its parts in gigabytes and as pieces of a bar; `most` bytes fill the longest bar."""
+    """Return the row with its parts in gigabytes and as pieces of a bar.
+
+    `names` gives the order of the parts; `most` bytes fill the longest bar.
+    """
     sizes = {part["name"]: part["bytes"] for part in row["parts"]}
     scale = BAR / max(most, device_bytes)
     pieces = [{**piece, "gb": piece["size"] / GB} for piece in stacked(sizes, names, scale)]

@@ -1,4 +1,4 @@
-"""Pages of evaluations: order one for a version, follow it, and cancel it."""
+"""Pages of evaluations: request one for a version, follow it, and cancel it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class EvaluationForm(forms.Form):
 
 @login_required
 def evaluate_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Queue an evaluation of a version."""
+    """Show the form for an evaluation of a version, or queue the evaluation and redirect to it.
+
+    Raises NotAllowed without scope train.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
     dataset = getattr(version, "run", None) and version.run.dataset_id
@@ -83,7 +86,7 @@ def evaluate_version(request: HttpRequest, slug: str, number: int) -> HttpRespon
 
 
 def find_evaluation(request: HttpRequest, pk: str) -> Evaluation:
-    """Return the evaluation in the URL; 404 if the caller does not see it."""
+    """Return the evaluation in the URL. Raises Http404 if the person does not see it."""
     related = ("project", "dataset", "version__adapter__project", "against__adapter__project")
     job: Evaluation = visible_or_404(request, Evaluation.objects.select_related(*related), pk=pk)
     return job
@@ -105,7 +108,7 @@ def evaluation(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def cancel_evaluation(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel an evaluation."""
+    """Cancel an evaluation. Raises NotAllowed without scope train."""
     cancelled = find_evaluation(request, pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))

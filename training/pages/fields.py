@@ -13,10 +13,10 @@ from training.models.mixture import Mixed
 
 
 class MappingField(forms.CharField):
-    """Form field of comma-separated pairs ours=theirs."""
+    """Form field of column names as comma-separated pairs OURS=THEIRS."""
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Parse the pairs of columns. Raises ValidationError."""
+        """Return the pairs as a dict. Raises ValidationError for text of another form."""
         pairs = [pair.partition("=") for pair in (super().to_python(value) or "").split(",") if pair.strip()]
         if not all(sign and column.strip() for _, sign, column in pairs):
             raise forms.ValidationError("Enter pairs separated by commas, such as prompt=question, completion=answer.")
@@ -24,16 +24,22 @@ class MappingField(forms.CharField):
 
 
 class PromptsField(forms.CharField):
-    """Form field of named prompts; a line that begins with a space goes on with the prompt above it."""
+    """Form field of named prompts, NAME: PROMPT on each line.
+
+    A line that begins with a space continues the one above.
+    """
 
     def prepare_value(self, value: Any) -> Any:
-        """Return stored prompts as lines of NAME: PROMPT, further lines of each behind two spaces; else the text."""
+        """Return stored prompts as lines of text, further lines of a prompt indented by two spaces.
+
+        Other values unchanged.
+        """
         if not isinstance(value, dict):
             return value
         return "\n".join(f"{name}: {prompt}".replace("\n", "\n  ") for name, prompt in value.items())
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Parse lines of NAME: PROMPT with their further lines. Raises ValidationError."""
+        """Return the prompts by name. Raises ValidationError for a line of another form."""
         prompts: dict[str, str] = {}
         for line in (super().to_python(value) or "").splitlines():
             if line[:1].isspace() and prompts:
@@ -48,18 +54,18 @@ class PromptsField(forms.CharField):
 
 
 class MixtureField(forms.CharField):
-    """Form field of datasets and their weights, one a line; `datasets` holds those that may be named."""
+    """Form field of datasets and their weights, one per line; `datasets` are those that may be named."""
 
     datasets: QuerySet[Dataset] = Dataset.objects.none()
 
     def prepare_value(self, value: Any) -> Any:
-        """Return a stored mixture as lines of NUMBER: WEIGHT; a submitted text unchanged."""
+        """Return a stored mixture as lines of NUMBER: WEIGHT; submitted text unchanged."""
         if not isinstance(value, list):
             return value
         return "\n".join(f"{part['dataset']}: {part['weight']:g}" for part in value)
 
     def to_python(self, value: Any) -> list[tuple[str, float]]:  # type: ignore[override]  # a field gives what it likes
-        """Parse lines of NAME: WEIGHT. Raises ValidationError."""
+        """Return the lines NAME: WEIGHT as pairs. Raises ValidationError for a line of another form."""
         lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
         parted = [line.rpartition(":") for line in lines]
         try:
@@ -68,11 +74,14 @@ class MixtureField(forms.CharField):
             raise forms.ValidationError("Write NAME: WEIGHT on each line, such as support-chats: 0.5.") from None
 
     def named_in(self, project: int, mixture: list[tuple[str, float]]) -> list[Mixed]:
-        """Return the project's datasets of these names or numbers. Raises ValidationError."""
+        """Return the datasets of the project (a key) with these names or numbers, and their weights.
+
+        Raises ValidationError for an unknown or ambiguous name.
+        """
         return [Mixed(self.one_named(project, name), weight) for name, weight in mixture]
 
     def one_named(self, project: int, name: str) -> Dataset:
-        """Return the project's dataset of this name or number. Raises ValidationError."""
+        """Return the dataset of the project (a key) with this name or number. Raises ValidationError."""
         of_project = self.datasets.filter(project=project)
         if name.isdecimal() and len(name) < 19 and (numbered := of_project.filter(pk=int(name)).first()):
             return numbered
@@ -88,42 +97,42 @@ class MixtureField(forms.CharField):
 
 
 class SwitchField(forms.BooleanField):
-    """A form field of a hyper-parameter that is 0 or 1, as a switch."""
+    """Form field of a hyperparameter that is 0 or 1, shown as a switch."""
 
     def prepare_value(self, value: Any) -> bool:
-        """Return whether the switch is on; a query has it as text."""
+        """Return True if the switch is on; the value may be text from a query string."""
         return value not in (None, False, 0, "", "0", "False", "false")
 
     def to_python(self, value: Any) -> int:  # type: ignore[override]  # a field gives what it likes
-        """Return 1 for a switch that is on, else 0."""
+        """Return 1 if the switch is on, else 0."""
         return int(self.prepare_value(value))
 
 
 class Switch(forms.CheckboxInput):
-    """The widget of a switch, for which a posted 0 is off, as for a program that sends the number."""
+    """The widget of a switch; a posted 0 means off, so that a program can send the number."""
 
     def __init__(self) -> None:
         super().__init__(attrs={"role": "switch"})
 
     def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:
-        """Return the posted value, off for 0."""
+        """Return True if the posted value is on; it is off if it is missing, 0 or false."""
         return data.get(name, "0") not in ("0", "false", "False")
 
 
 def is_switch(entry: Hyperparameter | Choice) -> bool:
-    """Return True for a hyper-parameter that is either 0 or 1."""
+    """Return True for a hyperparameter that is either 0 or 1."""
     return isinstance(entry, Hyperparameter) and isinstance(entry.default, int) and (entry.least, entry.most) == (0, 1)
 
 
 class WordsField(forms.CharField):
-    """Form field of a comma-separated list."""
+    """Form field of a comma-separated list of words, or of numbers if `number` is given."""
 
     def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.number = number
 
     def to_python(self, value: Any) -> list[Any]:  # type: ignore[override]  # a field gives what it likes
-        """Parse words or numbers parted by commas. Raises ValidationError."""
+        """Return the words or numbers as a list. Raises ValidationError for a word that is not a number."""
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
         try:
             return [self.number(word) for word in words] if self.number else words

@@ -23,7 +23,10 @@ MAY = (Scope.ADMIN.value, Scope.OPERATE.value, Scope.PUBLISH.value, Scope.TRAIN.
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the checklist. `state` says how far it is while it is not done; without `may` somebody else does it."""
+    """A step of the checklist; `state` says how far it has come while it is not done.
+
+    `may` is True if this person may do it; otherwise somebody else must.
+    """
 
     title: str
     purpose: str
@@ -35,25 +38,28 @@ class Step:
 
     @property
     def url(self) -> str:
-        """The address of the step's form."""
+        """The URL of the step's form."""
         return reverse(self.route)
 
 
 @login_required
 def first_steps(request: HttpRequest) -> HttpResponse:
-    """Show the checklist, also after all of it is done."""
+    """Show the checklist, even after everything is done."""
     return render(request, "training/first_steps.html", checklist(request))
 
 
 def checklist(request: HttpRequest) -> dict[str, Any]:
-    """Return the steps in order, as far as this person sees them, and the first that is not done; None if all are."""
+    """Return the steps in order, as far as this person can see them, and `next_step`, the first that is not done.
+
+    `next_step` is None if all are done.
+    """
     facts = facts_of(request)
     steps = [project_step(facts), *engine_steps(facts), *training_steps(facts), serving_step(facts)]
     return {"steps": steps, "next_step": next((step for step in steps if not step.is_done), None)}
 
 
 def facts_of(request: HttpRequest) -> Facts:
-    """Return what this person has and may, in one query."""
+    """Return which objects this person can see and which scopes the person has, in one query."""
     rows: dict[str, QuerySet[Any]] = {
         "project": allowed(request, Scope.READ),
         "base_model": BaseModel.objects.ready(),
@@ -73,7 +79,7 @@ def facts_of(request: HttpRequest) -> Facts:
 
 
 def project_step(facts: Facts) -> Step:
-    """Return the step that makes a project."""
+    """Return the step that creates a project."""
     return Step(
         "A project",
         "Everything but base models belongs to one: data, adapters, aliases, members, the audit trail.",
@@ -85,7 +91,7 @@ def project_step(facts: Facts) -> Step:
 
 
 def engine_steps(facts: Facts) -> list[Step]:
-    """Return the steps that name a base model, and the engines that serve it."""
+    """Return the steps that register a base model and the engines that serve it."""
     is_checking, is_named = facts["base_model_checking"], facts["cluster"]
     return [
         Step(
@@ -110,7 +116,7 @@ def engine_steps(facts: Facts) -> list[Step]:
 
 
 def training_steps(facts: Facts) -> list[Step]:
-    """Return the steps from data to a version."""
+    """Return the steps from data to a trained version."""
     is_training = facts["run"]
     return [
         Step(

@@ -30,7 +30,7 @@ STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 
 
 class KeepingForm(forms.Form):
-    """The retention class, the legal hold and the reason."""
+    """Form for the retention class and the legal hold, with the reason."""
 
     retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
     hold = forms.BooleanField(required=False, label="Legal hold: nothing can be erased")
@@ -38,7 +38,7 @@ class KeepingForm(forms.Form):
 
 
 class UploadForm(forms.Form):
-    """The file to upload as a dataset."""
+    """Form for the file or source of a new dataset, and how it is read."""
 
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Default: the file's name.")
@@ -85,7 +85,7 @@ class UploadForm(forms.Form):
 
 
 class RenderingForm(forms.Form):
-    """Form that chooses the base model and maximum length (in tokens) with which dataset rows are rendered."""
+    """Form for the base model, maximum length (in tokens) and reading with which a dataset's rows are shown."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
@@ -102,12 +102,12 @@ class RenderingForm(forms.Form):
 
     @property
     def reading(self) -> ReadingOfRows:
-        """Return how a run with these choices reads the rows."""
+        """Return the way in which a run with these choices reads the rows."""
         return ReadingOfRows(self.cleaned_data["as_chat"], self.cleaned_data["loss"] or ANSWERS)
 
 
 class RunForm(forms.Form):
-    """Form of a new training run; defaults and bounds of its numbers come from the hyper-parameter table."""
+    """Form for a new training run; defaults and bounds of its numbers come from the table of hyperparameters."""
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
@@ -197,7 +197,7 @@ class RunForm(forms.Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Set the learning rate that the named analysis found as initial value; ignore an unknown analysis."""
+        """Propose the learning rate that the named analysis found as initial value; an unknown analysis is ignored."""
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
@@ -219,27 +219,30 @@ class RunForm(forms.Form):
 
     @property
     def is_complete(self) -> bool:
-        """True if the form as it is shown names an adapter and a dataset, so that the preflight can be made."""
+        """True if the form as shown names an adapter and a dataset, so that the preflight check can be made."""
         return all(self[name].value() for name in ("adapter", "dataset"))
 
     @property
     def mixed(self) -> MixtureField:
-        """Return the field of the datasets to mix in."""
+        """Return the form's field of datasets to mix in."""
         return cast("MixtureField", self.fields["mixture"])
 
     def name_mixed(self, project: int) -> None:
-        """Replace names and numbers of mixed datasets by the project's datasets; add an error for an unknown one."""
+        """Replace names and numbers of mixed datasets by the project's datasets; add an error for an unknown one.
+
+        `project` is the project's key.
+        """
         try:
             self.cleaned_data["mixture"] = self.mixed.named_in(project, self.cleaned_data["mixture"])
         except forms.ValidationError as error:
             self.add_error("mixture", error)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the hyper-parameters that the form gives a value."""
+        """Return the hyperparameters to which the form gives a value."""
         return {name: self.cleaned_data[name] for name in TABLE if self.cleaned_data[name] is not None}
 
     def launch_arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of `TrainingRun.planned` that the form gives."""
+        """Return the keyword arguments for `TrainingRun.planned`."""
         return {
             **{
                 name: self.cleaned_data[name]
@@ -252,11 +255,11 @@ class RunForm(forms.Form):
         }
 
     def stated(self) -> dict[str, bool]:
-        """Return the adviser's inputs that cannot be measured and that the user stated."""
+        """Return the adviser's inputs that the user stated because they cannot be measured."""
         return {name: self.cleaned_data[name] for name in STATED}
 
     def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
-        """Return the fields in groups; the page shows the last two groups collapsed."""
+        """Return the fields in groups with their titles; the page shows the last two groups collapsed."""
         tuned = [name for name in TABLE if name not in MAIN]
         rest = ("priority", "anyway", *STATED)
         return [
@@ -266,10 +269,10 @@ class RunForm(forms.Form):
         ]
 
     def planned(self) -> dict[str, Any]:
-        """Return how a run's ranks are planned, as fields of the run.
+        """Return the arguments for `TrainingRun.planned` on how the ranks are planned.
 
-        `rank_analysis`; `budget`, None unless a uniform rank is given; `start_values`, False if they are declined, else
-        None, which leaves the choice to the analysis.
+        They are `rank_analysis`; `budget`, None unless a uniform rank is given; and `start_values`, False if they are
+        declined, else None, which leaves the choice to the analysis.
         """
         rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
         return {
@@ -280,7 +283,7 @@ class RunForm(forms.Form):
 
 
 class AnalysisForm(forms.Form):
-    """The rank analysis to run."""
+    """Form for a new rank analysis."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
@@ -323,7 +326,7 @@ class AnalysisForm(forms.Form):
         return [field for field in self if field.name not in NAMES]
 
     def parts(self) -> list[forms.BoundField]:
-        """Return the fields of the settings that may override the preset."""
+        """Return the fields of the settings that can override the preset."""
         return [self[name] for name in NAMES]
 
     def settings(self) -> dict[str, Any]:
@@ -332,6 +335,6 @@ class AnalysisForm(forms.Form):
 
 
 class BudgetForm(forms.Form):
-    """A budget as a uniform rank."""
+    """Form for a budget, given as a uniform rank."""
 
     uniform_rank = forms.IntegerField(min_value=1, max_value=512, label="Budget as a uniform rank")

@@ -72,7 +72,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
-    """Return the LATEST newest jobs that the person sees and that have not ended."""
+    """Return the LATEST newest jobs that the person may see and that have not ended."""
     return visible_rows(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
 
 
@@ -91,14 +91,20 @@ def lately_promoted(request: HttpRequest) -> QuerySet[Rollout]:
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
-    """Return the approvals that this person may sign: not requested or broken by them, and not yet signed by them."""
+    """Return the approvals that this person may sign.
+
+    Left out are those that they requested, signed already or broke the glass of. The bodies are not loaded.
+    """
     approvals = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
     return without_bodies(approvals.exclude(own).select_related("alias", "candidate__adapter__project"), "candidate")
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:
-    """Return the replicas that are unhealthy or lack a version that one of the aliases serves from their cluster."""
+    """Return the replicas that are unhealthy or lack a version that one of the aliases serves from their cluster.
+
+    Each row has the `missing` names.
+    """
     wanted: dict[int, set[str]] = {}
     for alias in aliases:
         wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)

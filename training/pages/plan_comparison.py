@@ -23,7 +23,7 @@ SHOWN_MODULES, OFFERED = 20, 20
 def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
     """Show the plans of two analyses side by side, with the modules whose ranks differ.
 
-    Raises Invalid, as `require_alike`.
+    `to` in the query names the other analysis. Raises Invalid as `require_alike` does.
     """
     queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
     pair = [visible_or_404(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
@@ -52,7 +52,7 @@ def require_alike(pair: Sequence[RankAnalysis]) -> None:
 
 
 def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, Any]]:
-    """List the modules whose ranks differ, largest difference first; a module missing in a plan has rank 0."""
+    """Return the modules whose ranks differ, largest difference first; a module that a plan lacks has rank 0."""
     names = dict.fromkeys([*one, *other])
     ranks = {name: (one.get(name, 0), other.get(name, 0)) for name in names}
     rows: list[dict[str, Any]] = [

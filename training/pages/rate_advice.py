@@ -1,4 +1,4 @@
-"""Explanation of the learning rate that a rank analysis proposes: what its probe measured, and the rule."""
+"""Explanation of the learning rate that a rank analysis proposes: what its probes measured, and the rule."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 
 def rate_advice(plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the proposed rate, the probe's rates with their losses, and the factor between both; None without one.
+    """Return the proposed rate, the probes' rates with their losses, and the factor to the best of them.
 
-    `is_at_edge` says that the lowest loss was reached at the lowest or highest rate that was tried.
+    None without a rate. `is_at_edge` is True if the lowest loss was reached at the lowest or highest rate that was
+    tried.
     """
     probes = sorted((each for each in plan["probes"] if each["loss"] is not None), key=lambda each: each["rate"])
     if not plan["learning_rate"] or not probes:

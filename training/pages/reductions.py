@@ -1,4 +1,4 @@
-"""The page that offers to reduce a version to a plain LoRA of a rank that engines serve."""
+"""The page for reducing a version to a plain LoRA of a rank that engines serve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USUAL_RANK = 64
 
 
 class ReductionForm(forms.Form):
-    """The choices of a reduction."""
+    """Form for the choices of a reduction."""
 
     max_rank = forms.IntegerField(
         min_value=1, max_value=512, label="Highest rank", help_text="No module of the new version has a higher one."
@@ -48,7 +48,7 @@ class ReductionForm(forms.Form):
 
 @login_required
 def reduce_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Offer to reduce the version; a POST queues the job."""
+    """Show the form for reducing the version; a POST queues the job and redirects to it."""
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
     form = ReductionForm(version, request.POST) if request.method == "POST" else ReductionForm(version)

@@ -23,7 +23,7 @@ from training.pages.forms import KeepingForm
 
 
 def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
-    """Return the template context of the retention section, with its forms and what the caller may do."""
+    """Return the template context of a dataset's retention section: its forms, and what the person may do."""
     scopes = scopes_in(request, dataset.project)
     return {
         "asked": dataset.erasures.select_related("signer").first(),
@@ -36,9 +36,9 @@ def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
 
 
 def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
-    """Return the dataset.
+    """Return the dataset with this key.
 
-    Raises Http404 if the caller does not see it, and NotAllowed without the scope in its project.
+    Raises Http404 if the person does not see it, and NotAllowed without the scope in its project.
     """
     dataset: Dataset = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     require_scope(request, dataset.project, scope)
@@ -48,14 +48,14 @@ def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
 @login_required
 @require_POST
 def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a dataset's retention class and legal hold."""
+    """Change a dataset's retention class and legal hold. Raises NotAllowed without scope admin."""
     dataset = led(request, pk, Scope.ADMIN)
     keep(dataset, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("dataset", pk=pk)
 
 
 def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
-    """Return the form that changes a record's retention and hold, or None without the admin scope."""
+    """Return the form for a record's retention class and legal hold; None without scope admin in `scopes`."""
     if Scope.ADMIN not in scopes:
         return None
     return KeepingForm(auto_id="keep_%s", initial={"retention": record.retention, "hold": bool(record.hold_reason)})
@@ -64,7 +64,7 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 @login_required
 @require_POST
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Change a run's retention class and legal hold."""
+    """Change a run's retention class and legal hold. Raises NotAllowed without scope admin."""
     run: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, run.project, Scope.ADMIN)
     keep(run, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
@@ -74,7 +74,10 @@ def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
 @login_required
 @require_POST
 def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Request that a dataset's content be erased."""
+    """Request that a dataset's content be erased.
+
+    Raises NotAllowed without scope admin, and as `Erasure.request` does.
+    """
     dataset = led(request, pk, Scope.ADMIN)
     Erasure.request(dataset, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
     return redirect("dataset", pk=pk)
@@ -83,9 +86,9 @@ def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Approve or reject a pending erasure as a second person, after a fresh sign-in.
+    """Approve or reject a pending erasure as a second person, after a recent sign-in.
 
-    Raises Http404 without a pending one and for another verb, NotAllowed, and what the signer raises.
+    Raises Http404 without a pending erasure and for another verb, NotAllowed, and the errors of the signer.
     """
     erasure = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):

@@ -38,9 +38,9 @@ DATASETS = ("dataset", "validation_dataset")
 
 @login_required
 def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show runs side by side: results, curves in one frame each, the settings that differ, and the equal ones folded.
+    """Show runs side by side: results, curves in one frame each, settings that differ, and equal ones collapsed.
 
-    `to` names up to three others. Raises Invalid for more.
+    `to` in the query names up to three other runs. Raises Invalid for more.
     """
     first = find(request, pk)
     others = [find(request, named(key)) for key in request.GET.getlist("to") if key]
@@ -63,12 +63,12 @@ def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def evaluated_on(run: TrainingRun) -> tuple[int, int]:
-    """Return what decides whether two held-out losses can be compared: the data, and how many of its tokens."""
+    """Return (key of the dataset, number of tokens): two held-out losses can be compared if these are equal."""
     return run.validation_dataset_id or run.dataset_id, run.hyperparameters.get("eval_tokens", 0)
 
 
 def best_of(runs: Sequence[TrainingRun]) -> TrainingRun | None:
-    """Return the run with the lowest held-out loss; None unless two were measured on the same rows."""
+    """Return the run with the lowest held-out loss; None unless two or more were measured, all on the same rows."""
     measured = [run for run in runs if run.loss_after is not None]
     if len(measured) < 2 or len({evaluated_on(run) for run in measured}) > 1:
         return None
@@ -76,7 +76,7 @@ def best_of(runs: Sequence[TrainingRun]) -> TrainingRun | None:
 
 
 def settings_of(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """Return one row for each requested setting, with every run's value in words."""
+    """Return a row for each requested setting, with every run's value in words and whether they are the same."""
     bodies = [flat(body_of(run)) for run in runs]
     names = dict.fromkeys(name for body in bodies for name in body)
     datasets = Dataset.objects.filter(pk__in={body[key] for body in bodies for key in DATASETS if body.get(key)})
@@ -93,19 +93,22 @@ def settings_of(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
 
 
 def label_of(name: str) -> str:
-    """Return a setting's name as people say it."""
+    """Return the label of a setting as the page shows it."""
     own = name.removeprefix(PREFIX)
     return LABELS.get(own, own.replace("_", " ").replace(".", ", "))
 
 
 def meaning_of(name: str) -> str:
-    """Return the explanation of a hyper-parameter; "" for other settings."""
+    """Return the explanation of a hyperparameter; "" for other settings."""
     own = name.removeprefix(PREFIX)
     return TABLE[own].meaning if name.startswith(PREFIX) and own in TABLE else ""
 
 
 def in_words(name: str, value: Any, titles: dict[int, str]) -> str:
-    """Return a setting's value in words: names for datasets, yes and no for switches."""
+    """Return a setting's value in words: names for datasets, yes and no for switches.
+
+    `titles` maps datasets' keys to their names.
+    """
     if value is None:
         return "not named"
     if name in DATASETS:
@@ -121,7 +124,7 @@ def in_words(name: str, value: Any, titles: dict[int, str]) -> str:
 
 
 def curves_of(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """Return, for each quantity that a run logged at two steps or more, the curves of all runs in one frame."""
+    """Return a chart for each quantity that a run logged at two steps or more, with the curves of all runs."""
     logged: list[Rows] = [list(run.metrics.values_list("step", "values")) for run in runs]
     frames = [(name, [known(rows, name) for rows in logged]) for name in NAMES]
     return [
@@ -132,6 +135,6 @@ def curves_of(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
 
 
 def known(rows: Rows, name: str) -> list[tuple[int, float]]:
-    """Return the steps and values of one quantity."""
+    """Return the (step, value) pairs of one quantity; memory is in GB."""
     scale = 1e-9 if name == "memory_bytes" else 1
     return [(step, values[name] * scale) for step, values in rows if values.get(name) is not None]

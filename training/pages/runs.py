@@ -1,4 +1,4 @@
-"""Pages of training runs: the list, the form with its preflight, and a run's progress."""
+"""Pages of training runs: the list, the form with its preflight check, and a run's progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
-    """List the training runs."""
+    """List the training runs that the person may see."""
     queryset = without_bodies(
         TrainingRun.objects.select_related("adapter", "dataset", "version__adapter__project"), "version"
     )
@@ -51,7 +51,7 @@ def runs(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_run(request: HttpRequest) -> HttpResponse:
-    """Show the form of a run; queue a valid one, or with `check` only show its preflight."""
+    """Show the form of a run; queue a valid one, or with `check` only show its preflight check."""
     projects = allowed_somewhere(request, Scope.TRAIN)
     form = RunForm(request.POST or None, projects=projects, initial=proposed(request))
     form.propose(request.GET.get("rank_analysis"))
@@ -69,7 +69,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest) -> dict[str, Any]:
-    """Return initial form values from the query: the fields of a run to `clone`, and over them single fields."""
+    """Return the form's initial values from the query: the fields of a run to `clone`, overridden by single fields."""
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
@@ -92,14 +92,17 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
 
 
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
-    """Queue the run that the form describes and return it. Raises NotAllowed, and as `launch_run` does."""
+    """Queue the run that the form describes and return it.
+
+    Raises NotAllowed without scope train, and as `launch_run` does.
+    """
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
     return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.launch_arguments())
 
 
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
-    """Return the preflight, the adviser's ranking, and the file, request and command that ask for the form's run.
+    """Return the preflight check, the adviser's ranking, and the file, request and command that launch the form's run.
 
     Raises NotAllowed without scope train, and Invalid.
     """
@@ -134,7 +137,7 @@ def named(text: str) -> UUID:
 
 
 def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
-    """Return the run in the URL; 404 if the caller does not see it."""
+    """Return the run with this key. Raises Http404 if the person does not see it."""
     queryset = TrainingRun.objects.select_related(
         "project", "adapter", "dataset", "base_model", "version__adapter__project", "rank_analysis"
     )
@@ -144,7 +147,7 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 
 @login_required
 def run(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a run as stored in the database; it does not depend on an open page."""
+    """Show a run from the database; it goes on whether a page is open or not."""
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
     rows = list(viewed.metrics.values_list("step", "values"))
@@ -170,7 +173,10 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the hyper-parameters in the order of the form, a switch as on or off; ones that ended come last."""
+    """Return names and values of the hyperparameters in the order of the form, a switch as on or off.
+
+    Those that exist no more come last.
+    """
     known = [(name, entry, values[name]) for name, entry in TABLE.items() if name in values]
     former = [(name, value) for name, value in values.items() if name not in TABLE]
     rows = [(name, ("off", "on")[bool(value)] if is_switch(entry) else value) for name, entry, value in known]
@@ -180,7 +186,10 @@ def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
 @login_required
 @require_POST
 def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Cancel or resume a run, as `verb` says, and redirect to it. Raises Http404 for another verb, and NotAllowed."""
+    """Cancel or resume a run, as `verb` says, and redirect to it.
+
+    Raises Http404 for another verb, and NotAllowed without scope train.
+    """
     if verb not in ("cancel", "resume"):
         raise Http404
     moved = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)

@@ -32,7 +32,7 @@ MOST_ROWS = 500
 
 
 class UsageForm(forms.Form):
-    """The period of a report, and what its rows are."""
+    """Form for the period of a usage report, and what each row stands for."""
 
     by = forms.ChoiceField(
         choices=[(name, name.replace(",", ", ")) for name in GROUPS], required=False, label="A row for each"
@@ -47,7 +47,7 @@ class UsageForm(forms.Form):
 
 @login_required
 def usage_page(request: HttpRequest) -> HttpResponse:
-    """Show the form and the usage that it asks for, of the projects that the user sees."""
+    """Show the form and the usage that it asks for, of the projects that the person may read."""
     form = UsageForm(request.GET)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():

@@ -1,4 +1,7 @@
-"""Signal receivers that start training's tasks. They let failures propagate; the sweeper repairs a lost signal."""
+"""Signal receivers that start training's tasks.
+
+Failures are not caught here; the sweeper repairs a lost signal.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def check_dataset(dataset: int, **_: Any) -> None:
 
 @receiver(job_queued)
 def wake_worker(kind: str, job: str, traceparent: str, **_: Any) -> None:
-    """Queue the task that runs a job, in the trace of the request that asked for it."""
+    """Queue the task that runs a job, in the trace of the request that created the job."""
     headers = {"traceparent": traceparent} if traceparent else {}
     with telemetry.within(traceparent):
         tasks.work.apply_async((kind, job), headers=headers)

@@ -101,7 +101,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         validation_dataset: Dataset | None = None,
         mixture: Sequence[Mixed] = (),
     ) -> TrainingRun:
-        """Return an unsaved run, for a preflight or to be queued. Raises Invalid naming the field.
+        """Return an unsaved run, for a preflight or to be queued. Raises Invalid that names the field.
 
         A rank analysis gives its ranks, for another `budget` if given, and its start values unless `start_values` is
         False.
@@ -140,12 +140,18 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return run
 
     def queue(self, *, by: Actor) -> None:
-        """Save and queue the planned run, checked by `training.runs.launch`. Raises Conflict if the queue is full."""
+        """Save and queue the planned run, and record that. Raises Conflict if the queue is full.
+
+        `training.runs.launch` checks it first.
+        """
         with transaction.atomic():
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
     def asked_for(self) -> dict[str, Any]:
-        """Return the requested configuration for the audit event: hyper-parameters, analysis, budget, prompts."""
+        """Return the requested settings for the audit event.
+
+        They are the hyperparameters, rank analysis, budget, prompts and datasets.
+        """
         return {
             "hyperparameters": self.hyperparameters,
             "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
@@ -157,7 +163,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def resume(self, *, by: Actor) -> None:
-        """Queue a failed or cancelled run again, from its last checkpoint. Raises InvalidTransition for others."""
+        """Queue a failed or cancelled run again, from its last checkpoint, and record that.
+
+        Raises InvalidTransition for a run in another state.
+        """
         with transaction.atomic():
             run = self.lock()
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
@@ -171,7 +180,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         self.refresh_from_db()
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the data, write run.json into the folder and return the recipe's command-line arguments."""
+        """Fetch the data, write run.json into the folder and return the command-line arguments of the recipe."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
         return launch_command.command(f"training.recipes.{self.method}", str(recipe), self.devices)
@@ -183,7 +192,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return devices
 
     def recipe(self, folder: Path) -> dict[str, Any]:
-        """Return the content of the run file that the recipe reads; files that it names are fetched."""
+        """Return the content of the run file that the recipe reads; the files that it names are fetched."""
         data = self.dataset.folder()
         return {
             "base_model": str(self.base_model.folder),
@@ -206,7 +215,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def held_out_file(self, folder: Path) -> Path:
-        """Return the file of held-out rows; of a validation dataset all rows, written into the folder."""
+        """Return the file of held-out rows; all rows of a validation dataset are written to a file in the folder."""
         if self.validation_dataset is None:
             rows: Path = self.dataset.folder() / "eval.jsonl"
             return rows
@@ -216,7 +225,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return whole
 
     def rank_plan(self) -> dict[str, Any]:
-        """Return the fields of LoRA's configuration: the analysis' plan, or one rank everywhere. Raises Invalid."""
+        """Return the rank fields of a LoRA configuration: those of the analysis' plan, or one rank everywhere.
+
+        Raises Invalid if the analysis has no plan.
+        """
         if plan := self.plan():
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
@@ -232,18 +244,27 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         }
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the analysis' plan for the run's budget; None without an analysis. Raises Invalid without a plan."""
+        """Return the analysis' plan for the run's budget; None without an analysis.
+
+        Raises Invalid if the analysis has no plan.
+        """
         if self.rank_analysis is None:
             return None
         return self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.require_plan()
 
     def planned_parameters(self) -> int:
-        """Return the parameters of the planned ranks; 0 if the rank is the same everywhere."""
+        """Return the number of parameters of the planned ranks.
+
+        0 without a plan, if the rank is the same everywhere.
+        """
         plan = self.plan()
         return int(plan["parameters"]) if plan else 0
 
     def effective_hyperparameters(self) -> dict[str, Any]:
-        """Return the hyper-parameters that the run uses: a plan has the ranks, start values have the place of init."""
+        """Return the hyperparameters that the run uses, by name.
+
+        `rank` is left out if an analysis plans the ranks, and `init` if start values take its place.
+        """
         unused = {"rank"} if self.rank_analysis_id else set()
         unused |= {"init"} if self.takes_start_values else set()
         return {name: value for name, value in self.hyperparameters.items() if name not in unused}
@@ -255,7 +276,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return str(self.hyperparameters.get("init", "random"))
 
     def note(self, event: dict[str, Any]) -> None:
-        """Store progress, metrics, answers or losses that an event of the child reports. Raises StaleAttempt."""
+        """Store the progress, metrics, answers or loss that an event of the child reports.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         super().note(event)
         if event["kind"] == "metrics":
             with transaction.atomic():
@@ -280,7 +304,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return stored_bytes if self.log_file.is_file() and self.log_file.stat().st_size >= stored_bytes else 0
 
     def keep_log(self, start: int) -> int:
-        """Store what the log file gained since byte `start`; return the end read. Raises StaleAttempt."""
+        """Store what the log file has gained since byte `start`; return the byte up to which it is stored.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         if not self.log_file.is_file() or self.log_file.stat().st_size <= start:
             return start
         with transaction.atomic():
@@ -288,14 +315,15 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             return RunLog.keep(self, self.log_file, start)
 
     def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the stored progress with the step and loss of an event."""
+        """Return the stored progress with the step and loss of a metrics event in it."""
         progress = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
         return {**progress, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end the run, in one transaction; a run that is to stop is cancelled instead.
+        """Publish the version and end the run, with the audit events, in one transaction.
 
-        Raises StaleAttempt if the lease has passed to a later attempt, so that a run never has two versions.
+        A run that is to stop is cancelled instead. Raises StaleAttempt if the lease has passed to a later attempt, so
+        that a run never has two versions.
         """
         result = json.loads((folder / "output" / "result.json").read_bytes())
         if (folder / "output" / "model").is_dir():
@@ -318,7 +346,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             self.record_end(evidence=result)
 
     def lineage(self) -> dict[str, Any]:
-        """Return the origins that the new version records."""
+        """Return what the new version records of its origin."""
         plan = self.rank_analysis.require_plan() if self.rank_analysis and self.takes_start_values else None
         return {
             "run": str(self.pk),
@@ -332,7 +360,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
 
 
 class RunMetric(models.Model):
-    """One logged step of a run: loss, learning rate, gradient norm, tokens a second."""
+    """One logged step of a run, with its metrics by name, such as loss, learning rate and tokens a second."""
 
     run = models.ForeignKey(TrainingRun, models.PROTECT, related_name="metrics")
     step = models.PositiveIntegerField()
@@ -347,7 +375,10 @@ class RunMetric(models.Model):
 
 
 def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]:
-    """Return the hyper-parameters, with the base model's limit as max_length if the default would be longer."""
+    """Return the hyperparameters, with the base model's context length as max_length if the default exceeds it.
+
+    A max_length that is given stays.
+    """
     limit = base_model.config.get("max_position_embeddings")
     default = TABLE["max_length"].default
     if "max_length" in given or not isinstance(limit, int) or limit >= int(default):
@@ -364,7 +395,7 @@ def check_init(run: TrainingRun) -> None:
 
 
 def check_curve(run: TrainingRun) -> None:
-    """Check that an early stop has a held-out curve. Raises Invalid."""
+    """Check that a run with `patience` measures held-out losses on the way. Raises Invalid."""
     chosen = run.hyperparameters
     if chosen["patience"] and not chosen["eval_steps"]:
         message = "patience counts held-out losses: set eval_steps, too."
@@ -372,10 +403,7 @@ def check_curve(run: TrainingRun) -> None:
 
 
 def check_rslora(run: TrainingRun, *, is_planned: bool) -> None:
-    """Check that rsLoRA is used with one rank everywhere and by a method that takes it. Raises Invalid.
-
-    `is_planned`: an analysis gives the ranks, or will.
-    """
+    """Check that rsLoRA is used only with one rank everywhere and a method that supports it. Raises Invalid."""
     if run.hyperparameters["rslora"] and (is_planned or run.method not in SMALL):
         message = f"rslora is only for {', '.join(SMALL)}, with one rank everywhere: set it to 0, or drop the analysis."
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")

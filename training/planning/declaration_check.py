@@ -1,4 +1,4 @@
-"""Check of a whole declaration: every refusal that `adapterhub apply` would meet, before anything is paid for."""
+"""Check of a whole declaration: every error that `adapterhub apply` would meet, before anything is computed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ ClusterOf = Callable[[str], Cluster]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal that the declaration would meet: its field in the file, and code, sentence and status of the error."""
+    """An error that carrying out a declaration would raise.
+
+    `field` is its place in the file; `code`, `message` and the HTTP `status` are the error's.
+    """
 
     field: str
     code: str
@@ -56,9 +59,10 @@ class Refusal:
 
 
 class DeclarationCheck:
-    """A declaration against the present state of its project. `run` fills `refusals` and `hyperparameters`.
+    """The check of a declaration against the present state of its project.
 
-    `cluster_of` finds the cluster that a reference names for the caller, and raises Invalid for none.
+    `run` fills `refusals` and `hyperparameters`. `cluster_of` returns the cluster that a reference names for the
+    caller, and raises Invalid if there is none.
     """
 
     def __init__(self, project: Project, declared: dict[str, Any], *, by: Actor, cluster_of: ClusterOf) -> None:
@@ -70,7 +74,7 @@ class DeclarationCheck:
     def noting(self, field: str) -> Iterator[None]:
         """Catch a domain error of the block and add it to `refusals`.
 
-        Its place is `field`, unless the error names a field of the declaration.
+        Its field is `field`, unless the error names a field of the declaration.
         """
         try:
             yield
@@ -80,7 +84,10 @@ class DeclarationCheck:
             self.refusals.append(Refusal(place, error.code, error.detail, error.status))
 
     def run(self) -> dict[str, Any]:
-        """Check every part; return {refusals, hyperparameters: all that the training would have, or null}."""
+        """Check every part.
+
+        Return {refusals, hyperparameters}, the latter all that the training would have, or None.
+        """
         base, version = self.base(), self.version()
         if base and not version:
             with self.noting("adapter"):
@@ -93,13 +100,13 @@ class DeclarationCheck:
         return {"refusals": [asdict(one) for one in self.refusals], "hyperparameters": self.hyperparameters}
 
     def tasks(self) -> None:
-        """Check that each task of lm-eval among the gates is offered."""
+        """Check that each lm-eval task among the gates is offered; add a refusal for each that is not."""
         for place, gate in enumerate(self.declared["gates"]["tasks"]):
             with self.noting(f"gates.tasks.{place}.task"):
                 require_task(gate["task"])
 
     def base(self) -> BaseModel | None:
-        """Return the declared base model; None, with a refusal noted, if there is none of this name that is ready."""
+        """Return the declared base model; None, with a refusal added, if there is none of this name that is ready."""
         slug = self.declared["base"]
         base = BaseModel.objects.ready().filter(slug=slug).first()
         with self.noting("base"):
@@ -109,9 +116,9 @@ class DeclarationCheck:
         return base
 
     def version(self) -> AdapterVersion | None:
-        """Return the version that the caller found to be made by this recipe; None if it names none.
+        """Return the version that the caller found to be made by this recipe; None if the declaration names none.
 
-        An unknown one is noted as a refusal.
+        For an unknown version a refusal is added, too.
         """
         named = self.declared["version"]
         rows = AdapterVersion.objects.filter(adapter__project=self.project).select_related("adapter__project")
@@ -122,7 +129,10 @@ class DeclarationCheck:
         return version
 
     def adapter(self, base: BaseModel) -> Adapter:
-        """Return the declared adapter, unsaved if it does not exist. Raises Invalid for one of another base model."""
+        """Return the declared adapter, unsaved if it does not exist.
+
+        Raises Invalid if it belongs to another base model.
+        """
         slug = self.declared["adapter"]["slug"]
         stored = Adapter.objects.select_related("project", "base_model").filter(project=self.project, slug=slug).first()
         if stored is None:
@@ -141,16 +151,16 @@ class DeclarationCheck:
         return self.stored(pk, "dataset")
 
     def stored(self, pk: int, field: str) -> Dataset:
-        """Return the project's dataset of this number. Raises Invalid naming `field`."""
+        """Return the project's dataset with this number. Raises Invalid that names `field`."""
         dataset = Dataset.objects.filter(project=self.project, pk=pk).first()
         if dataset is None:
             raise Invalid(f"There is no dataset {pk} in {self.project}.", field=field, code="unknown_dataset")
         return dataset
 
     def training(self, adapter: Adapter) -> None:
-        """Check data, ranks, hyper-parameters, memory and the queue; note what would be refused.
+        """Check data, ranks, hyperparameters, memory and the queue; add a refusal for each error.
 
-        A dataset that is still being checked is taken as ready.
+        A dataset that is still being checked is treated as ready.
         """
         with self.noting("data"):
             dataset = self.dataset()
@@ -180,9 +190,9 @@ class DeclarationCheck:
             )
 
     def recipe(self, adapter: Adapter, dataset: Dataset) -> None:
-        """Check that the run can be trained and fits, and store its complete hyper-parameters.
+        """Check that the run can be trained and fits, and store its complete hyperparameters.
 
-        Raises Invalid and Conflict.
+        Raises Invalid or Conflict.
         """
         validation = self.declared["validation_dataset"]
         mixed = [Mixed(self.stored(part["dataset"], "mixture"), part["weight"]) for part in self.declared["mixture"]]
@@ -201,13 +211,13 @@ class DeclarationCheck:
         preflight.require(run)
 
     def alias(self) -> Alias | None:
-        """Return the alias of the declared rollout; None without a rollout, or if it does not exist yet."""
+        """Return the alias of the declared rollout; None without a rollout, or if the alias does not exist yet."""
         name = (self.declared["rollout"] or {}).get("alias")
         rows = Alias.objects.select_related("project", "version", "cluster__base_model", "default_of")
         return rows.filter(project=self.project, name=name).first()
 
     def policy(self) -> None:
-        """Check that the alias may get the declared quorum; note what would be refused."""
+        """Check that the alias may get the declared quorum; add a refusal if it may not."""
         quorum = self.declared["gates"].get("quorum")
         alias = self.alias()
         with self.noting("gates.quorum"):
@@ -224,7 +234,7 @@ class DeclarationCheck:
     def rollout(self, base: BaseModel | None, version: AdapterVersion | None) -> None:
         """Check the rollout's plan, its cluster, and that its alias may be moved to the version.
 
-        Note what would be refused.
+        A refusal is added for each error. `version` is None for one that is still to be trained.
         """
         wanted = self.declared["rollout"]
         alias, steps, guardrails = self.alias(), wanted["steps"], wanted["guardrails"]
@@ -258,10 +268,7 @@ class DeclarationCheck:
         return Cluster(project=self.project, base_model=base, **wanted)
 
     def serving_cluster(self, alias: Alias | None, reference: str | None, base: BaseModel | None) -> Cluster:
-        """Return the cluster that serves the alias or is to serve it, unsaved if it is still to be made.
-
-        Raises Invalid.
-        """
+        """Return the cluster that serves the alias, or that is to serve a new one. Raises Invalid."""
         if alias is None:
             if not reference:
                 name = self.declared["rollout"]["alias"]
@@ -277,7 +284,10 @@ class DeclarationCheck:
         return alias.cluster
 
     def servable(self, cluster: Cluster, base: BaseModel, version: AdapterVersion | None) -> None:
-        """Check that the cluster serves the version, or what the recipe would make if it is None. Raises Invalid."""
+        """Check that the cluster can serve the version or, if it is None, what the recipe would make.
+
+        Raises Invalid.
+        """
         if version:
             if version.status != VersionStatus.CHECKING:
                 version.require_fits(cluster)
@@ -297,9 +307,9 @@ class DeclarationCheck:
         return int((is_extracted and self.hyperparameters["export_rank"]) or self.hyperparameters["rank"])
 
     def movable(self, alias: Alias, version: AdapterVersion | None) -> None:
-        """Check that a rollout to the version, or a new one for None, may be opened and promoted.
+        """Check that a rollout of the version, or of a new one if it is None, may be opened and promoted.
 
-        Raises Conflict and Invalid.
+        Raises Conflict or Invalid.
         """
         active = alias.rollouts.active().select_related("candidate").first()
         if active and (version is None or active.candidate_id != version.pk):

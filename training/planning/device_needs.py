@@ -11,8 +11,8 @@ from training.planning.memory_estimator import estimate
 def bytes_on_each_device(run: TrainingRun, *, on_gpu: bool) -> int | None:
     """Return the bytes that the run needs on each of its devices; None if that cannot be estimated.
 
-    That is so for a base model of an unknown shape, and for a run of an earlier release that lacks a setting. Rows are
-    taken as long as max_length: what a preflight finds of the data is never more.
+    It cannot for a base model of an unknown shape, and for a run of an earlier release that lacks a setting. Rows are
+    assumed to be as long as max_length, so a preflight check, which measures the data, never finds more.
     """
     try:
         shape = estimator_inputs.shape_of(run.base_model.config)

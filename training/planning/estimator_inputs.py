@@ -1,4 +1,4 @@
-"""Inputs of the pure estimator and adviser from database rows, and their answers as JSON."""
+"""Inputs of the pure estimator and adviser from database rows, and their answers as dicts for JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ SAMPLED_ROWS = 2000
 
 
 def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
-    """Return the shape of a configuration. Raises Invalid when it is not of the Llama kind."""
+    """Return the shape of a model from its configuration.
+
+    Raises Invalid, which blames `field`, if it is not a decoder of the Llama kind.
+    """
     try:
         return Shape.of(config)
     except (KeyError, TypeError, ZeroDivisionError) as error:
@@ -37,7 +40,7 @@ def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
 
 
 def named_shape(name: str) -> Shape:
-    """Return the shape of a published model that is known by name, or of a registered base model. Raises Invalid."""
+    """Return the shape of a published model in KNOWN, or of a registered base model. Raises Invalid for other names."""
     if name in memory_estimator.KNOWN:
         return shape_of(memory_estimator.KNOWN[name])
     model = BaseModel.objects.ready().filter(slug=name).first()
@@ -50,9 +53,9 @@ def named_shape(name: str) -> Shape:
 
 
 def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True, parameters: int = 0) -> Plan:
-    """Return the estimator's plan for the hyper-parameters: weights of 2 bytes on a GPU, of 4 on a CPU.
+    """Return the estimator's plan for the hyperparameters; numbers take 2 bytes on a GPU and 4 on a CPU.
 
-    `parameters` are those of planned ranks; 0: the same rank everywhere.
+    `parameters` is the number of those of planned ranks; 0 means the same rank everywhere.
     """
     return Plan(
         method,
@@ -69,14 +72,14 @@ def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True, para
 
 
 def largest_device() -> Device | None:
-    """Return the device with the most memory that a worker reported recently; None without any."""
+    """Return the device with the most memory that a worker reported recently; None if there is none."""
     return Device.objects.alive().order_by("-memory_bytes").first()
 
 
 def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict[str, Any]]:
-    """Return a row for each method.
+    """Return a row for each method: total bytes on each device, the parts, and a verdict.
 
-    Total bytes on each device, the parts, and a verdict if the device's bytes are known.
+    The verdict is None if the device's bytes are not known.
     """
     return [
         {
@@ -90,7 +93,7 @@ def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict
 
 
 def verdicts(shape: Shape, plan: Plan, device_bytes: float | None) -> dict[str, str] | None:
-    """Return a verdict for each method; None if the device is not known."""
+    """Return the verdict for each method by name; None if the device's bytes are not known."""
     if not device_bytes:
         return None
     return {
@@ -106,9 +109,10 @@ def situation(
     model: BaseModel | None,
     **stated: Any,
 ) -> method_adviser.Situation:
-    """Return the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it.
+    """Return the adviser's inputs; what is not known is None.
 
-    What is not known is None.
+    Tokens are counted by the model's tokenizer; the divergence comes from the newest analysis that measured it.
+    `stated` are inputs that the user gives.
     """
     return method_adviser.Situation(
         rows=dataset.splits["train"] if dataset else None,
@@ -125,9 +129,9 @@ def situation(
 
 
 def divergence(dataset: Dataset, model: BaseModel) -> float | None:
-    """Return the modules' mean divergence, in nats a channel, in the newest analysis that measured it.
+    """Return the modules' mean divergence, in nats a channel, from the newest analysis that measured it.
 
-    None without one.
+    None if there is none.
     """
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
@@ -148,7 +152,7 @@ def targets(dataset: Dataset, model: BaseModel) -> int | None:
 
 
 def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> float | None:
-    """Return the mean tokens of a row's loss text, or of the `whole` row.
+    """Return the mean number of tokens of a row's text that the loss counts, or of the `whole` row.
 
     None without a tokenizer, or if the data is lost.
     """
@@ -161,9 +165,9 @@ def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> f
 
 @lru_cache(maxsize=256)
 def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
-    """Return the mean tokens of a dataset's first rows, kept by digest, as verifying the dataset takes long.
+    """Return the mean number of tokens of a dataset's first rows, cached, because verifying the dataset takes long.
 
-    None if the tokenizer cannot be read. Raises ArtifactError when the store has lost the dataset.
+    None if the tokenizer cannot be read. Raises ArtifactError if the store has lost the dataset.
     """
     from tokenizers import Tokenizer
 
@@ -181,7 +185,7 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
 def text_of(row: dict[str, Any], whole: bool) -> str:
     """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row.
 
-    Of a pair it is both answers, each after the prompt.
+    For a pair it is both answers, with `whole` each after the prompt.
     """
     if "chosen" in row:
         return "\n".join(text_of(side, whole) for side in unpaired([row]))
@@ -197,13 +201,13 @@ def text_of(row: dict[str, Any], whole: bool) -> str:
 
 
 def said_in(turn: dict[str, Any]) -> str:
-    """Return the texts of a turn on lines: its reasoning, content and calls."""
+    """Return the texts of a turn, each on its own line: its reasoning, content, calls and tools."""
     structured = [json.dumps(turn[name]) for name in ("tool_calls", "tools") if turn.get(name)]
     return "\n".join([*(turn[name] for name in ("reasoning_content", "content") if turn.get(name)), *structured])
 
 
 def advice(situation: method_adviser.Situation) -> dict[str, Any]:
-    """Return the adviser's ranking and the inputs that it is based on, as JSON."""
+    """Return the adviser's ranking and the inputs on which it is based, as a dict for JSON."""
     return {
         "methods": [
             {

@@ -1,7 +1,7 @@
 """Memory of a training, estimated by formulas from a model's configuration alone. No torch, no database.
 
-Bytes a parameter follow from what each method keeps: weights, gradients, Adam's two moments (float32 unless said).
-Activations follow Korthikanti et al. (arXiv 2205.05198) with attention that is never materialised.
+The bytes of each parameter follow from what a method keeps: weights, gradients, Adam's two moments (float32 unless
+stated). Activations follow Korthikanti et al. (arXiv 2205.05198), with attention that is never materialised.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a decoder: widths in channels, and `modules`, (out, in) of each linear module of one layer."""
+    """Dimensions of a decoder: widths in channels, and `modules`, (out, in) of each linear module of a layer by kind.
+
+    `tied` is True if the embedding is also the output head.
+    """
 
     hidden: int
     intermediate: int
@@ -85,31 +88,31 @@ class Shape:
 
     @property
     def linear_parameters(self) -> int:
-        """Return the parameters of the linear modules of all layers."""
+        """Return the number of parameters in the linear modules of all layers."""
         return self.layers * sum(out * width for out, width in self.modules.values())
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the embedding, and of the head unless the two are tied."""
+        """Return the number of parameters of the embedding, and of the head unless the two are tied."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
-        """Return the parameters of the whole model."""
+        """Return the number of parameters of the whole model."""
         return self.linear_parameters + self.embedding_parameters + self.hidden * (2 * self.layers + 1)
 
     def adapter_parameters(self, rank: int, kinds: tuple[str, ...] = KINDS) -> int:
-        """Return the parameters of a LoRA of this rank on the kinds of modules."""
+        """Return the number of parameters of a LoRA of this rank on these kinds of modules."""
         return rank * self.layers * sum(sum(self.modules[kind]) for kind in kinds)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The training to estimate; `length` in tokens, `devices` hold shards when `sharded`.
+    """The training to estimate; `length` is in tokens, and the `devices` hold shards if `sharded`, else copies.
 
-    `parameters` of an adapter whose ranks a plan gives; 0: `rank` everywhere.
-
-    `value_bytes` of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
+    `parameters` is the number of an adapter's parameters if a plan gives its ranks; 0 means `rank` everywhere.
+    `value_bytes` are those of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in
+    float32.
     """
 
     method: str
@@ -132,7 +135,7 @@ class Plan:
 class Estimate:
     """Bytes on each device: weights, optimiser and gradients, activations, and a kernel's temporary copies.
 
-    `gathered`: the part of sharded weights that is temporarily whole; `logits`: logits of the loss.
+    `gathered` is the part of sharded weights that is temporarily whole; `logits` are the logits of the loss.
     """
 
     weights: float
@@ -149,7 +152,10 @@ class Estimate:
 
     @property
     def allocated(self) -> float:
-        """Return the peak bytes that torch reports; fragmentation is added only to memory freed in every step."""
+        """Return the peak bytes that torch reports.
+
+        Fragmentation is added only to memory that is freed in every step.
+        """
         return self.weights + self.gathered + self.states + self.moving * FRAGMENTATION
 
     @property
@@ -158,7 +164,7 @@ class Estimate:
         return self.activations + self.logits + self.transient
 
     def parts(self) -> dict[str, float]:
-        """Return the summands of `total` in bytes, by their names for display."""
+        """Return the summands of `total` that are not 0, in bytes, by their names for display."""
         named = {
             "weights": self.weights,
             "largest layer, gathered": self.gathered,
@@ -178,7 +184,7 @@ class Estimate:
 
 
 def estimate(shape: Shape, plan: Plan) -> Estimate:
-    """Estimate the memory of each device. Raises KeyError for an unknown method."""
+    """Return the estimate of the memory on each device. Raises KeyError for an unknown method."""
     shards = plan.devices if plan.sharded else 1
     weights = weight_bytes(shape, plan)
     gathered = layer_bytes(shape, weights) if shards > 1 else 0.0
@@ -193,7 +199,7 @@ def estimate(shape: Shape, plan: Plan) -> Estimate:
 
 
 def weight_bytes(shape: Shape, plan: Plan) -> float:
-    """Return the weights' bytes: `value_bytes` each; QLoRA has linear modules in NF4, embeddings and head in full."""
+    """Return the bytes of all weights: `value_bytes` each; with QLoRA the linear modules are in NF4."""
     whole = shape.parameters
     if plan.method == "qlora":
         whole -= shape.linear_parameters
@@ -207,9 +213,9 @@ def layer_bytes(shape: Shape, weights: float) -> float:
 
 
 def full_states(shape: Shape, plan: Plan) -> float:
-    """Return bytes of gradients and two moments.
+    """Return the bytes of gradients and two moments of all weights.
 
-    With master weights (mixed precision) these and the copy in float32.
+    With master weights (mixed precision) they include these and the copy in float32.
     """
     return (16 if plan.master_weights else 3 * plan.value_bytes) * shape.parameters
 
@@ -220,7 +226,7 @@ def lora_states(shape: Shape, plan: Plan) -> float:
 
 
 def parameters_of(shape: Shape, plan: Plan) -> int:
-    """Return the parameters of the adapter: those of its planned ranks, else of its rank everywhere."""
+    """Return the number of parameters of the adapter: those of its planned ranks, else of its rank everywhere."""
     return plan.parameters or shape.adapter_parameters(plan.rank, plan.kinds)
 
 
@@ -231,12 +237,18 @@ def dora_states(shape: Shape, plan: Plan) -> float:
 
 
 def adalora_states(shape: Shape, plan: Plan) -> float:
-    """Return LoRA's bytes at 1.5 times the rank, as before pruning, and three importance buffers a parameter."""
+    """Return AdaLoRA's bytes for the trained parameters: LoRA's and three importance buffers per parameter.
+
+    Before pruning it has 1.5 times the rank's parameters.
+    """
     return (4 * plan.adapter_bytes + 12) * 1.5 * parameters_of(shape, plan)
 
 
 def galore_states(shape: Shape, plan: Plan) -> float:
-    """Return the bytes of 16-bit gradients, each linear module's projection and two moments, and Adam on the rest."""
+    """Return GaLore's bytes for training all weights.
+
+    They are gradients, each linear module's projection and its two moments, and Adam's moments for the other weights.
+    """
     rank, rest = plan.galore_rank, shape.parameters - shape.linear_parameters
     projected = sum(min(size) * min(rank, *size) + 2 * max(size) * min(rank, *size) for size in shape.modules.values())
     return plan.value_bytes * (shape.parameters + shape.layers * projected + 2 * rest)
@@ -261,12 +273,12 @@ WHOLE_LOGITS = ("orpo",)
 
 
 def tokens_in_batch(plan: Plan) -> int:
-    """Return the tokens of a micro-batch whose activations are kept; DPO and ORPO have two sequences a row."""
+    """Return the tokens of a micro-batch whose activations are kept; DPO and ORPO have two sequences for each row."""
     return SEQUENCES.get(plan.method, 1) * plan.batch_size * plan.length
 
 
 def activation_bytes(shape: Shape, plan: Plan) -> float:
-    """Return bytes kept for the backward pass; with recomputation layer inputs and one layer's working set."""
+    """Return the bytes kept for the backward pass; with recomputation, layer inputs and one layer's working set."""
     tokens = tokens_in_batch(plan)
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
     values = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
@@ -283,7 +295,7 @@ def logit_bytes(shape: Shape, plan: Plan) -> float:
 def transient_bytes(shape: Shape, plan: Plan) -> float:
     """Return the bytes of a kernel's largest temporary copy.
 
-    A dequantised weight for QLoRA, a whole one for DoRA, else 0.
+    It is a dequantised weight for QLoRA, a whole one for DoRA, and 0 for other methods.
     """
     largest = max(shape.modules.values(), key=math.prod)
     if plan.method == "qlora":
@@ -292,12 +304,12 @@ def transient_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
-    """Return the estimate of every method for the same plan."""
+    """Return the estimate of every method for the same plan, by the method's name."""
     return {method: estimate(shape, replace(plan, method=method)) for method in STATES}
 
 
 def largest_batch(shape: Shape, plan: Plan, device_bytes: float) -> int:
-    """Return the largest batch size up to 1,024 that fits at the plan's length; 0 when not even one sequence does."""
+    """Return the largest batch size up to 1,024 that fits at the plan's length; 0 if not even one sequence does."""
     batch = 0
     while batch < 1024 and estimate(shape, replace(plan, batch_size=batch + 1)).verdict(device_bytes) == "fits":
         batch += 1

@@ -1,7 +1,7 @@
 """Choice of a training method: the decision matrix as a function that gives every reason. No torch, no database.
 
 Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. The inputs
-that would change the answer are found by advising again with one input changed at a time.
+that would change the answer are determined by advising again with one input changed at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ RANKS = (8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Situation:
-    """Inputs of the advice. For an unknown input (None) the criterion says so and gives no points.
+    """Inputs of the advice. If an input is not known (None), its criterion says so and gives no points.
 
-    `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
-    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1; `planned`: those of planned ranks, 0
-    without a plan; `kind`: what the data hold (METHODS_OF).
+    `targets` are the tokens that the loss counts; `divergence` is in nats a channel; `verdicts` are the estimator's by
+    method, on `devices` devices; `rank_parameters` is the number of a LoRA's parameters at rank 1; `planned` that of
+    planned ranks, 0 without a plan; `kind` is what the data hold (a key of METHODS_OF).
     """
 
     rows: int | None = None
@@ -48,13 +48,16 @@ class Situation:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Return the methods that learn from data of this kind."""
+        """Return the methods that can learn from data of this kind."""
         return METHODS_OF[self.kind]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A criterion's points and sentence for a method. `source`: measured, stated, or rule of thumb."""
+    """A criterion's points and sentence for a method; `source` is measured, stated, or rule of thumb.
+
+    `excludes` is True if the method cannot be trained at all.
+    """
 
     criterion: str
     points: int
@@ -85,7 +88,7 @@ Criterion = Callable[[str, Situation], Reason]
 
 
 def memory(method: str, situation: Situation) -> Reason:
-    """Return points for whether the method fits into the device; a method that does not fit is excluded."""
+    """Return points for fitting into the device's memory; a method that does not fit is excluded."""
     if situation.verdicts is None:
         return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
     verdict = situation.verdicts[method]
@@ -113,13 +116,13 @@ def capacity(method: str, situation: Situation) -> Reason:
 
 
 def rank_for(situation: Situation) -> int | None:
-    """Return the lowest rank with as many parameters as there are completion tokens; None when no rank has."""
+    """Return the lowest of RANKS with as many parameters as there are completion tokens; None if no rank has."""
     targets = situation.targets or 0
     return next((rank for rank in RANKS if rank * situation.rank_parameters >= targets), None)
 
 
 def data_size(method: str, situation: Situation) -> Reason:
-    """Return points for how the method suits the number of rows."""
+    """Return points for how well the method suits the number of rows."""
     if situation.rows is None:
         return Reason("dataset size", 0, "No dataset was named.", "stated")
     size = f"{situation.rows:,} rows"
@@ -133,7 +136,7 @@ def data_size(method: str, situation: Situation) -> Reason:
 
 
 def domain_shift(method: str, situation: Situation) -> Reason:
-    """Return points for how the method suits the distance of the data from general text."""
+    """Return points for how well the method suits the distance of the data from general text."""
     if situation.divergence is None:
         return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")
     far = f"{situation.divergence:.3g} nats a channel from general text"
@@ -147,7 +150,7 @@ def domain_shift(method: str, situation: Situation) -> Reason:
 
 
 def serving(method: str, situation: Situation) -> Reason:
-    """Return points for the cost of serving the method's result beside other adapters on one base model."""
+    """Return points for how cheaply the method's result is served beside other adapters on one base model."""
     words = {
         "lora": (2, "Served as it is, beside hundreds of others."),
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
@@ -174,7 +177,7 @@ def forgetting(method: str, situation: Situation) -> Reason:
 
 
 def latency(method: str, situation: Situation) -> Reason:
-    """Return points for the latency of what the method leaves to serve."""
+    """Return points for the latency of serving the method's result."""
     if not situation.least_latency:
         return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
     if method in WHOLE:
@@ -193,7 +196,7 @@ def pace(method: str, situation: Situation) -> Reason:
 
 
 def preferences(method: str, situation: Situation) -> Reason:
-    """Return points for how the method reads preferences; 0 for data without any."""
+    """Return points for how the method uses preferences; 0 for data without any."""
     words = {
         ("dpo", "pairs"): (2, "It compares both answers of a pair, which is all that a pair says."),
         ("kto", "pairs"): (0, "It reads a pair as two answers, each good or bad for itself."),
@@ -219,7 +222,7 @@ def advise(situation: Situation) -> list[Advice]:
 
 
 def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
-    """Return pairs (description, changed inputs); the last changes several inputs together."""
+    """Return pairs of a description and the inputs that it changes; the last changes several inputs together."""
     only_4_bit = {**dict.fromkeys(situation.methods, "will not fit"), "qlora": "fits"}
     return [
         ("every method fitted the device", {"verdicts": dict.fromkeys(situation.methods, "fits")}),
@@ -241,7 +244,7 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
 
 
 def what_would_change_it(situation: Situation) -> list[str]:
-    """Return sentences that name the changes of input that would put another method first."""
+    """Return sentences that name the changes of input which would put another method first."""
     first = leader(situation)
     sentences = []
     for words, change in alternatives(situation):
@@ -252,6 +255,6 @@ def what_would_change_it(situation: Situation) -> list[str]:
 
 
 def leader(situation: Situation) -> str | None:
-    """Return the method that comes first; None when none can be trained."""
+    """Return the method that comes first; None if none can be trained."""
     best = advise(situation)[0]
     return best.method if best.is_possible else None

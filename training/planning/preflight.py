@@ -1,4 +1,4 @@
-"""Preflight of a run before it is queued: memory, time, disk, and the jobs ahead of it in the queue."""
+"""Preflight check of a run before it is queued: data, memory, time, disk, and the jobs ahead of it in the queue."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ FIELDS = {"serving": "hyperparameters.max_length"}
 
 
 def check(run: TrainingRun) -> dict[str, Any]:
-    """Return data, memory, disk, time and queue of the run, each with a verdict or number and a reason."""
+    """Return data, memory, disk, serving, time and queue of the run, each with a verdict or number and a sentence."""
     return {"data": data(run), **needs(run), "time": time(run), "queue": queue(run)}
 
 
 def needs(run: TrainingRun) -> dict[str, Any]:
-    """Return memory and disk on the largest known device, for rows as long as the data's, and what engines serve."""
+    """Return the verdicts on memory and disk of the largest known device, and on what engines serve.
+
+    Memory is estimated for rows as long as the data's.
+    """
     device = estimator_inputs.largest_device()
     shape = estimator_inputs.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
@@ -53,7 +56,7 @@ def needs(run: TrainingRun) -> dict[str, Any]:
 
 
 def serving(run: TrainingRun) -> dict[str, Any]:
-    """Return a verdict on max_length against the engines that have the base model and may serve the project."""
+    """Return the verdict on max_length against the engines of the base model that may serve the project."""
     lengths = Replica.objects.lengths(run.base_model, run.project)
     length = run.hyperparameters["max_length"]
     if not lengths:
@@ -89,7 +92,7 @@ def require_trainable(run: TrainingRun) -> None:
 
 
 def require_length(run: TrainingRun) -> None:
-    """Check that max_length is not above the positions that the base model knows. Raises Invalid."""
+    """Check that max_length does not exceed the base model's context length. Raises Invalid."""
     limit = run.base_model.config.get("max_position_embeddings")
     if isinstance(limit, int) and run.hyperparameters["max_length"] > limit:
         message = f"{run.base_model} reads at most {limit} tokens: lower max_length to that."
@@ -98,21 +101,21 @@ def require_length(run: TrainingRun) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A dataset of a run: its share of the rows that are read, and a sample of its own rows."""
+    """A dataset of a run: its share (0 to 1) of the rows that are read, and a sample of its own rows."""
 
     dataset: Dataset
     share: float
     sample: Sample
 
     def trainable(self, length: int) -> int:
-        """Return how many rows a training with this max_length would read, as estimated."""
+        """Return an estimate of how many rows a training with this max_length would read."""
         return self.sample.rows - self.sample.cut_to(length)["left_out"]
 
 
 def parts_of(run: TrainingRun) -> list[Part] | None:
-    """Return the run's datasets, its own first; None without a tokenizer or without the data of one.
+    """Return the run's datasets, its own first; None without a tokenizer, or if the data of one is missing.
 
-    Raises Invalid when a dataset is not ready or the model cannot render a row.
+    Raises Invalid if a dataset is not ready or the model cannot render a row.
     """
     mixed = run.parts()
     total = sum(part.weight for part in mixed)
@@ -128,7 +131,7 @@ def parts_of(run: TrainingRun) -> list[Part] | None:
 def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
     """Return a sample of a dataset's rows in the base model's tokens; None without a tokenizer or without the data.
 
-    Raises Invalid when the dataset is not ready or the model cannot render a row.
+    Raises Invalid if the dataset is not ready or the model cannot render a row.
     """
     dataset.require_ready()
     if not dataset.digest:
@@ -144,9 +147,10 @@ def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
 
 
 def reading_of(run: TrainingRun) -> ReadingOfRows:
-    """Return how the run reads its rows.
+    """Return the way in which the run reads its rows.
 
-    Prompts in the chat template or not, what the loss counts, and pairs apart for KTO.
+    It says if prompts are rendered by the chat template, what the loss counts, and if pairs are read apart, as KTO
+    does.
     """
     chosen = run.hyperparameters
     return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS), run.method == run.Method.KTO)
@@ -154,15 +158,15 @@ def reading_of(run: TrainingRun) -> ReadingOfRows:
 
 @lru_cache(maxsize=64)
 def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: ReadingOfRows) -> Sample:
-    """Return a sample of a dataset's rows, kept by the digests, as verifying the dataset takes long.
+    """Return a sample of a dataset's rows, cached by the digests, because verifying the dataset takes long.
 
-    Raises NotReadable, and ArtifactError when the store has lost the dataset.
+    Raises NotReadable, and ArtifactError if the store has lost the dataset.
     """
     return sample_of(Dataset(digest=digest).folder() / "train.jsonl", model, model_digest, rows, reading)
 
 
 def data(run: TrainingRun) -> dict[str, Any]:
-    """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture gives.
+    """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture contributes.
 
     Raises Invalid.
     """
@@ -189,7 +193,10 @@ def data(run: TrainingRun) -> dict[str, Any]:
 
 
 def of_part(run: TrainingRun, part: Part, parts: list[Part]) -> dict[str, Any]:
-    """Return what a run reads of one of its datasets: its share, rows, how often, and tokens, from a sample."""
+    """Return a run's use of one of its datasets, estimated from a sample, with a sentence that says it.
+
+    It has the share, the rows, how often they are read and the tokens read.
+    """
     length = run.hyperparameters["max_length"]
     read = sequences_read(run, parts) * part.share
     reads = read / max(1, part.trainable(length))
@@ -231,9 +238,10 @@ def cuts_in_words(sample: Sample, length: int) -> str:
 
 
 def row_length(run: TrainingRun) -> int:
-    """Return the tokens that a batch's rows are padded to: the longest row's, with a margin for rows not measured.
+    """Return the length in tokens to which the rows of a batch are padded.
 
-    It is max_length with packing, and if the rows cannot be measured. Raises Invalid.
+    It is the longest row's, with a margin if not all rows were measured, and at most `max_length`; with packing or
+    without measured rows it is `max_length`. Raises Invalid.
     """
     most: int = run.hyperparameters["max_length"]
     parts = parts_of(run)
@@ -245,7 +253,7 @@ def row_length(run: TrainingRun) -> int:
 
 
 def require(run: TrainingRun) -> None:
-    """Check that the run fits into memory and disk and is within what engines serve.
+    """Check that the run fits into memory and disk, and is within what engines serve.
 
     Raises Invalid with the nearest fix.
     """
@@ -256,9 +264,9 @@ def require(run: TrainingRun) -> None:
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    """Return bytes, parts, device, verdict and a sentence on the run's memory against the device's.
+    """Return bytes, parts, device, verdict and a sentence on the memory that the run needs.
 
-    The verdict is unknown without a device.
+    The verdict is UNKNOWN without a device.
     """
     needed = estimate(shape, plan)
     parts = {name: round(size) for name, size in needed.parts().items()}
@@ -274,7 +282,7 @@ def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
-    """Return a sentence that names the smallest change that makes the run fit the device."""
+    """Return a sentence with the smallest change that makes the run fit the device."""
     if batch := largest_batch(shape, plan, device_bytes):
         return f"batch_size {batch} fits."
     if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
@@ -297,7 +305,7 @@ def time(run: TrainingRun) -> dict[str, Any]:
 
 
 def past_paces(run: TrainingRun) -> list[float]:
-    """Return the last tokens per second of the newest successful runs of the same model, method and devices."""
+    """Return the final tokens per second of the newest successful runs of the same base model, method and devices."""
     alike = type(run).objects.filter(base_model=run.base_model, method=run.method, status=JobStatus.SUCCEEDED)
     paces = []
     for past in alike.filter(hyperparameters__devices=run.devices)[:PAST_RUNS]:
@@ -308,7 +316,7 @@ def past_paces(run: TrainingRun) -> list[float]:
 
 
 def planned_tokens(run: TrainingRun) -> int | None:
-    """Return an estimate of the tokens that the run will read; None if the rows cannot be measured."""
+    """Return an estimate of the number of tokens that the run will read; None if the rows cannot be measured."""
     chosen = run.hyperparameters
     parts = parts_of(run)
     if parts is None:
@@ -319,12 +327,12 @@ def planned_tokens(run: TrainingRun) -> int | None:
 
 
 def mean_tokens(parts: list[Part], length: int) -> float:
-    """Return the mean tokens that are read of a row, over all datasets by their shares."""
+    """Return the mean number of tokens that are read of a row, over all datasets by their shares."""
     return sum(part.share * part.sample.mean_tokens(length) for part in parts)
 
 
 def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
-    """Return how many of the data's rows the run reads; with packing a row of the trainer holds several on average."""
+    """Return how many of the data's rows the run reads; with packing, a row of the trainer holds several on average."""
     chosen, rows = run.hyperparameters, planned_rows(run, parts)
     if not chosen["packing"] or chosen.get("epochs"):
         return rows
@@ -333,7 +341,7 @@ def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
 
 
 def planned_rows(run: TrainingRun, parts: list[Part]) -> int:
-    """Return the rows that the trainer reads: as often as its epochs say, else in its steps.
+    """Return the number of rows that the trainer reads, by its epochs if they are set, else by its steps.
 
     An epoch of a mixture has read every row; datasets with few rows for their share are read more often.
     """
@@ -346,9 +354,9 @@ def planned_rows(run: TrainingRun, parts: list[Part]) -> int:
 
 
 def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> dict[str, Any]:
-    """Return bytes, verdict and a sentence on the disk.
+    """Return bytes, verdict and a sentence on the disk space that the run needs.
 
-    Checkpoints with two moments, further copies, and the output.
+    It holds checkpoints with two moments, `copies` further copies of the weights, and the output.
     """
     whole = plan.method in ("full", "galore")
     trained = shape.parameters if whole else shape.adapter_parameters(plan.rank)
@@ -361,7 +369,7 @@ def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> di
 
 
 def queue(run: TrainingRun) -> dict[str, Any]:
-    """Return the numbers of running jobs, of jobs queued ahead of the run, and of devices, and a sentence."""
+    """Return the numbers of running jobs, of jobs queued before the run, and of devices, and a sentence."""
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())
@@ -374,6 +382,6 @@ def queue(run: TrainingRun) -> dict[str, Any]:
 
 
 def largest_host() -> int:
-    """Return the GPUs of the host that has most of them; 0 while no worker reports a GPU."""
+    """Return the number of GPUs of the host that has the most; 0 while no worker reports a GPU."""
     gpus = Device.objects.alive().filter(kind=Device.Kind.CUDA).values("host").annotate(count=Count("pk"))
     return max(gpus.values_list("count", flat=True), default=0)

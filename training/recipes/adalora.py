@@ -1,7 +1,7 @@
-"""AdaLoRA, which finds ranks during training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
+"""AdaLoRA, which determines ranks during training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
 
-Starts with half as many singular values again as the run's ranks, and ends with the mean rank of the run. What is
-published is the same function as a plain LoRA with a rank for each module.
+It starts with half as many singular values again as the run's ranks, and ends with the mean rank of the run. The
+published adapter is the same function as a plain LoRA with a rank for each module.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def pruned_at(run: Run) -> int:
-    """Return the step after which nothing more is pruned: before it the output would have too high ranks."""
+    """Return the step after which nothing more is pruned; before it the ranks of the output would be too high."""
     config = adalora_config(run)
     return int(config.total_step - config.tfinal)
 
 
 def adalora_config(run: Run) -> Any:
-    """Return PEFT's configuration: warm-up for a tenth of the steps, pruning until half, then training on."""
+    """Return PEFT's configuration of AdaLoRA for the run.
+
+    It prunes from a tenth of the steps until half of them, and then trains on with the ranks that are left.
+    """
     from peft import AdaLoraConfig
 
     steps, target = run.hyperparameters.steps, mean_rank(run)
@@ -73,7 +76,7 @@ def mean_rank(run: Run) -> int:
 
 
 def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
-    """Return each module's factors of a plain LoRA that equals the AdaLoRA exactly, without pruned values.
+    """Return for each module the factors of a plain LoRA that equals the AdaLoRA exactly, without pruned values.
 
     B (A * E) alpha / (r + 1e-5), as PEFT computes it.
     """

@@ -1,9 +1,9 @@
 """Comparison of a version with its base and other versions: `python -m training.recipes.compare COMPARE_JSON`.
 
 The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
-"chat": true to ask the prompts in the chat template, "as_chat": true to read the data's prompts so, too,
+"chat": true to send the prompts in the chat template, "as_chat": true to read the data's prompts so, too,
 "pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,
-"new_tokens": 64, "seed": 0, "threads": 0}. The answer: OUTPUT/result.json, by arm (`base` and each NAME).
+"new_tokens": 64, "seed": 0, "threads": 0}. The result is OUTPUT/result.json, by arm (`base` and each NAME).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(comparison: Comparison, events: Events) -> None:
-    """Measure all arms and write OUTPUT/result.json. Raises BadInput naming the field."""
+    """Measure all arms and write OUTPUT/result.json. Raises BadInput that names the field."""
     import torch
 
     if comparison.threads:
@@ -76,9 +76,9 @@ def compare(comparison: Comparison, events: Events) -> None:
 
 
 def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
-    """Return (arms, tokenizer); an arm calls the function that it is given with the model in its state.
+    """Return (arms, tokenizer): the base model and each adapter by name; the base model is loaded once.
 
-    The arms are the base and each adapter; the base is loaded once.
+    An arm is a function that calls the function passed to it with the model in the arm's state.
     """
     from peft import PeftModel
 
@@ -95,7 +95,10 @@ def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
 
 
 def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], Any]:
-    """Return a function that calls its argument with the model in the arm's state."""
+    """Return a function that calls its argument with the model, which has the adapter active.
+
+    None is the base alone.
+    """
 
     def call(work: Callable[[Any], Any]) -> Any:
         if adapter:
@@ -107,9 +110,9 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 
 
 def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Add to `result` each arm's held-out loss, and the version's paired differences to the other arms.
+    """Add each arm's held-out loss to `result`, overall and by example, and the first adapter's paired differences.
 
-    The loss is there in all and by example. Raises BadInput for data that cannot be read.
+    The differences are to each other arm. Raises BadInput for data that cannot be read.
     """
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
@@ -131,16 +134,16 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comp
 
 
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
-    """Return the arm's loss of each sequence."""
+    """Return the arm's loss on each sequence, in nats a token."""
     from training.lm.evaluation import example_losses
 
     return [example.loss for example in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, comparison: Comparison) -> None:
-    """Add to `result` each arm's loss on general text, and by how much it exceeds the base's (`forgetting`).
+    """Add each arm's loss on general text to `result`, and by how much it exceeds the base's (`forgetting`).
 
-    Raises BadInput.
+    Raises BadInput for a text that cannot be read.
     """
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
@@ -156,9 +159,9 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 
 
 def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Add to `result` the scores of answers to the first rows with a question: exact match, token F1 and the pattern.
+    """Add the scores of answers to the data's first questions to `result`: exact match, token F1 and the pattern.
 
-    The question of a conversation is all before its last answer, in the chat template, with its tools.
+    The question of a conversation is everything before its last answer, in the chat template, with its tools.
     """
     from training.lm.token_sequences import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
@@ -176,7 +179,7 @@ def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path
 
 
 def mean(values: Any) -> float:
-    """Return the mean of the numbers, of which there must be at least one."""
+    """Return the mean of the numbers, at least one."""
     numbers = list(values)
     return float(sum(numbers) / len(numbers))
 
@@ -187,7 +190,7 @@ def question_of(prompt: str, *, is_chat: bool) -> Question:
 
 
 def question_and_answer(row: Row) -> tuple[Question, str] | None:
-    """Return a row's question and the text that should answer it; None for a text, or if a tool is called."""
+    """Return a row's question and the expected answer; None for a plain text, or if the answer calls a tool."""
     if "completion" in row:
         return {"prompt": row["prompt"]}, row["completion"]
     if "messages" not in row or len(row["messages"]) < 2 or row["messages"][-1].get("tool_calls"):
@@ -197,7 +200,7 @@ def question_and_answer(row: Row) -> tuple[Question, str] | None:
 
 
 def tokens_of(question: Question, tokenizer: Any) -> Any:
-    """Return the tokens of a question as an engine would read it, as tensors of one row."""
+    """Return the tokens of a question as an engine would read it, as tensors with one row."""
     if "messages" in question:
         text = prompt_text(question["messages"], question.get("tools"), tokenizer)
         return tokenizer(text, add_special_tokens=False, return_tensors="pt")

@@ -15,11 +15,11 @@ from gguf import GGUFReader
 
 
 class Unsupported(ValueError):
-    """Raised when the file is no GGUF, or transformers cannot read its architecture; the message says why."""
+    """Raised when the file is not a GGUF, or transformers cannot read its architecture; the message says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert the named file; return the exit status: 0, or 2 with a message on stderr when it cannot be converted."""
+    """Convert the named file; return the exit status: 0, or 2 with a message on stderr if it cannot be converted."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.convert_gguf", description=__doc__)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("output", type=Path)
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(source: Path, output: Path) -> None:
     """Write the model to the new folder `output`, in float32 and in one step: a failure leaves no `output`.
 
-    Raises Unsupported, and FileExistsError when `output` exists.
+    Raises Unsupported, and FileExistsError if `output` exists.
     """
     if output.exists():
         raise FileExistsError(f"{output} already exists: remove it, or name another folder.")
@@ -58,7 +58,7 @@ def require_gguf(source: Path) -> None:
 
 
 def write_folder(source: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer of the file. Raises Unsupported."""
+    """Write the weights, configuration and tokenizer of the GGUF file into the folder. Raises Unsupported."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place, name = str(source.parent), source.name

@@ -1,6 +1,6 @@
 """DoRA: direction from a LoRA, magnitude from a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
 
-No engine serves DoRA, so what is published is the nearest LoRA of the chosen rank, with its error beside it.
+No engine serves DoRA, so the nearest LoRA of the chosen rank is published, with its reconstruction error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return each module's change, m (W + s B A) / norm(W + s B A) - W, with the norm over each output's row."""
+    """Return each module's change, m (W + s B A) / norm(W + s B A) - W, with the norm over each row of outputs."""
     change_of = {}
     for name, layer in model.named_modules():
         if getattr(layer, "lora_magnitude_vector", None):

@@ -1,6 +1,6 @@
-"""DPO: learns from pairs of a preferred and a rejected answer (arXiv 2305.18290).
+"""DPO: training on pairs of a preferred and a rejected answer (arXiv 2305.18290).
 
-`python -m training.recipes.dpo RUN_JSON`. Trains a LoRA with TRL's DPOTrainer. The reference is the base, that is
+`python -m training.recipes.dpo RUN_JSON` trains a LoRA with TRL's DPOTrainer. The reference is the base model, that is
 the model with the LoRA switched off.
 """
 

@@ -28,7 +28,10 @@ Record = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    """Try some steps of a run and print what all would take as JSON; return 0, or 2 with a message for bad input."""
+    """Run a few steps of a run and print what all of them would take as JSON.
+
+    Return 0, or 2 with a message for bad input.
+    """
     parser = argparse.ArgumentParser(prog="python -m training.recipes.dry_run", description=__doc__)
     parser.add_argument("run_json", type=Path)
     parser.add_argument("method", choices=METHODS)
@@ -46,7 +49,7 @@ def main(arguments: list[str]) -> int:
 def dry_run(record: Record, method: str, steps: int) -> Record:
     """Run the recipe for a few steps in a child process; return the time, memory and energy that all steps would take.
 
-    Raises BadInput with the recipe's error if it ended too early.
+    Raises BadInput with the recipe's error if it ends before its second step.
     """
     with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
         folder = Path(name)
@@ -60,7 +63,7 @@ def dry_run(record: Record, method: str, steps: int) -> Record:
 
 
 def shortened(record: Record, steps: int, folder: Path) -> Record:
-    """Return the run file's record with fewer steps, no evaluation, no checkpoint, and output in another folder."""
+    """Return the run file's record with fewer steps, no evaluation, no checkpoint, and its output in `folder`."""
     chosen = {
         **(record.get("hyperparameters") or {}),
         "steps": steps,
@@ -75,7 +78,10 @@ def shortened(record: Record, steps: int, folder: Path) -> Record:
 
 @dataclass
 class Watch:
-    """Events that a child has reported, with the time each was seen, and the power in watts during its steps."""
+    """The events that a child process has reported, when each was seen, and the GPU's power during its steps.
+
+    `watts` holds the measured power in W.
+    """
 
     events: Path
     events_seen: list[tuple[float, Record]] = field(default_factory=list)
@@ -91,20 +97,20 @@ class Watch:
         self.read_events()
 
     def read_events(self) -> None:
-        """Add the events that the child has written since the last call, with the time of now."""
+        """Add the events that the child has written since the last call, with the present time."""
         lines = self.events.read_text().splitlines(keepends=True) if self.events.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
         self.events_seen += [(time.monotonic(), event) for event in whole[len(self.events_seen) :]]
 
     @property
     def steps(self) -> list[tuple[float, Record]]:
-        """Return the times and metrics of the steps."""
+        """Return (time, metrics event) of each step that was seen."""
         return [(at, event) for at, event in self.events_seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:
         """Return what `planned` steps would take: seconds, memory in bytes, watts and joules (None if not known).
 
-        Raises BadInput with fewer than two steps done.
+        Raises BadInput if fewer than two steps were seen.
         """
         steps = self.steps
         if len(steps) < 2:
@@ -123,7 +129,7 @@ class Watch:
 
 
 def power_now() -> float | None:
-    """Return the current watts of all GPUs together; None when nvidia-smi gives no figure."""
+    """Return the present power of all GPUs together in watts; None if nvidia-smi does not report it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -133,7 +139,7 @@ def power_now() -> float | None:
 
 
 def summed(text: str) -> float | None:
-    """Sum the numbers, one a line; None if a line is no number, as of a GPU that does not report its power."""
+    """Return the sum of the numbers in the text; None if there is none, or a word is not a number."""
     try:
         return sum(float(line) for line in text.split()) if text.strip() else None
     except ValueError:

@@ -26,33 +26,30 @@ File = TypeVar("File", bound=RunFile)
 
 
 class Cancel:
-    """Handler of SIGTERM: it ends the process at once, but during a training after the next step, with a checkpoint."""
+    """Handler of SIGTERM: it ends the process at once, or during a training after the next step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.requested = self.training = False
         signal.signal(signal.SIGTERM, self.request)
 
     def request(self, *_: Any) -> None:
-        """Note the request; exit at once unless a training runs."""
+        """Remember the request; exit at once unless a training runs."""
         self.requested = True
         if not self.training:
             sys.exit(CANCELLED)
 
     def leave_if_requested(self) -> None:
-        """Note that the training has ended.
-
-        Exit if SIGTERM arrived during it: its last checkpoint is written by now.
-        """
+        """Declare the training as ended; exit if SIGTERM arrived during it, whose last checkpoint is written by now."""
         self.training = False
         if self.requested:
             sys.exit(CANCELLED)
 
 
 class RunEvents(Events):
-    """Events of a run with several processes: only the first reports progress, each reports its own error.
+    """Events of a run with several processes: only the first reports progress, and each reports its own errors.
 
-    An out-of-memory error is reported with the run's own figures. Each event is a line of the run's log, too; of the
-    progress one every `LOG_EVERY_S`.
+    An out-of-memory error is reported with the run's own figures. Each event is also printed as a line of the run's
+    log, but progress only once in LOG_EVERY_S seconds.
     """
 
     silent = False
@@ -60,7 +57,10 @@ class RunEvents(Events):
     logged_at = -math.inf
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an event, unless this process is silent and it is no error; one of memory that ran out gets advice."""
+        """Append an event; a process that is `silent` appends only errors.
+
+        The message of an out-of-memory error becomes advice.
+        """
         if self.run and fields.get("code") == "gpu_oom":
             fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
         if kind == "error" or not self.silent:
@@ -68,7 +68,7 @@ class RunEvents(Events):
             self.log(kind, fields)
 
     def log(self, kind: str, fields: dict[str, Any]) -> None:
-        """Print the event as a line, which the run's page shows; what its tables and prompts show is left out."""
+        """Print the event as a line of the log on the run's page, unless the page shows it elsewhere."""
         at = time.monotonic()
         if kind in UNLOGGED or self.path is None or (kind == "progress" and at - self.logged_at < LOG_EVERY_S):
             return
@@ -85,7 +85,7 @@ def in_words(field: tuple[str, Any]) -> str:
 
 
 def see_one_gpu() -> None:
-    """Hide all visible GPUs but the first from torch, which must not be loaded yet: the trainer refuses several."""
+    """Hide all GPUs but the first from torch, which must not be loaded yet, because the trainer refuses several."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
@@ -94,9 +94,9 @@ Train = Callable[[Run, RunEvents, Cancel], None]
 
 
 def program(arguments: list[str], train: Train, *, quantises: bool = False) -> int:
-    """Run a recipe and return its exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else.
+    """Run a recipe and return its exit status: 0, 2 for bad input, 143 if cancelled, 1 for anything else.
 
-    One that `quantises` the base model needs bitsandbytes.
+    `quantises` is True for a recipe that quantises the base model and so needs bitsandbytes.
     """
     cancel, events = Cancel(), RunEvents(None)
 
@@ -114,9 +114,9 @@ def program(arguments: list[str], train: Train, *, quantises: bool = False) -> i
 
 
 def measure(arguments: list[str], kind: type[File], work: Callable[[File, Events], None]) -> int:
-    """Run a measurement of the file that the arguments name; return 0, 2 for bad input, 1 for anything else.
+    """Run a measurement on the file that the arguments name; return 0, 2 for bad input, 1 for anything else.
 
-    `kind` is the class of the file, and `work(file, events)` measures.
+    `kind` is the class of the file, and `work(file, events)` does the measurement.
     """
     events = Events(None)
 

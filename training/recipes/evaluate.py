@@ -1,7 +1,7 @@
 """Held-out loss of a base model, with or without an adapter: `python -m training.recipes.evaluate EVAL_JSON`.
 
 The file: {"base_model": DIR, "adapter": DIR or null, "data": FILE, "events": FILE, "output": DIR, "max_tokens": 4096,
-"max_length": 1024, "seed": 0, "threads": 0}. The answer: OUTPUT/result.json {"loss", "tokens", "rows"}.
+"max_length": 1024, "seed": 0, "threads": 0}. The result is OUTPUT/result.json {"loss", "tokens", "rows"}.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 
 class Evaluation(RunFile):
-    """The file of an evaluation: it reads `max_tokens` tokens of `data`, in sequences of at most `max_length`."""
+    """The file of an evaluation on at most `max_tokens` tokens of `data`, in sequences of at most `max_length`."""
 
     adapter: TextPath | None = None
     data: TextPath
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(evaluation: Evaluation, events: Events) -> None:
-    """Measure the held-out loss and write OUTPUT/result.json. Raises BadInput naming the field."""
+    """Measure the held-out loss, write OUTPUT/result.json and report an event. Raises BadInput that names the field."""
     import torch
 
     from training.lm.base_model import load_model, load_tokenizer, sequences_of

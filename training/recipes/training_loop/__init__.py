@@ -1,1 +1,1 @@
-"""The training loop that the recipes share: batches, trainer, checkpoints, distribution."""
+"""The training loop that the recipes share: batches, trainer, checkpoints and distribution."""

@@ -1,6 +1,6 @@
-"""Attention for packed rows on a GPU: each sequence attends to itself alone, by torch's variable-length flash kernel.
+"""Attention within each sequence of packed rows on a GPU, by torch's variable-length flash kernel.
 
-With the bounds as a mask cuDNN builds kernels for every length of row that it meets for the first time, for seconds.
+With a mask instead, cuDNN would build kernels for seconds each time that it meets a new row length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def has_kernel() -> bool:
 
 
 def attend_within_bounds(model: Any) -> None:
-    """Set the attention of a model with torch's sdpa to `attend`; no effect on others."""
+    """Make a model that uses torch's sdpa attention use `attend`; no effect on other models."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(WITHIN_BOUNDS, attend)
         AttentionMaskInterface.register(WITHIN_BOUNDS, sdpa_mask)
@@ -43,10 +43,11 @@ def attend(
     max_length_q: int = 0,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return attention within each sequence: (1, heads, tokens, size) each -> (1, tokens, heads, size), and None.
+    """Return the attention of each token to its own sequence alone, and None.
 
-    `cu_seq_lens_q` (sequences + 1,) holds the start of each sequence and the end of the last. Without it, or in another
-    type than the kernel's, it is torch's own attention.
+    The query, key and value are (1, heads, tokens, size), the result (1, tokens, heads, size). `cu_seq_lens_q`
+    (sequences + 1,) holds the start of each sequence and the end of the last. Without it, or for a dtype that the
+    kernel does not take, torch's own attention computes the result.
     """
     dtype = computed_in(query)
     if cu_seq_lens_q is None or dtype not in KERNEL_TYPES:
@@ -68,9 +69,9 @@ def attend(
 
 
 def computed_in(tensor: torch.Tensor) -> torch.dtype:
-    """Return the dtype that autocast computes in, else the tensor's.
+    """Return the dtype in which autocast computes on the tensor's device, or without autocast the tensor's.
 
-    Autocast converts for torch's own attention alone.
+    Autocast converts the inputs of torch's own attention alone.
     """
     place = tensor.device.type
     return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else tensor.dtype

@@ -1,4 +1,4 @@
-"""Removal of PEFT's casts of each module's input to float32, which autocast rounds to bfloat16 again at once."""
+"""Removal of PEFT's casts of each module's input to float32, which autocast would round to bfloat16 again at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from transformers import TrainerCallback
 
 
 class WithoutCasts(TrainerCallback):
-    """Callback that removes PEFT's casts in training steps; without autocast, as in evaluation, they are needed."""
+    """Callback that switches PEFT's casts off in training steps.
+
+    Without autocast, as in evaluations, they are needed.
+    """
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Switch PEFT's casts off for a step in bfloat16."""
+        """Switch PEFT's casts off for the step if the training computes in bfloat16."""
         if args.bf16:
             set_casts(model, False)
 
@@ -21,7 +24,7 @@ class WithoutCasts(TrainerCallback):
 
 
 def set_casts(model: Any, are_on: bool) -> None:
-    """Switch the casts of every LoRA module on or off."""
+    """Switch the input casts of every LoRA module of the model on or off."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = are_on

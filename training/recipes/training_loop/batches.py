@@ -1,4 +1,4 @@
-"""Training sequences in the order in which they are read; an interrupted run reads the same order again."""
+"""Training sequences in the order in which they are read; a resumed run reads the same order again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.recipes.training_loop.sampling_order import Draw, packed, packed_r
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """A dataset of a mixture and the number of its rows among the held-out ones."""
+    """A dataset of a mixture and the number of its rows among the held-out rows."""
 
     name: str
     rows: int
@@ -38,10 +38,10 @@ SEQUENCES = {
 
 @dataclass(frozen=True)
 class Material:
-    """Training data: `rows` in reading order, `tokens` of each without padding, `held_out` for the loss.
+    """Training data: `rows` in reading order, the `tokens` of each without padding, and `held_out` rows for the loss.
 
-    `steps`: the run's own, or as many as its epochs take; `cuts`: what max_length did to the rows; `parts`: the
-    datasets that the held-out rows are of, in their order.
+    `steps` are the run's own or as many as its epochs take; `cuts` counts the rows that max_length cut; `parts` are the
+    datasets of the held-out rows, in the rows' order.
     """
 
     rows: Dataset
@@ -53,11 +53,11 @@ class Material:
 
     @property
     def is_weighted(self) -> bool:
-        """Return True if a token counts with another weight than 0 or 1."""
+        """Return True if some token has another loss weight than 0 or 1."""
         return COLUMN in self.rows.column_names
 
     def first_sequences(self, count: int) -> list[TokenSequence]:
-        """Return the sequences of the first `count` rows that the training reads."""
+        """Return the sequences of the first `count` rows; a preference pair has two."""
         rows = self.rows.select(range(min(count, len(self.rows))))
         names = [(ids, labels) for ids, labels in SEQUENCES.items() if ids in rows.column_names]
         return [TokenSequence(row[ids], row[labels]) for row in rows for ids, labels in names]
@@ -65,9 +65,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Reading:
-    """The data to read.
+    """The data that a run reads, by size alone.
 
-    Tokens of each sequence in the order of the datasets, and the size and share of each dataset.
+    It has the length in tokens of each sequence, dataset after dataset, and the size in rows and the share of each
+    dataset.
     """
 
     lengths: list[int]
@@ -76,24 +77,25 @@ class Reading:
 
     @classmethod
     def of_one(cls, lengths: list[int]) -> Reading:
-        """Return the reading of one dataset."""
+        """Return the reading of a single dataset with these lengths."""
         return cls(lengths, [len(lengths)], [1.0])
 
     def rounds(self, total: int = 0) -> Draw | None:
-        """Return a function that draws the rows of a mixture; None for one dataset, which is read in plain epochs.
+        """Return a function that draws the next rows of a mixture.
 
-        `total`: the rows that are read, where they are known before.
+        None for a single dataset, which is read in plain epochs. `total` is the number of rows that will be read; 0 if
+        that is not known.
         """
         return rounds(self.sizes, self.shares, total) if len(self.sizes) > 1 else None
 
     @property
     def rows_of_an_epoch(self) -> int:
-        """Return how many rows are read until each is read once."""
+        """Return the number of rows to read until each row was read at least once."""
         return rows_of_an_epoch(self.sizes, self.shares)
 
 
 def read_material(run: Run, tokenizer: Any) -> Material:
-    """Return the rows that the run will read, tokenised, in the trainer's reading order. Raises BadInput."""
+    """Read and tokenise the run's rows; return them in reading order, with the held-out rows. Raises BadInput."""
     chosen = run.hyperparameters
     cuts = Cuts()
     sequences, reading = read_train(run, tokenizer, cuts)
@@ -109,9 +111,9 @@ def read_material(run: Run, tokenizer: Any) -> Material:
 
 
 def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence], Reading]:
-    """Return the tokenised rows to train on and their sizes, of each dataset no more than the run reads of it.
+    """Return the tokenised training rows, from each dataset at most as many as the run reads, and their sizes.
 
-    What is cut is counted in `cuts`. Raises BadInput.
+    Cut rows are counted in `cuts`. Raises BadInput.
     """
     chosen = run.hyperparameters
     shares = shares_of([part.weight for part in run.parts])
@@ -127,11 +129,10 @@ def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence
 
 
 def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[HeldOutPart]]:
-    """Return a tokenised sample of the held-out rows, with the rows of each dataset.
+    """Return a tokenised sample of the held-out rows, and the number of rows of each dataset.
 
-    The loss counts what it does in training.
-
-    Each dataset gives its share of the tokens, and at least one row. Raises BadInput.
+    The same part of a row counts in the loss as in training. Each dataset gives its share of `eval_tokens`, and at
+    least one row. Raises BadInput.
     """
     chosen = run.hyperparameters
     evaluated = [(part, part.eval) for part in run.parts if part.eval]
@@ -147,17 +148,17 @@ def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[H
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return all rows in a random order that the run's seed fixes; texts become chats if the run asks for it."""
+    """Return all rows in a random order fixed by the run's seed, as chats if the run sets `as_chat`."""
     return worded(sample(rows, len(rows), run.hyperparameters.seed), run)
 
 
 def worded(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return the rows; prompts become chats if the run's `as_chat` asks for it."""
+    """Return the rows, with prompts converted to chats if the run sets `as_chat`."""
     return as_chat(rows) if run.hyperparameters.as_chat else list(rows)
 
 
 def steps_of(run: Run, reading: Reading) -> int:
-    """Return the number of steps: the run's own, or as many as its epochs take."""
+    """Return the number of optimiser steps: the run's own, or as many as its epochs take."""
     chosen = run.hyperparameters
     if not chosen.epochs:
         return chosen.steps
@@ -168,12 +169,12 @@ def steps_of(run: Run, reading: Reading) -> int:
 
 
 def rows_in_step(run: Run) -> int:
-    """Return the rows that all processes read in a step."""
+    """Return the number of rows that all processes together read in one optimiser step."""
     return run.hyperparameters.batch_size * run.hyperparameters.gradient_accumulation * run.devices
 
 
 def reading_groups(reading: Reading, run: Run, steps: int) -> list[list[int]]:
-    """Return, for each row that the trainer reads, the places of its sequences: one, or with packing as many as fit."""
+    """Return for each row that the trainer reads the indices of its sequences: one, or with packing as many as fit."""
     chosen, lengths, count = run.hyperparameters, reading.lengths, steps * rows_in_step(run)
     if chosen.packing:
         return packed(lengths, count, chosen.max_length, chosen.seed, reading.rounds())
@@ -182,7 +183,10 @@ def reading_groups(reading: Reading, run: Run, steps: int) -> list[list[int]]:
 
 
 def joined(sequences: list[TokenSequence]) -> dict[str, Any]:
-    """Join sequences to one row; `seq_lengths` lets the collator restart positions, so that none sees another."""
+    """Return sequences joined to one row.
+
+    `seq_lengths` lets the collator restart positions, so that none attends to another.
+    """
     return {
         "input_ids": [token for sequence in sequences for token in sequence.ids],
         "labels": [label for sequence in sequences for label in sequence.labels],

@@ -1,4 +1,4 @@
-"""The held-out loss while a run trains: its curve, the best weights so far, and an early stop."""
+"""The held-out loss during a training: its curve, the best weights so far, and early stopping."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FACTS = "best.json"
 
 
 class HeldOutCurve(TrainerCallback):
-    """Callback that measures the held-out loss every `eval_steps`, keeps the best weights, and stops after `patience`.
+    """Callback that measures the held-out loss every `eval_steps`, saves the best weights, and stops after `patience`.
 
-    `patience` counts measurements without a better loss. Both survive a restart in the output folder: a step that an
-    earlier attempt has measured is not counted again. Measurements before the step `begin` are only shown.
+    `patience` counts measurements without a better loss. The count and the weights are stored in the output folder: a
+    resumed run does not count again a step that was measured. Measurements before the step `begin` are only reported.
     """
 
     def __init__(
@@ -40,7 +40,10 @@ class HeldOutCurve(TrainerCallback):
         self.latest: tuple[int, HeldOutLoss] | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the loss every `eval_steps` and at the end, keep the best weights, and stop after `patience`."""
+        """Measure the loss at every `eval_steps` and at the last step, and save the weights if they are the best.
+
+        The training is stopped after `patience`. No effect without held-out rows.
+        """
         if state.global_step % self.chosen.eval_steps and state.global_step < state.max_steps:
             return
         measured = self.measure(model)
@@ -55,7 +58,11 @@ class HeldOutCurve(TrainerCallback):
             control.should_training_stop = True
 
     def judged(self, step: int, loss: float, model: Any) -> dict[str, Any]:
-        """Keep the weights if the loss is the best so far; return the best step and the measurements since."""
+        """Save the weights if the loss is the best so far.
+
+        Return the record of the best step and of the measurements since. Every process must call it. A step that was
+        measured before changes nothing.
+        """
         facts = best_of(self.folder)
         if facts and facts["measured"] >= step:
             return facts
@@ -79,25 +86,28 @@ class HeldOutCurve(TrainerCallback):
 
 
 def weights_file(folder: Path, step: int) -> Path:
-    """Return the path of the weights at a step; `best.json` names the step, so one cut off by a crash is not read."""
+    """Return the path of the weights saved at a step.
+
+    `best.json` names the step, so that a partial file is never read.
+    """
     return folder / f"best-{step}.safetensors"
 
 
 def drop_others(folder: Path, step: int) -> None:
-    """Delete the weights of steps that are no longer the best."""
+    """Delete the saved weights of all steps but this one."""
     for path in folder.glob("best-*.safetensors"):
         if path != weights_file(folder, step):
             path.unlink()
 
 
 def best_of(folder: Path) -> dict[str, Any] | None:
-    """Return the best measurement of the run so far; None before the first."""
+    """Return the record of the run's best measurement so far; None before the first."""
     path = folder / FACTS
     return json.loads(path.read_bytes()) if path.is_file() else None
 
 
 def restore_best(model: Any, folder: Path) -> int | None:
-    """Put the best weights back into the model; return their step, or None without any."""
+    """Load the best weights into the model and return their step; None, without effect, if none were saved."""
     facts = best_of(folder)
     if facts is None:
         return None

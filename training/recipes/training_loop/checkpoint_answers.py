@@ -1,4 +1,4 @@
-"""Answers of the base and of each checkpoint to named prompts, as a loss does not show how a model speaks."""
+"""Answers of the base model and of each checkpoint to named prompts: a loss does not show how a model speaks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ NEW_TOKENS = 48
 
 
 class Answering(TrainerCallback):
-    """Callback that writes the event `answers` {step, answers: {name: text}} at the start and with each checkpoint.
+    """Callback that answers prompts and writes them as `answers` events at the start and at each checkpoint.
 
-    Decoding is greedy, so that no random state is touched: a run is the same with and without prompts. After a crash
-    between a checkpoint and its answers, the next attempt answers at its start. Not for models in shards.
+    An event is {step, answers: {name: text}}. Decoding is greedy and uses no random state, so a run is the same with
+    and without prompts. After a crash between a checkpoint and its answers, the next attempt answers at its start. It
+    does not work for models in shards.
     """
 
     def __init__(self, prompts: dict[str, Question], tokenizer: Any, events: Events, state: PartialState) -> None:
@@ -33,9 +34,9 @@ class Answering(TrainerCallback):
         self.answer(state.global_step, model)
 
     def answer(self, step: int, model: Any) -> None:
-        """Generate the model's answers in the first process and report them; every process waits until that is done.
+        """Generate the model's answers in the first process and write them as an event; the other processes wait.
 
-        The model is left in training mode if it was in it.
+        The model stays in training mode if it was in it.
         """
         if self.state.is_main_process:
             was_training = model.training

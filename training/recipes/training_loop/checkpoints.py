@@ -1,4 +1,4 @@
-"""Progress events of a training, and the marks that tell complete checkpoints from ones cut off by a crash."""
+"""Progress events of a training, and marks that tell complete checkpoints from those that a crash left partial."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ LOGGED = {
 
 
 def last_complete(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint's folder; None without one. One that a crash cut off lacks the mark."""
+    """Return the folder of the newest checkpoint that is marked complete; None if there is none."""
     marked = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class Reporter(TrainerCallback):
-    """Callback that writes progress and metrics after every step, marks checkpoints, and saves and stops on request."""
+    """Callback that reports progress and metrics after every step and marks complete checkpoints.
+
+    On a request to cancel it has the trainer save a checkpoint and stop.
+    """
 
     def __init__(
         self,
@@ -61,18 +64,16 @@ class Reporter(TrainerCallback):
         self.events.started = self.begun
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the progress; if any process was asked to cancel, let the trainer save a checkpoint and stop."""
+        """Report the progress; if any process was asked to cancel, have the trainer save a checkpoint and stop."""
         self.events.progress(state.global_step, state.max_steps, int(self.first))
         if anyone(self.cancel.requested, self.state):
             self.cancel.requested = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Report the step's metrics, with the held-out loss if this step measured it.
+        """Report the step's metrics, with the held-out loss if it was measured at this step.
 
-        No effect for a log without a loss.
-
-        Raises Diverged for a loss or a gradient norm that is not finite.
+        No effect for a log without a loss. Raises Diverged for a loss or a gradient norm that is not finite.
         """
         if not logs or "loss" not in logs:
             return
@@ -85,7 +86,7 @@ class Reporter(TrainerCallback):
         self.events.write("metrics", step=state.global_step, **known, tokens_per_second=speed, memory_bytes=memory)
 
     def pace(self, args: Any, state: Any) -> float:
-        """Return the trained tokens a second since this attempt began, over all processes, to one decimal."""
+        """Return the tokens per second trained since this attempt began, over all processes, to one decimal."""
         each: int = args.train_batch_size * args.gradient_accumulation_steps * self.state.num_processes
         done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
         return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))

@@ -1,4 +1,4 @@
-"""Coordination of a run's processes: which one reports, and how they agree to stop."""
+"""Coordination of a run's processes: the first one alone reports, and all stop at the same step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from training.recipes.run_file import Run
 
 
 def join(run: Run, events: RunEvents) -> PartialState:
-    """Set up this process' device and rank and return their state.
+    """Set up this process's device and rank; return its state.
 
-    On all but the first process, `events` is silenced to errors only. With several devices the process also dies with
-    its launcher. Raises BadInput for another number of processes than the run's devices.
+    In every process but the first, `events` then reports errors alone. With several devices the process also dies with
+    its launcher. Raises BadInput if the number of processes is not the run's `devices`.
     """
     if run.devices > 1:
         end_with_launcher()
@@ -37,8 +37,8 @@ def join(run: Run, events: RunEvents) -> PartialState:
 def end_with_launcher() -> None:
     """Have Linux kill this process when its launcher ends.
 
-    The process has its own session, so a kill of the launcher's process group does not reach it. No effect outside
-    Linux.
+    It has a session of its own, so a kill of the launcher's process group does not reach it. No effect on other
+    systems.
     """
     # Without a launcher that died before this line nothing can be joined: the processes meet in it.
     if arm := die_with_parent(signal.SIGKILL, parent=os.getppid()):
@@ -46,9 +46,9 @@ def end_with_launcher() -> None:
 
 
 def anyone(requested: bool, state: PartialState) -> bool:
-    """Return True if any process was asked to stop, after an exchange between all, which every process must join.
+    """Return True in every process if any of them was asked to stop. A collective call: every process must make it.
 
-    All must stop at the same step, or the others wait for ever.
+    All must stop at the same step, or the others would wait for ever.
     """
     if state.num_processes == 1:
         return requested
@@ -58,19 +58,22 @@ def anyone(requested: bool, state: PartialState) -> bool:
 
 
 def where_to_load(run: Run) -> str | None:
-    """Return the device to load on: CPU under FSDP, as no device can hold the model before it is sharded; else None."""
+    """Return the device to load the model on; None for the default.
+
+    It is "cpu" with FSDP, as one device may not hold all of the model before it is sharded.
+    """
     return "cpu" if run.sharding == "fsdp" else None
 
 
 def sharding(run: Run) -> dict[str, Any]:
-    """Return the trainer's options for FSDP (parameters, gradients, optimiser states in shards); none for DDP."""
+    """Return the trainer's options for FSDP (shards of parameters, gradients and optimiser states); {} for DDP."""
     if run.sharding != "fsdp":
         return {}
     return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
 
 def of_main_process(number: float, state: PartialState) -> float:
-    """Return the first process' number, so that all decide alike by what each of them has measured."""
+    """Return the first process's number in every process, so that all decide alike. A collective call."""
     if state.num_processes == 1:
         return number
     shared = torch.tensor(number, dtype=torch.float64, device=state.device)
@@ -79,7 +82,7 @@ def of_main_process(number: float, state: PartialState) -> float:
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Gather the trained weights by name from the shards. A collective: every process must call it."""
+    """Return the trained weights by name, gathered from all shards. A collective call: every process must make it."""
     weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     return {
         name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in weights.items()
@@ -87,7 +90,7 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put whole weights into the model by their names, into each process' part where the model is in shards."""
+    """Copy whole weights into the model's parameters of the same names; a model in shards takes each process's part."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # A forward pass leaves the root's weights gathered: copies, which the next step would not read.
@@ -99,7 +102,7 @@ def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def placed(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return a whole weight where the model has its own: on its device, in its shards. The first process' counts."""
+    """Return a whole weight on the device and in the shards of the model's own. The first process's values are used."""
     if isinstance(weight, DTensor):
         mesh = weight.device_mesh
         return distribute_tensor(whole.to(mesh.device_type), mesh, weight.placements)

@@ -1,4 +1,4 @@
-"""Signs that a training diverged: its result must not become a version that looks like any other."""
+"""Checks for a diverged training: its result must not become a version that looks like any other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADVICE = "Lower learning_rate or raise warmup_steps, and clone the run; its chec
 
 
 def require_finite(step: int, values: dict[str, float]) -> None:
-    """Raise Diverged if `values` has a `loss` or `grad_norm` that is infinite or NaN."""
+    """Raise Diverged if `loss` or `grad_norm` in `values` is infinite or NaN."""
     for name in ("loss", "grad_norm"):
         if name in values and not math.isfinite(values[name]):
             raise Diverged(f"The training diverged at step {step}: {name} is {values[name]}. {ADVICE}")
@@ -25,11 +25,11 @@ def require_finite(step: int, values: dict[str, float]) -> None:
 def require_sound(
     before: HeldOutLoss | None, after: HeldOutLoss | None, weights: Sequence[float], guess: float | None
 ) -> None:
-    """Raise Diverged if the held-out loss is not finite, as bad as a guess, or worse than before beyond chance.
+    """Raise Diverged if the held-out loss is not finite, no better than a guess, or worse than before beyond chance.
 
-    Nothing is checked without `after`; without `before`, or if the loss has not risen, only that it is finite. A
-    `guess` (nats) is the loss of a model for which each token is equally likely; it is None for preference methods.
-    Chance is judged by the 95 % interval of the paired difference, if there are at least FEWEST_ROWS rows.
+    Nothing is checked without `after`; without `before`, or if the loss has not risen, only that it is finite. `guess`
+    is the loss in nats of a model for which each token is equally likely; None for preference methods. Chance is judged
+    by the 95 % interval of the paired difference, weighted by `weights`, if there are at least FEWEST_ROWS rows.
     """
     if after is None:
         return

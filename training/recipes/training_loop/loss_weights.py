@@ -1,4 +1,4 @@
-"""Weights of the loss between 0 and 1: an answer of weight 0.5 counts half. Rows of 0 and 1 need none of this."""
+"""Loss weights between 0 and 1: an answer of weight 0.5 counts half. Rows of weights 0 and 1 alone do not need this."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLUMN = "loss_weights"
 
 
 class WeightedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, which also pads each example's loss weights, one for each label, and adds them to the batch."""
+    """TRL's collator, which also adds each token's loss weight to the batch, padded like the labels."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate the examples; weights are padded and joined as the labels are."""
+        """Return the batch of the examples, with their weights padded and joined as the labels are."""
         batch = super().torch_call(examples)
         weights = [torch.tensor(example[COLUMN]) for example in examples]
         weights = [torch.cat(weights)] if self.padding_free else weights
@@ -24,7 +24,7 @@ class WeightedCollator(DataCollatorForLanguageModeling):
 
 
 class WeightedTrainer(SFTTrainer):
-    """TRL's trainer whose loss multiplies each token's log probability by the token's weight."""
+    """TRL's SFTTrainer with a loss that multiplies each token's log probability by its weight."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,7 +35,7 @@ class WeightedTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss of the batch, with each token's log probability multiplied by its weight.
 
-        Takes the weights out.
+        The weights are removed from `inputs`.
         """
         weights = inputs.pop(COLUMN)[:, 1:]
 

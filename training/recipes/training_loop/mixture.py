@@ -1,4 +1,4 @@
-"""Rows of several datasets in the proportion of their weights, drawn by the run's seed alone."""
+"""Rows of several datasets in the proportions of their weights, in an order fixed by the run's seed alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ROUNDING = 1e-9
 
 
 def shares_of(weights: Sequence[float]) -> list[float]:
-    """Return each weight's share of their sum."""
+    """Return each weight divided by the sum of all."""
     total = sum(weights)
     return [weight / total for weight in weights]
 
 
 def rows_of_an_epoch(sizes: Sequence[int], shares: Sequence[float]) -> int:
-    """Return the number of rows to read, rounded up, until every dataset is read once at its share of the rows.
+    """Return the number of rows to read, rounded up, until every dataset was read once at its share of the rows.
 
-    Datasets that are small for their share are read several times meanwhile. With one dataset it is its number of rows.
+    Datasets that are small for their share are read several times meanwhile. For one dataset it is its number of rows.
     """
     return math.ceil(max(size / share for size, share in zip(sizes, shares, strict=True)) - ROUNDING)
 
@@ -29,9 +29,9 @@ def rows_of_an_epoch(sizes: Sequence[int], shares: Sequence[float]) -> int:
 def rounds(sizes: Sequence[int], shares: Sequence[float], total: int = 0) -> Callable[[random.Random], list[int]]:
     """Return a function that draws the next round: a shuffled list of row indices in which none occurs twice.
 
-    Indices count through the datasets in their order. Each dataset is read in shuffled epochs of its own, each complete
-    before the next, and the sums over rounds keep to the shares within a row. Rounds are sized so that a run of `total`
-    rows has whole ones; 0 stands for no fixed length.
+    Indices run through the datasets in their order. Each dataset is read in shuffled epochs of its own, each complete
+    before the next, and the sums over rounds match the shares to within a row. Rounds are sized so that a run of
+    `total` rows has whole ones; 0 means that the length is not known.
     """
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     most = min(size / share for size, share in zip(sizes, shares, strict=True))

@@ -1,4 +1,4 @@
-"""Objectives of a training: the rows that are read, TRL's trainer on them, and the held-out loss."""
+"""Objectives of a training: the rows that are read, TRL's trainer for them, and the held-out loss."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ from training.recipes.training_loop.loss_weights import WeightedTrainer
 
 
 class Objective(Protocol):
-    """The interface of a training's objective: how rows are read, which trainer runs, and how the loss is measured."""
+    """Interface of a training's objective: it reads the rows, makes the trainer and measures the loss."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Return the training rows in reading order and the held-out ones.
+        """Return the training rows in reading order and the held-out rows.
 
         Raises BadInput if they cannot be trained on.
         """
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's trainer; `parts` are its model, peft_config and processing_class."""
+        """Return TRL's trainer for the rows.
+
+        `parts` are its model, peft_config and processing_class, `options` the arguments of its configuration.
+        """
 
     def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
-        """Return the model's loss on the held-out rows of the material."""
+        """Return the model's loss on the material's held-out rows; `pad` is the padding token."""
 
     def guess(self, model: Any) -> float | None:
-        """Return the loss in nats of a guess that knows nothing; None if no such bound is to be checked."""
+        """Return the loss in nats of a model that has learnt nothing.
+
+        None if the result is not to be compared with that.
+        """
 
 
 class Answers:
     """Objective of supervised fine-tuning: the likelihood of the answers, or of plain texts."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Return the tokenised rows. Raises BadInput."""
+        """Read and tokenise the run's rows, in reading order, with the held-out rows. Raises BadInput."""
         return read_material(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's SFTTrainer for rows that are prepared already.
+        """Return TRL's SFTTrainer for rows that are tokenised already.
 
-        One that weighs the loss if the rows have weights.
-
-        With packing and an attention kernel, attention of the model is kept within each packed text.
+        One that weighs the loss if the rows have weights. With packing and an attention kernel, the model's attention
+        is set to stay within each packed text. `parts` are the trainer's model, peft_config and processing_class,
+        `options` the arguments of its configuration.
         """
         packing = bool(run.hyperparameters.packing)
         if packing and has_kernel():
@@ -63,5 +69,5 @@ class Answers:
         return held_out_loss(model, material.held_out, pad)
 
     def guess(self, model: Any) -> float | None:
-        """Return the loss in nats when each token of the vocabulary is equally likely."""
+        """Return the loss in nats if each token of the vocabulary is equally likely."""
         return math.log(model.config.get_text_config().vocab_size)

@@ -1,4 +1,4 @@
-"""AdaLoRA's rank allocation after each optimiser step, which Trainer does not call; exact after a resume."""
+"""AdaLoRA's rank allocation after each optimiser step, which Trainer does not call; it resumes exactly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STATE = "allocation.pt"
 
 
 class Pruning(TrainerCallback):
-    """Callback that drives PEFT's rank allocator step by step (AdaLoRA).
+    """Callback that drives PEFT's rank allocator for AdaLoRA, step by step.
 
-    The configuration's own rank_pattern stays empty: PEFT would cut the tensors of a checkpoint by it, and a value that
-    is pruned now may return later.
+    The configuration's own rank_pattern stays empty: PEFT would cut a checkpoint's tensors by it, and a value that is
+    pruned now may return later.
     """
 
     def __init__(self, run: Run) -> None:
@@ -25,7 +25,7 @@ class Pruning(TrainerCallback):
         self.pattern: dict[str, list[bool]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Restore the allocator's state from the checkpoint of the current step; no effect if that has none."""
+        """Restore the allocator's state from the checkpoint of the current step; no effect if there is none."""
         path = self.checkpoints / f"checkpoint-{state.global_step}" / STATE
         if path.is_file():
             state_dict = torch.load(path, weights_only=True)
@@ -34,7 +34,10 @@ class Pruning(TrainerCallback):
             allocator.ipt = dict(state_dict["sensitivity"])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Allocate ranks anew until the last pruning step; after it, mask by the last pattern."""
+        """Have the allocator assign the ranks again up to the last pruning step.
+
+        After it, mask by the last assignment.
+        """
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
         if step <= last:
@@ -45,7 +48,7 @@ class Pruning(TrainerCallback):
             adapted.rankallocator.mask_using_rank_pattern(adapted.model, self.pattern)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Save the allocator's state in the checkpoint's folder, in the first process."""
+        """Save the allocator's state in the checkpoint's folder; the first process alone does."""
         if state.is_world_process_zero:
             allocator = model.base_model.rankallocator
             state_dict = {

@@ -20,8 +20,8 @@ def reading_order(
     """Return `count` indices into `lengths`: shuffled epochs, with similar lengths in a batch to reduce padding.
 
     An epoch is complete before the next begins; a batch that spans two holds no row twice unless there are fewer rows
-    than its size. Batches are shuffled again, so that length says nothing about the step. `draw` gives other rounds
-    than epochs.
+    than its size. Batches are shuffled again, so that lengths do not depend on the step. `draw` gives other rounds than
+    epochs; None draws epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
@@ -40,16 +40,17 @@ def reading_order(
 
 
 def shuffled(size: int, chance: random.Random) -> list[int]:
-    """Return the numbers below `size` in random order."""
+    """Return the numbers from 0 up to `size`, without it, in random order."""
     epoch = list(range(size))
     chance.shuffle(epoch)
     return epoch
 
 
 def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[int], list[int]]:
-    """Fill `over`, the rows left from an epoch, to one batch from the next; return the batch and the rest of the next.
+    """Fill a batch from `over`, the rows left from an epoch, and the next epoch.
 
-    Rows that the batch has already are taken last. Without rows left over, the batch is empty.
+    Return it and the rest of the next epoch. Rows that are in `over` are taken last. If `over` is empty, so is the
+    batch.
     """
     if not over:
         return [], epoch
@@ -61,7 +62,7 @@ def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[
 
 
 def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance: random.Random) -> list[int]:
-    """Return the places so that rows of similar length share a batch.
+    """Return the places in an order in which rows of similar length share a batch.
 
     Rows are sorted within windows of WINDOW_BATCHES batches, and the batches of a window are shuffled.
     """
@@ -75,10 +76,10 @@ def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance
 
 
 def packed(lengths: Sequence[int], count: int, room: int, seed: int, draw: Draw | None = None) -> list[list[int]]:
-    """Return `count` groups of indices, each of at most `room` tokens unless one row alone is longer.
+    """Return `count` groups of indices, each of at most `room` tokens unless a single row is longer.
 
-    Rows come in shuffled epochs, packed by best fit decreasing in windows. An epoch is complete before the next begins,
-    so no group holds a row twice. `draw` gives other rounds than epochs.
+    Rows come in shuffled epochs and are packed by best fit decreasing in windows. An epoch is complete before the next
+    begins, so no group holds a row twice. `draw` gives other rounds than epochs; None draws epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
@@ -89,7 +90,7 @@ def packed(lengths: Sequence[int], count: int, room: int, seed: int, draw: Draw 
 
 
 def packed_rows(lengths: Sequence[int], rows: int, room: int, seed: int, draw: Draw | None = None) -> int:
-    """Return the number of groups into which `rows` rows are packed, counted in whole epochs."""
+    """Return the number of groups that packing makes of at least `rows` rows, read in whole epochs."""
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     draw = draw or partial(shuffled, len(lengths))
     groups: list[list[int]] = []
@@ -101,7 +102,7 @@ def packed_rows(lengths: Sequence[int], rows: int, room: int, seed: int, draw: D
 
 
 def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int) -> list[list[int]]:
-    """Return the groups of one shuffled epoch; the list `epoch` is emptied."""
+    """Return the packed groups of one shuffled epoch; the list `epoch` is emptied."""
     groups: list[list[int]] = []
     while epoch:
         window = [epoch.pop()]
@@ -114,9 +115,9 @@ def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int)
 
 
 def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:
-    """Return groups of row numbers in shuffled order.
+    """Return the places packed into groups of at most `room` tokens, in random order.
 
-    Each row, longest first, is put into the group where the least room is left over, or into a new one.
+    Each row, longest first, is put into the group where it leaves the least room, or else into a new one.
     """
     groups: list[list[int]] = []
     free: list[tuple[int, int]] = []

@@ -19,7 +19,7 @@ EVA_BATCHES = 16
 
 
 def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any, Any]:
-    """Return the model and the PEFT configuration, with the run's start values for A.
+    """Return the model and PEFT's configuration, with the run's start values for A.
 
     For `random` both are returned unchanged; otherwise the model is wrapped already and the configuration is None.
     Raises BadInput for a file that does not fit.
@@ -32,9 +32,10 @@ def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any,
 
 
 def eva(model: Any, config: Any, material: Material) -> Any:
-    """Wrap the model in PEFT's LoRA and return it, with A along directions from the first batches and B zero.
+    """Wrap the model in PEFT's LoRA and return it, with A along the inputs' principal directions and B zero.
 
-    The ranks stay as planned (rho = 1). `config` is changed.
+    The directions are those of the first sequences of the material. The ranks stay as planned (rho = 1). `config` is
+    changed.
     """
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0)
     wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
@@ -43,7 +44,7 @@ def eva(model: Any, config: Any, material: Material) -> Any:
 
 
 def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]:
-    """Return the first EVA_BATCHES * 4 sequences, each as a batch of its own, as the model's inputs on the device."""
+    """Return the first EVA_BATCHES * 4 sequences as model inputs on the device, one sequence per batch."""
     inputs = []
     for sequence in material.first_sequences(EVA_BATCHES * 4):
         ids, mask, _ = padded([sequence], 0)
@@ -54,10 +55,10 @@ def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]
 
 
 def from_file(model: Any, path: Path) -> Any:
-    """Set A from `path`, which holds at least (r, in) by module: its first r rows. Returns the model, changed in place.
+    """Set each module's A to the first r rows of its values in the file; return the model, which is changed in place.
 
-    B stays zero, so nothing changes at step 0. A module without rows there keeps its random A. Raises BadInput when the
-    file does not fit the adapter.
+    The file holds at least (r, in) by module name. B stays zero, so the model is unchanged at step 0. A module that is
+    not in the file stays random. Raises BadInput if the file cannot be read or does not fit the adapter.
     """
     weights = {name.removeprefix("base_model.model."): weight for name, weight in model.named_parameters()}
     try:
@@ -73,7 +74,10 @@ def from_file(model: Any, path: Path) -> Any:
 
 
 def copy_rows(values: Tensor, weight: Any, name: str) -> None:
-    """Copy the leading rows into the weight. Raises BadInput if the shapes do not fit."""
+    """Copy the first r rows of the values into the weight (r, in).
+
+    Raises BadInput that names the module if they do not fit.
+    """
     rank, width = weight.shape
     if values.ndim != 2 or values.shape[0] < rank or values.shape[1] != width:
         raise BadInput(f"init: {name} has values of shape {list(values.shape)}; rank {rank} needs {[rank, width]}.")

@@ -1,4 +1,4 @@
-"""Training code that the six recipes share, from input files to a trainer and from a trainer to output files."""
+"""The training that all recipes share, from the input files to the output files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ SCHEDULERS = {"constant": "constant_with_warmup"}
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of a training: PEFT's `model`, the trained `weights` unsharded, and `loss(model)`, the held-out loss."""
+    """Result of a training: the model, its trained weights, and a function that measures the held-out loss.
+
+    `model` is PEFT's or the whole model, `weights` are gathered from all shards, and `loss(model)` returns the loss in
+    nats, or None without held-out rows.
+    """
 
     model: Any
     weights: dict[str, torch.Tensor]
@@ -46,11 +50,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe's own parts.
+    """The parts in which one recipe differs from the others.
 
     `load(run)` returns the base model; `adapt(model, run, material)` returns the model and a PEFT configuration, or
-    None for one that is wrapped; `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result;
-    `settled(run)` returns the first step whose weights could be the output; `options` are for TRL's configuration.
+    None for one that is wrapped already or trained whole; `keep(trained, run)` writes OUTPUT/adapter and returns facts
+    for the result; `settled(run)` returns the first step whose weights could be the output; `options` are further
+    arguments of TRL's configuration; `callbacks` are added to the trainer.
     """
 
     name: str
@@ -64,9 +69,10 @@ class Method:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
-    """Run a whole training from the run file to the output and its result, from the last checkpoint on if there is one.
+    """Train the run by the method, and write its output and OUTPUT/result.json.
 
-    Raises BadInput, and Diverged for a result that is no better than before.
+    It continues from the last complete checkpoint if there is one. Every process of the run calls it. Raises BadInput,
+    and Diverged for a result that is no better than before. If a cancel was requested, the process ends.
     """
     started, chosen = time.monotonic(), run.hyperparameters
     state = distributed.join(run, events)
@@ -136,9 +142,9 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
 
 def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss | None) -> Facts:
-    """Return {held_out: losses} with each dataset's loss before and after, rows and tokens.
+    """Return {held_out: [...]} with each dataset's loss before and after, rows and tokens.
 
-    {} unless it is a mixture.
+    {} for a single dataset, or if a loss was not measured.
     """
     if len(material.parts) < 2 or before is None or after is None:
         return {}
@@ -158,7 +164,7 @@ def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss 
 
 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
-    """Return the objective's trainer with the run's options; trained weights are float32."""
+    """Return the objective's trainer with the run's and the method's options; adapter weights are float32."""
     chosen = run.hyperparameters
     options: dict[str, Any] = {
         "output_dir": str(run.output / "checkpoints"),
@@ -196,9 +202,9 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
 
 
 def in_float32(model: Any) -> None:
-    """Convert trained weights to float32, in place: TRL rounds adapters on a 4-bit base to bfloat16.
+    """Convert the trained weights to float32 in place, as TRL rounds adapters on a 4-bit base to bfloat16.
 
-    PEFT would undo that when a run resumes.
+    Done by PEFT, the conversion would be undone when a run resumes.
     """
     for weight in model.parameters():
         if weight.requires_grad:
@@ -206,7 +212,7 @@ def in_float32(model: Any) -> None:
 
 
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
-    """Train from the checkpoint on; return the model with no wrapper but PEFT's.
+    """Train from the checkpoint, or from the start if it is None; return the model without wrappers but PEFT's.
 
     Ends the process if a cancel was requested.
     """
@@ -217,14 +223,14 @@ def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
 
 
 def loss_of(measured: HeldOutLoss | None) -> float | None:
-    """Return the held-out loss; None without held-out rows."""
+    """Return the measured loss; None without held-out rows."""
     return measured.loss if measured else None
 
 
 class BaseLoss(TrainerCallback):
-    """Callback that measures the base's loss when the training starts, as an adapter changes nothing at its start.
+    """Callback that measures the base model's loss when the training starts: an adapter changes nothing at its start.
 
-    Needed for sharded models, which no device can hold whole.
+    It is for models in shards, which one device may not hold whole.
     """
 
     def __init__(self, measure: Callable[[Any], None]) -> None:
@@ -236,12 +242,12 @@ class BaseLoss(TrainerCallback):
 
 
 def questions_of(run: Run) -> dict[str, Question]:
-    """Return the run's prompts by name, in the chat template if its rows are conversations or `as_chat` is set."""
+    """Return the run's prompts by name, in the chat template if its rows are conversations or it sets `as_chat`."""
     in_template = bool(run.hyperparameters.as_chat) or is_chat(run.train)
     return {name: question_of(prompt, is_chat=in_template) for name, prompt in run.prompts.items()}
 
 
 def stored_loss_before(run: Run) -> HeldOutLoss | None:
-    """Return the base's stored loss, perhaps from an earlier attempt (the base has not changed), or None."""
+    """Return the base model's stored loss, perhaps from an earlier attempt; None if it was not measured yet."""
     path = run.output / BEFORE
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None

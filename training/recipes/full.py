@@ -1,7 +1,7 @@
 """Full fine-tuning of every weight of the base model: `python -m training.recipes.full RUN_JSON`.
 
-Writes OUTPUT/model (a checkpoint that can be registered as a base model) and OUTPUT/adapter, the nearest LoRA of the
-chosen rank, with its error beside it: embeddings and norms are not part of a LoRA.
+Writes OUTPUT/model, a checkpoint that can be registered as a base model, and OUTPUT/adapter, the nearest LoRA of the
+run's rank. The LoRA's error is in OUTPUT/result.json; a LoRA does not hold changes of embeddings and norms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with full fine-tuning. Raises BadInput."""
+    """Train the run with full fine-tuning and write its output. Raises BadInput and Diverged."""
     from training.recipes.output.whole_model import keep
     from training.recipes.training_loop import trainer
 
@@ -27,15 +27,15 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Return the model in float32, with every weight to be trained: bfloat16 weights would round most updates away.
+    """Convert the model to float32, make every weight trainable, and return (model, None).
 
-    Products are computed in bfloat16.
+    In bfloat16 most updates would be rounded away. On a GPU products are still computed in bfloat16.
     """
     return all_weights(model.float(), run, material)
 
 
 def all_weights(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Return the model with every weight to be trained."""
+    """Make every weight of the model trainable, and return (model, None): there is no PEFT configuration."""
     return model.requires_grad_(True), None
 
 

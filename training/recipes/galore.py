@@ -1,6 +1,6 @@
 """GaLore: trains every weight, with optimiser states on a low-rank projection of gradients (arXiv 2403.03507).
 
-`python -m training.recipes.galore RUN_JSON`. Writes what full fine-tuning writes.
+Command: `python -m training.recipes.galore RUN_JSON`. Writes the same files as full fine-tuning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with GaLore. Raises BadInput."""
+    """Train the run with GaLore and write its output. Raises BadInput and Diverged."""
     import torch
     from galore_torch.galore_projector import GaLoreProjector
 

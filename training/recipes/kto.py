@@ -1,7 +1,7 @@
 """KTO: learns from answers that are marked good or bad (arXiv 2402.01306).
 
-`python -m training.recipes.kto RUN_JSON`. Trains a LoRA with TRL's KTOTrainer; a preference pair is read as a
-good and a bad answer. The reference is the base, that is the model with the LoRA switched off.
+Command: `python -m training.recipes.kto RUN_JSON`. Trains a LoRA with TRL's KTOTrainer. A preference pair is read as
+one good and one bad answer. The reference is the base model: the same model with the LoRA switched off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with KTO. Raises BadInput."""
+    """Train the run with KTO and write its output. Raises BadInput and Diverged."""
     from training.recipes.preference.objectives import Kto
     from training.recipes.preference.requirements import require_batches, require_supported
     from training.recipes.training_loop import trainer

@@ -1,13 +1,16 @@
-"""Command line of a run: one process, or one a device under torch's launcher. No torch, so workers can import it."""
+"""The command line that starts a run: one process, or one per device under torch's launcher.
+
+It imports no torch, so that workers can import it.
+"""
 
 from __future__ import annotations
 
 
 def command(recipe: str, run_json: str, devices: int = 1) -> list[str]:
-    """Return the arguments after `python -m`; one device and several use the same recipe and run file.
+    """Return the arguments after `python -m` that start the recipe on the run file with this number of devices.
 
-    `accelerate launch` starts several processes by the same launcher, but refuses to on CPUs; accelerate itself works
-    inside the recipe either way and reads the rank from the environment.
+    Several devices use torch's launcher. `accelerate launch` would start processes in the same way, but refuses to on
+    CPUs; in the recipe accelerate reads the rank from the environment either way.
     """
     if devices == 1:
         return [recipe, run_json]

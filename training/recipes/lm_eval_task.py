@@ -1,7 +1,8 @@
-"""A task of EleutherAI's lm-eval, asked of a served version: `python -m training.recipes.lm_eval_task FILE`.
+"""An evaluation task of EleutherAI's lm-eval, run against a served version.
 
-The harness runs in an interpreter of its own and asks the router, as an application does; this program imports nothing
-of it. OUTPUT/result.json: {"task": {"name", "hash", "samples", "chat", "lm_eval"}, "scores": {"acc": 0.5, ...}}.
+Command: `python -m training.recipes.lm_eval_task FILE`. The harness runs under a Python interpreter of its own and
+sends requests to the router, as an application does; this program imports nothing of it.
+OUTPUT/result.json: {"task": {"name", "hash", "samples", "chat", "lm_eval"}, "scores": {"acc": 0.5, ...}}.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ ASK_AGAIN_S = 2.0
 
 
 class Task(RunFile):
-    """The file of a task: the interpreter, the folder of tasks, the served name and the router, and who asks.
+    """The job file of an lm-eval task.
 
-    `served_within_s`: how long a version that no replica holds may take to be loaded.
+    `python` is the interpreter that has lm-eval, `tasks` the folder of task files, `task` the task's name, `model` the
+    served name, `router` the router's URL and `token` the bearer token for it. `max_length` is in tokens; `chat`
+    applies the chat template; `served_within_s` is the number of seconds that loading a version may take.
     """
 
     python: str
@@ -45,12 +48,15 @@ class Task(RunFile):
 
 
 def main(arguments: list[str]) -> int:
-    """Run the task as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
+    """Run the task that the job file describes; return the exit status: 0, 2 for bad input, 1 for any other error."""
     return entrypoint.measure(arguments, Task, run)
 
 
 def run(task: Task, events: Events) -> None:
-    """Run the task and write OUTPUT/result.json. Raises BadInput naming the field."""
+    """Run the task with lm-eval, write OUTPUT/result.json and log the scores as an event. Raises BadInput.
+
+    It first waits until the router serves the version.
+    """
     require_harness(task)
     if not task.tasks.is_dir():
         raise BadInput(f"tasks: {task.tasks} is no folder on this worker: mount the folder of tasks here, too.")
@@ -67,7 +73,7 @@ def run(task: Task, events: Events) -> None:
 
 
 def require_harness(task: Task) -> None:
-    """Raise BadInput if the interpreter does not have lm-eval."""
+    """Raise BadInput if the task's Python interpreter cannot be started or has no lm-eval."""
     try:
         probe = subprocess.run(  # noqa: S603 - argv list, no shell
             [task.python, "-c", "import lm_eval, tenacity"], env=environment(task), capture_output=True, check=False
@@ -79,14 +85,18 @@ def require_harness(task: Task) -> None:
 
 
 def environment(task: Task) -> dict[str, str]:
-    """Return the harness' environment: the token, and nothing of the worker's secrets."""
+    """Return the environment variables of the harness: the router's token, and none of the worker's secrets."""
     passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**passed_on, **offline, "HF_HOME": str(task.output / "cache"), "OPENAI_API_KEY": task.token}
 
 
 def wait_until_served(task: Task) -> None:
-    """Ask for one token until the version answers. Raises BadInput with the router's words when it will not."""
+    """Request one token from the router repeatedly until the version answers.
+
+    Raises BadInput with the router's error at once if it refuses the request (400 or 403), else after
+    `served_within_s`.
+    """
     deadline = time.monotonic() + task.served_within_s
     body = {"model": task.model, "prompt": "a", "max_tokens": 1, "temperature": 0}
     headers = {"Authorization": f"Bearer {task.token}"}
@@ -106,7 +116,7 @@ def wait_until_served(task: Task) -> None:
 
 
 def words_of(answer: httpx.Response) -> str:
-    """Return the router's error as text."""
+    """Return the status and message of the router's error response; the status alone if it has no message."""
     try:
         return f"{answer.status_code}, {answer.json()['error']['message']}".rstrip(".")
     except (ValueError, KeyError, TypeError):
@@ -114,7 +124,7 @@ def words_of(answer: httpx.Response) -> str:
 
 
 def command(task: Task) -> list[str]:
-    """Return the command line of the harness."""
+    """Return the command line that runs the task with lm-eval."""
     model = {
         "model": task.model,
         "base_url": f"{task.router}/v1/completions",
@@ -131,7 +141,10 @@ def command(task: Task) -> list[str]:
 
 
 def result_of(task: Task) -> dict[str, Any]:
-    """Return the scores that the harness wrote, and what they are of. Raises BadInput."""
+    """Return {task, scores} from the newest results file that the harness wrote.
+
+    Raises BadInput if it has no numbers.
+    """
     files = sorted((task.output / "lm_eval").rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
     report = json.loads(files[-1].read_bytes()) if files else {}
     scores = scores_in(report.get("results", {}).get(task.task, {}))
@@ -148,7 +161,10 @@ def result_of(task: Task) -> dict[str, Any]:
 
 
 def scores_in(row: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a row of results by metric; `acc,none` is acc, and other filters stay in the name."""
+    """Return the finite numbers in a row of lm-eval's results, by metric.
+
+    The suffix of the filter "none" is removed (`acc,none` becomes `acc`); other filters stay in the name.
+    """
     numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and "," in name}
     return {name.removesuffix(",none"): float(value) for name, value in numbers.items() if isfinite(value)}
 

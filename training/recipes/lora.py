@@ -1,8 +1,9 @@
 """LoRA training of a causal language model's linear modules: `python -m training.recipes.lora RUN_JSON`.
 
-Reads the run file (run_file.Run), trains with TRL's SFTTrainer, and writes OUTPUT/adapter and OUTPUT/result.json.
-The same file again goes on from the last complete checkpoint. SIGTERM: a checkpoint, then exit status 143.
-Ranks are uniform or a plan's; `init` may be `eva` (PEFT's) or a file of start values for A, which TARS writes.
+Reads the run file (run_file.Run), trains with TRL's SFTTrainer, and writes OUTPUT/adapter and OUTPUT/result.json. Run
+on the same file again, it continues from the last complete checkpoint. On SIGTERM it saves a checkpoint and exits with
+status 143. Ranks are uniform or from a plan; `init` is `random`, `eva` (PEFT's) or a file of start values for A, such
+as TARS writes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with LoRA. Raises BadInput."""
+    """Train the run with LoRA and write its output. Raises BadInput and Diverged."""
     from training.recipes.training_loop import trainer
     from training.recipes.training_loop.autocast_fix import WithoutCasts
 
@@ -31,14 +32,18 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
-    """Return (model, PEFT's configuration), or, for start values, (the wrapped model with these, None)."""
+    """Return the model and PEFT's configuration for the run.
+
+    With start values the model is wrapped by PEFT already, and the configuration is None. Raises BadInput for a file of
+    start values that does not fit.
+    """
     from training.recipes.training_loop.start_values import started
 
     return started(model, lora_config(run), run, material)
 
 
 def keep(trained: Trained, run: Run) -> dict[str, Any]:
-    """Write OUTPUT/adapter, and return the number of its parameters as facts."""
+    """Write OUTPUT/adapter; return {"parameters": number of trained parameters} for the result."""
     from training.recipes.output.adapter_output import save_adapter, trainable
 
     save_adapter(trained.model, run, trained.weights)
@@ -46,7 +51,7 @@ def keep(trained: Trained, run: Run) -> dict[str, Any]:
 
 
 def lora_config(run: Run, **changes: Any) -> Any:
-    """Return PEFT's configuration with the run's ranks and the `changes`."""
+    """Return PEFT's LoraConfig with the run's ranks, and `changes` as further arguments."""
     from peft import LoraConfig
 
     return LoraConfig(

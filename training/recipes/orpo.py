@@ -1,7 +1,7 @@
-"""ORPO: learns from pairs, and from the preferred answers as such (arXiv 2403.07691).
+"""ORPO: learns from preference pairs and from the preferred answers themselves (arXiv 2403.07691).
 
-`python -m training.recipes.orpo RUN_JSON`. Trains a LoRA with TRL's ORPOTrainer, which is experimental in TRL:
-another release may change it. It needs no reference.
+Command: `python -m training.recipes.orpo RUN_JSON`. Trains a LoRA with TRL's ORPOTrainer, which is experimental in TRL:
+another release may change it. It needs no reference model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with ORPO. Raises BadInput."""
+    """Train the run with ORPO and write its output. Raises BadInput and Diverged."""
     from training.recipes.preference.objectives import Orpo
     from training.recipes.preference.requirements import require_supported
     from training.recipes.training_loop import trainer

@@ -1,4 +1,7 @@
-"""Peak memory of a training, and how to reduce it when it ran out. Uses torch only if it is already loaded."""
+"""Peak memory of a training, and advice on reducing it after running out of memory.
+
+It uses torch only if it is loaded already.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ GB = 1e9
 
 
 def peak_memory() -> int:
-    """Return the peak in bytes: of GPU memory that torch allocated, without a GPU of this process."""
+    """Return the peak memory in bytes: that which torch allocated on the GPU, or without a GPU that of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
@@ -19,21 +22,25 @@ def peak_memory() -> int:
 
 
 def own_peak() -> int:
-    """Return this process' peak memory in bytes. getrusage would include its parent's at the time of the fork."""
+    """Return this process's peak memory in bytes (Linux's VmHWM).
+
+    getrusage would include the memory that its parent had at the time of the fork.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def out_of_memory(chosen: Hyperparameters, method: str) -> str:
-    """Return the message of a run that ran out of memory: its figures and the cheapest change that needs less."""
+    """Return the error message of a run that ran out of memory, with its figures and the change that costs least."""
     size = f"{chosen.batch_size} sequences of up to {chosen.max_length} tokens"
     return f"Memory ran out at {peak_memory() / GB:.2f} GB with {size}. {advice(chosen, method)} Then clone the run."
 
 
 def advice(chosen: Hyperparameters, method: str) -> str:
-    """Return a sentence with the cheapest change.
+    """Return a sentence that names the cheapest change that needs less memory.
 
-    Half the batch at the same step, then recomputation, length, 4 bits.
+    In this order: half the batch at the same step, recomputation of activations, shorter rows, then another method or
+    model.
     """
     if chosen.batch_size > 1:
         half, twice = chosen.batch_size // 2, chosen.gradient_accumulation * 2

@@ -1,7 +1,7 @@
 """QLoRA: trains a LoRA on a 4-bit base (NF4, double quantisation, arXiv 2305.14314), on a GPU or a CPU.
 
-`python -m training.recipes.qlora RUN_JSON`. The adapter is measured on the 4-bit base it was trained on (`loss_after`)
-and on the 16-bit base that will serve it (`loss_served`).
+Command: `python -m training.recipes.qlora RUN_JSON`. The adapter is measured on the 4-bit base that it was trained on
+(`loss_after`) and on the 16-bit base that will serve it (`loss_served`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with QLoRA. Raises BadInput."""
+    """Train the run with QLoRA and write its output. Raises BadInput and Diverged."""
     from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.output.served_loss import loss_as_served
     from training.recipes.training_loop import trainer
@@ -36,7 +36,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def load_in_4_bits(run: Run) -> Any:
-    """Return the base model with linear weights in NF4; embeddings, norms and the head stay as they are."""
+    """Load the run's base model with linear weights in NF4; embeddings, norms and the head are not quantised."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -59,7 +59,7 @@ def load_in_4_bits(run: Run) -> Any:
 
 
 def keep_trainable_on_cpu(model: Any) -> None:
-    """Stop bitsandbytes from repacking weights in evaluations on AVX512-BF16 CPUs.
+    """Stop bitsandbytes from repacking the model's weights in evaluations on CPUs with AVX512-BF16.
 
     Repacked weights have no backward pass.
     """

@@ -1,4 +1,4 @@
-"""Validation of a run's ranks against its base model, before anything is trained. No torch."""
+"""Check of a run's ranks against its base model, before anything is trained. It imports no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from training.recipes.run_file import Run
 
 
 def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
-    """Check that every name is a module's and that alpha / r is the same everywhere. Raises BadInput.
+    """Check that each target and pattern names a linear module and that alpha / r is the same everywhere.
 
-    PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the patterns would
-    scale some modules wrongly. So keys are whole names ("^" and the escaped name), as training.tars writes them.
+    Raises BadInput. PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the
+    patterns would scale some modules wrongly. So keys are whole names ("^" and the escaped name), as training.tars
+    writes them.
     """
     targets = {"^" + re.escape(name): name for name in linear_modules if is_target(name, run.target_modules)}
     last_names = {name.rsplit(".", 1)[-1] for name in targets.values()} | set(targets.values())
@@ -26,12 +27,12 @@ def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
 
 
 def is_target(name: str, target_modules: Iterable[str]) -> bool:
-    """Return True if one of the targets is the module's name or its end after a dot."""
+    """Return True if one of the targets is the module's name, or the end of it after a dot."""
     return any(name == target or name.endswith("." + target) for target in target_modules)
 
 
 def check_scale(run: Run, keys: Iterable[str]) -> None:
-    """Check that alpha / r is the same for every key. Raises BadInput."""
+    """Check that alpha / r of each key's module is the run's lora_alpha / r. Raises BadInput."""
     scale = run.lora_alpha / run.r
     for key in keys:
         rank = run.rank_pattern.get(key, run.r)

@@ -1,4 +1,4 @@
-"""The JSON files that recipes run from, with a check of every field."""
+"""The JSON files that tell recipes what to do, with a check of every field."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ FIXES = {
 
 
 class Checked(BaseModel):
-    """Base of the parts of a run file: unknown fields are refused, and so is a text in place of a number."""
+    """Base of the parts of a job file; they are immutable.
+
+    Unknown fields are refused, and so are texts in place of numbers.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def read(cls, record: Record) -> Self:
-        """Return the part that a file's record describes. Raises BadInput naming the first field that is wrong."""
+        """Return the part that a JSON record describes. Raises BadInput that names the first wrong field."""
         try:
             return cls.model_validate(record)
         except ValidationError as error:
@@ -49,16 +52,17 @@ class Checked(BaseModel):
 
 
 class Hyperparameters(Checked):
-    """Hyper-parameters of a run: `learning_rate` is the peak, lengths and eval_tokens are in tokens.
+    """Hyperparameters of a run. Lengths, such as `max_length`, and `eval_tokens` are in tokens.
 
-    `threads` 0 leaves torch's choice; `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1
-    saves activation memory at the cost of time; `export_rank` is the rank of the LoRA that other methods are converted
-    to, 0 = the run's ranks; `galore_rank` is that of the projected gradients;
-    `as_chat` 1 renders prompts and completions as turns in the model's chat template; `epochs` over 0 reads the data so
-    often, instead of `steps`; `eval_steps` over 0 measures the held-out loss so often, and the output is of the best of
-    these steps; `patience` over 0 stops after so many measurements without a better one. `loss`: what it counts, of the
-    held-out rows, too; `weight_decay` and `scheduler` are the optimiser's, `lora_dropout` is in [0, 1); `beta` is that
-    of preference methods, the weights those of KTO's good and bad answers.
+    `learning_rate` is the peak. `threads` 0 leaves torch's default. `packing` 1 fills rows of max_length tokens with
+    whole sequences. `recompute` 1 saves activation memory at the cost of time. `export_rank` is the rank of the LoRA to
+    which other methods are converted, 0 for the run's ranks; `galore_rank` is the rank of the projected gradients.
+    `as_chat` 1 renders prompts and completions as turns in the model's chat template. `epochs` above 0 reads the data
+    that often, in place of `steps`. `eval_steps` above 0 measures the held-out loss every so many steps, and the output
+    is then of the best of these steps; `patience` above 0 stops after so many measurements without a better one. `loss`
+    is the part of a row that counts in the loss, in held-out rows, too. `weight_decay` and `scheduler` are the
+    optimiser's. `beta` is that of preference methods; `desirable_weight` and `undesirable_weight` are those of KTO's
+    good and bad answers.
     """
 
     steps: Positive = 40
@@ -89,12 +93,15 @@ class Hyperparameters(Checked):
 
     @property
     def sequences(self) -> int:
-        """Number of sequences that one process reads."""
+        """Return the number of sequences that one process reads in all steps."""
         return self.steps * self.batch_size * self.gradient_accumulation
 
 
 class RunFile(Checked):
-    """The fields of every file: the folder of the base model, where the results go, and where progress is told."""
+    """The fields that every job file has.
+
+    They are the base model's folder, the output folder, and the file to which progress events are appended, if any.
+    """
 
     base_model: TextPath
     output: TextPath
@@ -102,9 +109,9 @@ class RunFile(Checked):
 
     @classmethod
     def read(cls, record: Record) -> Self:
-        """Return the file that the record describes, in which null is as good as left out.
+        """Return the job file that the record describes; a field that is null counts as absent.
 
-        Raises BadInput naming the field.
+        Raises BadInput that names the first wrong field, also if `base_model` is not a model's folder.
         """
         made = super().read({name: value for name, value in record.items() if value is not None})
         if not (made.base_model / "config.json").is_file():
@@ -113,7 +120,11 @@ class RunFile(Checked):
 
 
 class Part(Checked):
-    """A dataset of a mixture: its files, and its weight beside the others'."""
+    """A dataset of a mixture: its name, its files, and its weight relative to the other datasets.
+
+    `eval` is the file of held-out rows, if there is one. `place` is 0 for the run's own dataset, else its number in
+    `mixture`, from 1.
+    """
 
     name: str
     train: TextPath
@@ -122,15 +133,15 @@ class Part(Checked):
     place: Counting = 0
 
     def field(self, name: str) -> str:
-        """Return the name that an error gives a file of this part."""
+        """Return the field's name in the run file, for an error: `train`, or for example `mixture.0.train`."""
         return f"mixture.{self.place - 1}.{name}" if self.place else name
 
 
 class Run(RunFile):
-    """A training run: files, ranks and hyper-parameters. `mixture`: datasets beside `train`, whose weight is 1.
+    """A training run: files, ranks and hyperparameters.
 
-    Methods that train no LoRA use the ranks for the LoRA that they are converted to. `devices` processes train it, as
-    replicas (ddp) or in shards (fsdp).
+    `mixture` has the datasets besides `train`, whose own weight is 1. Methods that do not train a LoRA use the ranks
+    for the LoRA to which they are converted. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
     """
 
     base_model_name: str = Field(default_factory=lambda fields: str(fields["base_model"]))
@@ -151,18 +162,18 @@ class Run(RunFile):
 
     @property
     def parts(self) -> list[Part]:
-        """Return all datasets of the run, the first with the weight 1."""
+        """Return all datasets of the run: its own first, with the weight 1, then those of the mixture."""
         first = Part(name=self.data_name, train=self.train, eval=self.eval)
         return [first, *(part.model_copy(update={"place": place}) for place, part in enumerate(self.mixture, start=1))]
 
     @property
     def sequences(self) -> int:
-        """Number of sequences that all processes read together."""
+        """Return the number of sequences that all processes together read."""
         return self.hyperparameters.sequences * self.devices
 
 
 def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
-    """Return a sentence on the first wrong field and what it takes instead."""
+    """Return a sentence that names the first wrong field and the values that it takes."""
     error = errors.errors(include_url=False)[0]
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -173,7 +184,7 @@ def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def fields_around(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Return the names of all fields of the part of the file that the place is in."""
+    """Return the names of all fields of that part of a job file in which the error's `place` lies."""
     part: Any = kind
     for name in place[:-1]:
         part = part.model_fields[name].annotation
@@ -181,7 +192,7 @@ def fields_around(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[s
 
 
 def read_record(path: Path) -> Record:
-    """Read the JSON object in the file. Raises BadInput."""
+    """Return the JSON object in the file. Raises BadInput if it cannot be read or is not an object."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -192,14 +203,14 @@ def read_record(path: Path) -> Record:
 
 
 def events_path(record: Record) -> Path:
-    """Return the path of the file for progress and errors. Raises BadInput without one."""
+    """Return the record's `events`: the path of the file for progress and errors. Raises BadInput if it has none."""
     if not isinstance(record.get("events"), str):
         raise BadInput("events: name a path.")
     return Path(record["events"])
 
 
 def write_atomically(path: Path, record: Record) -> None:
-    """Write the record as JSON under another name and rename it when it is complete. Raises ValueError for NaN."""
+    """Write the record as JSON to the path, which is replaced in one step. Raises ValueError for NaN and infinity."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     part.replace(path)

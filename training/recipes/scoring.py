@@ -1,4 +1,4 @@
-"""Statistics on paired losses of two models, and scores of answers against references. numpy only."""
+"""Statistics on paired losses of two models, and scores of answers against references. It needs numpy alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of `first - second` in nats a token with its 95 % interval; below zero the first is better."""
+    """Mean of `first - second` in nats per token, with the bounds of its 95 % interval.
+
+    Below 0 the first model is better.
+    """
 
     mean: float
     low: float
@@ -26,10 +29,10 @@ class Difference:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], tokens: Sequence[float], seed: int = 0
 ) -> Difference:
-    """Return the mean difference of the same examples' losses under two models, with its interval.
+    """Return the mean difference of two models' losses on the same examples, weighted by tokens, with its interval.
 
-    The interval is a percentile bootstrap over the examples (Efron, 1979), so that tokens of one example are not taken
-    for independent.
+    `first` and `second` are losses in nats per token by example, `tokens` the examples' weights. The interval is a
+    percentile bootstrap over examples (Efron, 1979), so that tokens of one example are not taken as independent.
     """
     weights = np.asarray(tokens, dtype=np.float64)
     changes = (np.asarray(first) - np.asarray(second)) * weights
@@ -45,17 +48,20 @@ def words(text: str) -> list[str]:
 
 
 def exact_match(answer: str, wanted: str) -> float:
-    """Return 1 if the answer has the wanted words, else 0."""
+    """Return 1.0 if the answer's words are the wanted ones in the same order, without regard to case, else 0.0."""
     return float(words(answer) == words(wanted))
 
 
 def token_f1(answer: str, wanted: str) -> float:
-    """Return the harmonic mean of precision and recall over words, as SQuAD does (Rajpurkar et al., 2016)."""
+    """Return the harmonic mean of precision and recall over words, as in SQuAD (Rajpurkar et al., 2016).
+
+    1 if both are empty.
+    """
     answered, expected = Counter(words(answer)), Counter(words(wanted))
     shared = (answered & expected).total()
     return 2 * shared / (answered.total() + expected.total()) if shared else float(not answered and not expected)
 
 
 def matches(answer: str, pattern: str) -> float:
-    """Return 1 if the pattern occurs in the answer, else 0. Raises BadPattern."""
+    """Return 1.0 if the regular expression occurs in the answer, else 0.0. Raises BadPattern."""
     return float(contains(pattern, answer))

@@ -1,1 +1,1 @@
-"""Output of a run: an adapter, low-rank weights, or the whole model."""
+"""Code that writes a run's output: an adapter, a LoRA converted from weight changes, or the whole model."""

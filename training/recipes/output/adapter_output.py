@@ -1,4 +1,4 @@
-"""Writing an adapter atomically: exactly two files, with the same bytes for the same weights."""
+"""Atomic writing of an adapter folder: exactly two files, with the same bytes for the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from training.recipes.run_file import Run
 
 
 def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) -> None:
-    """Save a PEFT LoRA with one effective scale to OUTPUT/adapter; `weights` are needed for a sharded model."""
+    """Save a PEFT LoRA model's adapter to OUTPUT/adapter.
+
+    `weights`: the trained weights by name, gathered; None takes them from the model, which must not be sharded.
+    """
     write_folder(
         run.output / "adapter",
         lambda part: model.save_pretrained(
@@ -23,9 +26,10 @@ def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) ->
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[str, Any]) -> None:
-    """Let `write` fill a temporary folder with PEFT's files, then put it in the place of `folder` in one step.
+    """Let `write` fill a temporary folder with PEFT's files, then replace `folder` by it.
 
-    `overriding` are fields of the configuration that are replaced.
+    `overriding`: fields to replace in adapter_config.json. PEFT's README and the name of a module to import are
+    removed.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -40,5 +44,5 @@ def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[s
 
 
 def trainable(model: Any) -> int:
-    """Return the number of parameters that are trained."""
+    """Return the number of the model's parameters that are trained."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

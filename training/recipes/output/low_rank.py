@@ -1,4 +1,4 @@
-"""Conversion of weight changes to low-rank products, as done for every method before its result is published."""
+"""Conversion of weight changes to a LoRA, so that methods that train other parameters publish a plain LoRA, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.recipes.run_file import Run
 
 @dataclass(frozen=True)
 class Factors:
-    """A module's change of weights, `b @ a`: a of shape (rank, in), b of shape (out, rank), float32."""
+    """A module's weight change as the product `b @ a`: a of shape (rank, in), b of shape (out, rank), float32."""
 
     a: Tensor
     b: Tensor
@@ -37,12 +37,18 @@ def best_factors(change: Tensor, rank: int) -> Factors:
 
 
 def export_rank(run: Run, module: str) -> int:
-    """Return the rank of a converted module: `export_rank` if it is set, else the run's rank."""
+    """Return the rank to which a module is converted.
+
+    It is `export_rank` if that is above 0, else the module's rank in the run.
+    """
     return run.hyperparameters.export_rank or run.rank_pattern.get("^" + re.escape(module), run.r)
 
 
 def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors], float]:
-    """Return factors of every module, and the relative error norm(change - b a) / norm(change) over all modules."""
+    """Return the nearest factors of each module's change, and their relative error over all modules together.
+
+    The error is norm(change - b a) / norm(change), in the Frobenius norm; 0 if nothing changed.
+    """
     factors, missed, whole = {}, 0.0, 0.0
     for module, change in changes.items():
         best = best_factors(change, min(export_rank(run, module), *change.shape))
@@ -53,7 +59,10 @@ def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors]
 
 
 def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return new minus old weight of every target module by its name; `trained` and `base` are by parameter name."""
+    """Return the new minus the old weight of every target module, by module name, in float32.
+
+    `trained` and `base` hold weights by parameter name.
+    """
     names = [name.removesuffix(".weight") for name in trained if name.endswith(".weight")]
     return {
         name: trained[f"{name}.weight"].float() - base[f"{name}.weight"].to(trained[f"{name}.weight"].device).float()
@@ -63,7 +72,10 @@ def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tenso
 
 
 def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
-    """Write OUTPUT/adapter with the run's one scale; return the number of parameters."""
+    """Write the factors as a plain LoRA to OUTPUT/adapter, with the run's alpha / r everywhere.
+
+    Returns the number of its parameters.
+    """
     scale = run.lora_alpha / run.r
     tensors = {}
     for module, pair in factors.items():
@@ -80,7 +92,7 @@ def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
 
 
 def lora_config(ranks: Mapping[str, int], scale: float, run: Run) -> Any:
-    """Build the configuration of a plain LoRA with these ranks and alpha / r = `scale` everywhere."""
+    """Return PEFT's configuration of a plain LoRA with these ranks by module and alpha / r = `scale` everywhere."""
     from peft import LoraConfig
 
     most = max(ranks.values())

@@ -1,8 +1,9 @@
-"""An adapter that engines cannot serve, as the nearest plain LoRA: `python -m training.recipes.output.reduce`.
+"""Convert an adapter that engines cannot serve to the nearest plain LoRA: `python -m training.recipes.output.reduce`.
 
-PEFT computes what the adapter changes in each linear module, and the change is cut to its leading singular values.
-What is no change of a linear module (embeddings, output head, norms) is left out and named. With --data the held-out
-loss is measured before and after; with --merged the whole model with the adapter merged into it is written, too.
+PEFT computes the adapter's change of each linear module's weight, and the change is cut to its leading singular values.
+Changes of anything else (embeddings, output head, norms) are left out, and the report names them. With --data the
+held-out loss is measured before and after; with --merged the whole model with the adapter merged into it is written,
+too.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 
 @dataclass
 class Reduced:
-    """The plain LoRA: (A, B) by module at scale 1, the energy of the changes and of what was cut, and the left out."""
+    """A reduced adapter: its factors and the measure of its error.
+
+    `factors` has (A, B) by module at scale 1; `energy` and `missed` are the squared norms of the changes and of the
+    part that was cut off; `left_out` names the adapted modules that are not in it.
+    """
 
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     energy: float = 0.0
@@ -47,19 +52,22 @@ class Reduced:
 
     @property
     def error(self) -> float:
-        """Return the relative error over all linear modules, in the Frobenius norm."""
+        """Return the relative error over all linear modules, in the Frobenius norm; 0 if nothing changed."""
         return (self.missed / self.energy) ** 0.5 if self.energy else 0.0
 
 
 def main(arguments: list[str]) -> int:
-    """Reduce the named adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
+    """Convert the adapter that the arguments name.
+
+    Return the exit status: 0, 2 for bad input, 1 for any other error.
+    """
     options = parse(arguments)
     events = Events(options.events)
     return guarded(events, lambda: run(options, events))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line; exits with status 2 and a usage message for wrong arguments."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.output.reduce", description=__doc__)
     parser.add_argument("--adapter", type=Path, required=True, help="folder of an adapter that PEFT opens")
     parser.add_argument("--model", required=True, help="folder of its base model")
@@ -74,7 +82,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
-    """Reduce the adapter, measure it, and write it with its report beside it. Raises BadInput."""
+    """Reduce the adapter, write the LoRA to `out` and a report to `out`.json. Raises BadInput.
+
+    With `data` the report has the held-out losses; with `merged` the merged model is written, too.
+    """
     tokenizer, model = load_named(options.model, "--model")
     adapted = opened(model, options.adapter)
     reduced = reduce(adapted, options.rank, events)
@@ -97,7 +108,7 @@ def run(options: argparse.Namespace, events: Events) -> None:
 
 
 def opened(model: Any, folder: Path) -> Any:
-    """Load the adapter onto the model. Raises BadInput if PEFT cannot."""
+    """Load the adapter in the folder onto the model, for evaluation. Raises BadInput if PEFT cannot."""
     from peft import PeftModel
 
     try:
@@ -107,7 +118,10 @@ def opened(model: Any, folder: Path) -> Any:
 
 
 def reduce(adapted: Any, rank: int, events: Events) -> Reduced:
-    """Cut the change of every adapted linear module to at most this rank; name the adapted modules of other kinds."""
+    """Return the adapter with the change of every linear module cut to at most this rank.
+
+    Adapted modules of other kinds are named in `left_out`. Progress is written as events.
+    """
     layers = dict(adapted_layers(adapted))
     reduced = Reduced()
     with torch.no_grad():
@@ -126,7 +140,7 @@ def reduce(adapted: Any, rank: int, events: Events) -> Reduced:
 
 
 def adapted_layers(adapted: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name in the base model and the layer of everything that the adapter changes."""
+    """Yield (name in the base model, layer) for each layer that the adapter changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -136,7 +150,10 @@ def adapted_layers(adapted: Any) -> Iterator[tuple[str, Any]]:
 
 
 def change_of(layer: Any) -> Tensor:
-    """Return the change of a linear module's weight, (out, in) in float32, as PEFT computes it."""
+    """Return an adapted linear module's change of weight, (out, in) in float32.
+
+    It is PEFT's delta, with the scaling of IA3 and the magnitude vector of DoRA taken into account.
+    """
     weight: Tensor = layer.get_base_layer().weight.detach().float()
     if "default" in getattr(layer, "ia3_l", {}):
         scaling: Tensor = layer.ia3_l["default"].float()
@@ -151,7 +168,11 @@ def change_of(layer: Any) -> Tensor:
 
 
 def leading(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return balanced factors A (r, in) and B (out, r) of the nearest matrix of at most this rank."""
+    """Return balanced factors A (r, in) and B (out, r) of the nearest matrix of at most this rank.
+
+    Singular values that are rounding errors are dropped, so r may be 0. A large matrix is decomposed by random
+    projections.
+    """
     if min(change.shape) <= EXACT_SIDE:
         u, s, vh = torch.linalg.svd(change, full_matrices=False)
     else:
@@ -164,7 +185,10 @@ def leading(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def write_adapter(reduced: Reduced, out: Path) -> None:
-    """Write PEFT's two files to a folder that is renamed when it is complete; alpha equals r in every module."""
+    """Write the reduced adapter as PEFT's two files to the folder `out`, in one step.
+
+    Alpha equals r in every module.
+    """
     from safetensors.torch import save_file
 
     part = out.with_name(out.name + ".part")
@@ -195,7 +219,10 @@ def write_adapter(reduced: Reduced, out: Path) -> None:
 
 
 def report_of(reduced: Reduced) -> dict[str, Any]:
-    """Return the facts of the reduction that need no data."""
+    """Return the report's facts that need no data.
+
+    They are the parameters, the error, the share of the energy that is kept, and the left-out modules.
+    """
     return {
         "parameters": sum(a.numel() + b.numel() for a, b in reduced.factors.values()),
         "reconstruction_error": reduced.error,
@@ -205,7 +232,10 @@ def report_of(reduced: Reduced) -> dict[str, Any]:
 
 
 def measured(model: Any, sample: Any, pad: int, when: str, events: Events) -> dict[str, Any]:
-    """Measure the held-out loss in nats a token, and that of the base model alone before."""
+    """Return the model's held-out loss in nats per token as `loss_before` or `loss_after`, and write it as an event.
+
+    `when` is "before" or "after"; before, the base model's loss without the adapter is added as `loss_base`.
+    """
     loss = held_out_loss(model, sample, pad)
     events.write("evaluation", when=when, loss=loss.loss, tokens=loss.tokens, rows=loss.rows)
     facts: dict[str, Any] = {f"loss_{when}": loss.loss, "tokens": loss.tokens, "rows": loss.rows}
@@ -216,9 +246,10 @@ def measured(model: Any, sample: Any, pad: int, when: str, events: Events) -> di
 
 
 def merge(options: argparse.Namespace, adapted: Any) -> None:
-    """Write the whole model with the adapter merged into it, in the base model's type. Raises BadInput.
+    """Merge the adapter into the model and write it with the tokenizer to the folder `merged`.
 
-    Its logits for fixed tokens are compared with PEFT's.
+    It is written in the base model's dtype. Raises BadInput if the merged model's logits for fixed tokens differ too
+    much from those of the model with the adapter.
     """
     named = json.loads((Path(options.model) / "config.json").read_bytes())
     dtype = getattr(torch, str(named.get("dtype") or named.get("torch_dtype") or "float32"))

@@ -1,4 +1,4 @@
-"""Held-out loss of the output as it will be served: the 16-bit base with the published LoRA."""
+"""Held-out loss of a run's output as it will be served: the 16-bit base with the published LoRA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from training.recipes.training_loop.trainer import Trained
 
 
 def loss_as_served(trained: Trained, run: Run) -> float | None:
-    """Return the held-out loss of OUTPUT/adapter on the base model that engines load; None without held-out rows."""
+    """Load the base model with OUTPUT/adapter, as engines do, and return its held-out loss.
+
+    None without held-out rows.
+    """
     from peft import PeftModel
 
     served = PeftModel.from_pretrained(load_model(run.base_model), str(run.output / "adapter"))

@@ -1,4 +1,4 @@
-"""Output of a whole-model training: the checkpoint itself, and the nearest LoRA, which engines can serve."""
+"""Output of methods that train the whole model: its checkpoint, and the nearest LoRA, which engines can serve."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from training.recipes.training_loop.trainer import Facts, Trained
 def keep(trained: Trained, run: Run) -> Facts:
     """Write OUTPUT/model and OUTPUT/adapter; return the facts for the result.
 
-    They are the parameters, the error of the adapter against the model (relative, Frobenius), and the loss of the
-    adapter as served.
+    They are the numbers of parameters of the adapter and of the trained weights, the adapter's error against the model
+    (relative, Frobenius norm), and the adapter's loss as served.
     """
     base = {name: weight.detach() for name, weight in load_model(run.base_model).named_parameters()}
     save_checkpoint(trained, run, next(iter(base.values())).dtype)
@@ -33,7 +33,10 @@ def keep(trained: Trained, run: Run) -> Facts:
 
 
 def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
-    """Write the model in `dtype` with its tokenizer to OUTPUT/model, in one step, for transformers and vLLM."""
+    """Write the model, converted to `dtype`, and its tokenizer to OUTPUT/model, for transformers and vLLM.
+
+    The folder is replaced once the new one is complete.
+    """
     part, folder = run.output / "model.part", run.output / "model"
     shutil.rmtree(part, ignore_errors=True)
     trained.model.save_pretrained(
@@ -45,6 +48,6 @@ def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
 
 
 def whole_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """Return the model's state with the trained weights in place."""
+    """Return the model's state dictionary with the trained weights, gathered from all processes, in place."""
     state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
     return {**state, **trained.weights}

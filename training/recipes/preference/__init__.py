@@ -1,1 +1,1 @@
-"""Preference methods: the rows in reading order, the batches, and TRL's trainers of DPO, KTO and ORPO."""
+"""Preference methods: the rows in reading order, the batches, and TRL's trainers for DPO, KTO and ORPO."""

@@ -1,7 +1,7 @@
-"""The objectives of DPO, KTO and ORPO, trained by TRL on our rows.
+"""Objectives of DPO, KTO and ORPO, trained by TRL on rows that are tokenised here.
 
-The reference of DPO and KTO is the base model: the same weights with the adapter switched off, no second model.
-ORPO needs none.
+The reference of DPO and KTO is the base model: the same weights with the adapter switched off, not a second model. ORPO
+needs no reference.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from training.recipes.training_loop.batches import Material
 
 
 class PairTrainer(DPOTrainer):
-    """TRL's trainer on rows that are tokenised already."""
+    """TRL's DPOTrainer for rows that are tokenised already."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
 
 class AnswerTrainer(KTOTrainer):
-    """TRL's trainer on rows that are tokenised already, with their mismatched answers."""
+    """TRL's KTOTrainer for rows that are tokenised already and have their mismatched answers."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
 
 class Preference:
-    """The common part of the preference objectives."""
+    """Base of the preference objectives."""
 
     def guess(self, model: Any) -> float | None:
-        """Return None: there is no loss to compare with, as the base is the method's reference."""
+        """Return None: no loss of guessing is compared with, as the base model is the reference."""
         return None
 
 
@@ -45,11 +45,14 @@ class Dpo(Preference):
     """Direct preference optimisation on pairs (arXiv 2305.18290)."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Return the run's pairs as tokenised material. Raises BadInput."""
+        """Read and tokenise the run's preference pairs, in reading order. Raises BadInput."""
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's DPOTrainer for the run, with the base model as reference."""
+        """Return TRL's DPOTrainer for the run, with the base model as the reference.
+
+        `parts` are its model, peft_config and processing_class, `options` the arguments of its configuration.
+        """
         config = DPOConfig(**options, max_length=None, beta=run.hyperparameters.beta)
         collator = PairCollator(parts["processing_class"].pad_token_id)
         return with_base_as_reference(
@@ -57,7 +60,7 @@ class Dpo(Preference):
         )
 
     def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
-        """Return the loss and the rewards of the held-out pairs."""
+        """Return the DPO loss and the rewards on the held-out pairs."""
         return held_out_dpo(model, material.held_out, pad, run.hyperparameters.beta)
 
 
@@ -65,11 +68,17 @@ class Kto(Preference):
     """Kahneman-Tversky optimisation on answers that are marked good or bad (arXiv 2402.01306)."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Return the run's answers, and both of each pair, as tokenised material. Raises BadInput."""
+        """Read and tokenise the run's marked answers, and both answers of each pair, in reading order.
+
+        Raises BadInput.
+        """
         return read_answers(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's KTOTrainer for the run, with the base model as reference."""
+        """Return TRL's KTOTrainer for the run, with the base model as the reference.
+
+        `parts` are its model, peft_config and processing_class, `options` the arguments of its configuration.
+        """
         chosen = run.hyperparameters
         weights: dict[str, Any] = {
             "desirable_weight": chosen.desirable_weight,
@@ -82,21 +91,25 @@ class Kto(Preference):
         )
 
     def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
-        """Return the loss and the rewards of the held-out answers."""
+        """Return the KTO loss and the rewards on the held-out answers."""
         chosen = run.hyperparameters
         weights = chosen.desirable_weight, chosen.undesirable_weight
         return held_out_kto(model, material.held_out, pad, chosen.beta, weights, chosen.max_length)
 
 
 class Orpo(Preference):
-    """Odds ratio preference optimisation on pairs (arXiv 2403.07691), which has no reference; experimental in TRL."""
+    """Odds ratio preference optimisation on pairs (arXiv 2403.07691), which needs no reference; experimental in TRL."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Return the run's pairs as tokenised material. Raises BadInput."""
+        """Read and tokenise the run's preference pairs, in reading order. Raises BadInput."""
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
-        """Return TRL's ORPOTrainer for the run."""
+        """Return TRL's ORPOTrainer for the run.
+
+        `parts` are its model, peft_config and processing_class, `options` the arguments of its configuration. TRL's
+        warning that ORPO is experimental is silenced.
+        """
         # It warns on its import that its interface may change; the pin of TRL and docs/training.md say so.
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -112,14 +125,15 @@ class Orpo(Preference):
         return SideTrainer(args=config, train_dataset=material.rows, data_collator=collator, **parts)
 
     def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
-        """Return the loss and the rewards of the held-out pairs."""
+        """Return the ORPO loss and the rewards on the held-out pairs."""
         return held_out_orpo(model, material.held_out, pad, run.hyperparameters.beta)
 
 
 def with_base_as_reference(trainer: Any) -> Any:
-    """Return the trainer without the copy of the adapter that TRL takes as reference for a model with start values.
+    """Delete the copy of the adapter that TRL adds as reference for a model that is wrapped already.
 
-    An adapter with start values changes nothing before its first step, so that the base is the same reference.
+    Return the trainer. An adapter with start values changes nothing before its first step, so the base model is the
+    same reference.
     """
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")

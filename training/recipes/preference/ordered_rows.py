@@ -1,4 +1,4 @@
-"""Preference rows in the order in which a training reads them; an interrupted run reads the same order again."""
+"""Preference rows in the order in which a training reads them; a resumed run reads the same order again."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ Tokenise = Callable[..., list[Kind]]
 
 
 def read_pairs(run: Run, tokenizer: Any) -> Material:
-    """Return preference pairs as tokenised material in reading order. Raises BadInput."""
+    """Read the run's preference pairs and return them tokenised, in reading order, with the held-out ones.
+
+    Raises BadInput.
+    """
     pairs, material = read(run, tokenizer, preference.pairs_of)
     rows = [columns(chosen=pair.chosen, rejected=pair.rejected) for pair in pairs]
     return material(rows)
 
 
 def read_answers(run: Run, tokenizer: Any) -> Material:
-    """Return answers that are marked good or bad as tokenised material, each with its batch's mismatched answer.
+    """Read the answers that are marked good or bad and return them tokenised, in reading order. Raises BadInput.
 
-    The mismatched ones, from which KTO estimates the divergence, are those of TRL: each prompt of a batch with the
-    answer of the row before it. Raises BadInput.
+    Each row also has a mismatched answer, from which KTO estimates the divergence: as in TRL, a prompt of the batch
+    with the answer of the row before it.
     """
     answers, material = read(run, tokenizer, preference.answers_of)
     size = run.hyperparameters.batch_size
@@ -48,7 +51,7 @@ def read_answers(run: Run, tokenizer: Any) -> Material:
 
 
 def columns(**sequences: TokenSequence) -> dict[str, Any]:
-    """Return the ids and labels of the named sequences as columns NAME_ids and NAME_labels."""
+    """Return the named sequences as columns NAME_ids and NAME_labels."""
     parts: dict[str, Any] = {}
     for name, sequence in sequences.items():
         parts |= {f"{name}_ids": sequence.ids, f"{name}_labels": sequence.labels}
@@ -58,9 +61,9 @@ def columns(**sequences: TokenSequence) -> dict[str, Any]:
 def read(
     run: Run, tokenizer: Any, tokenise: Tokenise[Kind]
 ) -> tuple[list[Kind], Callable[[list[dict[str, Any]]], Material]]:
-    """Return the tokenised rows in reading order, and a function that makes material of their columns.
+    """Return the run's tokenised rows in reading order, and a function that makes Material from their columns.
 
-    Raises BadInput.
+    `tokenise` turns rows into pairs or answers. Raises BadInput.
     """
     chosen, cuts = run.hyperparameters, Cuts()
     made = partial(tokenised, run=run, tokenizer=tokenizer, tokenise=tokenise)
@@ -80,9 +83,9 @@ def read(
 
 
 def read_held_out(run: Run, made: Callable[..., list[Kind]]) -> tuple[list[Kind], list[HeldOutPart]]:
-    """Draw a sample of the held-out rows that `made` tokenises; each dataset gives its share of the tokens.
+    """Return a sample of the held-out rows, tokenised by `made`, and the number of rows of each dataset.
 
-    Raises BadInput.
+    Each dataset has its share of `eval_tokens`. Raises BadInput.
     """
     chosen = run.hyperparameters
     evaluated = [(part, part.eval) for part in run.parts if part.eval]
@@ -106,7 +109,11 @@ def tokenised(
     cuts: Cuts | None = None,
     shuffled: bool = False,
 ) -> list[Kind]:
-    """Tokenise the rows of a file until there are `most`. Raises BadInput with the field."""
+    """Read the file and return its rows tokenised, at most `most`; None takes all.
+
+    `shuffled` takes them in the order of the run's seed; cut rows are counted in `cuts`. Raises BadInput that names
+    `field`, also if no row can be used.
+    """
     chosen = run.hyperparameters
     try:
         rows = worded(preference.rows_in(path), run)
@@ -120,5 +127,5 @@ def tokenised(
 
 
 def worded(rows: Sequence[Row], run: Run) -> list[Row]:
-    """Return the rows; texts become chats if the run's `as_chat` asks for it."""
+    """Return the rows, with texts converted to chats if the run sets `as_chat`."""
     return preference.as_chat(rows) if run.hyperparameters.as_chat else list(rows)

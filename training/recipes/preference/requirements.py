@@ -1,4 +1,4 @@
-"""Settings of a run file that no preference method knows."""
+"""Checks for settings of a run file that preference methods do not support."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from training.recipes.run_file import Run
 
 
 def require_supported(run: Run) -> None:
-    """Check that the run asks for nothing that TRL's preference trainers do not do. Raises BadInput."""
+    """Raise BadInput for a setting that TRL's preference trainers do not support.
+
+    These are packing, another loss than whole answers, LoRA dropout and sharding.
+    """
     chosen = run.hyperparameters
     if chosen.packing:
         raise BadInput("hyperparameters.packing: preference rows are not packed: set it to 0.")
@@ -21,6 +24,6 @@ def require_supported(run: Run) -> None:
 
 
 def require_batches(run: Run) -> None:
-    """Check that a batch has at least two rows: KTO needs a mismatched answer. Raises BadInput."""
+    """Raise BadInput if `batch_size` is below 2, as KTO needs mismatched answers."""
     if run.hyperparameters.batch_size < 2:
         raise BadInput("hyperparameters.batch_size: KTO compares the answers of a batch: choose at least 2.")

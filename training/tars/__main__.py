@@ -34,7 +34,10 @@ LEAST = {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1, "thre
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Plan ranks, or compress an adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
+    """Plan ranks, or with `compress` shrink an adapter.
+
+    Return the exit status: 0, 2 for bad input, 1 for any other error. `arguments` None takes those of the command line.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["compress"]:
         from training.tars.compress import main as compress
@@ -95,12 +98,15 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words separated by commas, without spaces and empty ones."""
+    """Return the words separated by commas, without spaces around them and without empty ones."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run(options: argparse.Namespace, events: Events) -> Analysis:
-    """Check the options, load the inputs and return the analysis. Raises BadInput naming the option."""
+    """Check the options, load the model and the data, and return the analysis.
+
+    Raises BadInput that names the option.
+    """
     for name, least in LEAST.items():
         if getattr(options, name) < least:
             raise BadInput(f"--{name.replace('_', '-')}: is {getattr(options, name)}; it must be at least {least}.")
@@ -115,9 +121,9 @@ def run(options: argparse.Namespace, events: Events) -> Analysis:
 
 
 def require_places(options: argparse.Namespace) -> None:
-    """Check before the analysis that its outputs can be written: folders exist and a heat map ends in .svg.
+    """Check that the outputs can be written, before the long analysis: folders exist and a heat map ends in .svg.
 
-    Raises BadInput.
+    Raises BadInput that names the option.
     """
     for flag, path in (("--out", options.out), ("--heat-map", options.heat_map)):
         if path and not path.parent.is_dir():
@@ -127,14 +133,15 @@ def require_places(options: argparse.Namespace) -> None:
 
 
 def is_first_process() -> bool:
-    """Return True in the first process, which alone reports and writes."""
+    """Return True in the first process, which alone reports and writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
-    """Load the model and return the analysis of the rows; the reference is the model's own words if so named.
+    """Load the model and return the analysis of the rows.
 
-    Raises BadInput.
+    `reference` None stands for no reference, unless the option --reference names the model's own words: they are then
+    generated. Raises BadInput.
     """
     import torch
 
@@ -174,7 +181,7 @@ def refused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback(done, total) that shows progress as a bar on a terminal and writes it as events.
+    """Yield a callback(done, total) that shows a progress bar on a terminal and writes progress events.
 
     Only the first process reports.
     """
@@ -195,7 +202,7 @@ def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
 
 
 def written(options: argparse.Namespace, analysis: Analysis) -> None:
-    """Write start values and heat map, if any, and then the plan, so that whoever sees the plan finds all files."""
+    """Write the start values and the heat map, if any, and the plan last, so that whoever sees it finds all files."""
     if analysis.init:
         from safetensors.torch import save
 
@@ -207,12 +214,12 @@ def written(options: argparse.Namespace, analysis: Analysis) -> None:
 
 
 def init_path(plan: Path) -> Path:
-    """Return the path of a plan's start values, beside it: A (rank_max, in) in float32 by full module name."""
+    """Return the path of a plan's start values, in the same folder: A (rank_max, in) in float32 by full module name."""
     return plan.with_name(plan.stem + ".init.safetensors")
 
 
 def show(plan: dict[str, Any], out: Path) -> None:
-    """Print the ranks by kind of module, the cost of serving, the probed learning rate, the verdict and the path."""
+    """Print the plan: ranks by kind of module, cost of serving, probed learning rate, verdict and the path `out`."""
     table = Table("module", "ranks (layer by layer)", title=f"{plan['parameters']:,} parameters")
     kinds: dict[str, list[int]] = {}
     for module in plan["modules"]:

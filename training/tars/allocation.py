@@ -1,4 +1,7 @@
-"""Allocation of ranks from scores and a budget, and PEFT's rank pattern. numpy and scipy only, for the web process."""
+"""Allocation of ranks from scores and a budget, and PEFT's rank pattern.
+
+It needs numpy and scipy alone, so that the web process can use it.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ Quanta = NDArray[np.int64]
 
 
 class AllocationError(ValueError):
-    """No allocation is possible as requested; `field` is the setting to change."""
+    """Raised if no allocation is possible as requested; `field` is the setting to change."""
 
     field = "budget"
 
 
 class BudgetTooSmall(AllocationError):
-    """The budget lies below the least that the bounds allow."""
+    """Raised if the budget is below the least that the bounds allow, which is `minimum` parameters."""
 
     def __init__(self, budget: int, minimum: int) -> None:
         super().__init__(f"The budget of {budget:,} parameters is too small: these ranks need {minimum:,} at least.")
@@ -36,7 +39,7 @@ class BudgetTooSmall(AllocationError):
 
 
 class BudgetTooLarge(AllocationError):
-    """The budget lies above the most that the bounds allow."""
+    """Raised if the budget is above the most that the bounds allow, which is `maximum` parameters."""
 
     def __init__(self, budget: int, maximum: int) -> None:
         super().__init__(f"The budget of {budget:,} parameters is too large: these ranks take {maximum:,} at most.")
@@ -44,36 +47,39 @@ class BudgetTooLarge(AllocationError):
 
 
 class BadBudget(AllocationError):
-    """The kind of budget is unknown or its value is not positive."""
+    """Raised if the kind of budget is unknown or its value is below 1."""
 
 
 class BadBounds(AllocationError):
-    """No multiple of the quantum lies between rank_min and rank_max."""
+    """Raised if no multiple of the quantum lies between rank_min and rank_max, or the bounds leave all ranks at 0.
+
+    Also if `rank_min` is negative.
+    """
 
     field = "rank_min"
 
 
 class BadQuantum(AllocationError):
-    """The quantum is below 1, so ranks cannot be multiples of it."""
+    """Raised if the quantum is below 1, as ranks cannot be multiples of it."""
 
     field = "quantum"
 
 
 class NothingOpen(AllocationError):
-    """No module is of a kind that may have ranks above the minimum."""
+    """Raised if no module is of a kind that may have ranks above the minimum."""
 
     field = "kinds"
 
 
 class BadScores(AllocationError):
-    """A score is negative or not finite."""
+    """Raised if a score is negative or not finite."""
 
     field = "scores"
 
 
 @dataclass(frozen=True)
 class RankPattern:
-    """Fields of a PEFT LoraConfig that give each module its rank, all at one effective scale alpha / r."""
+    """Fields of a PEFT LoraConfig that give each module its rank, with the same alpha / r everywhere."""
 
     r: int
     lora_alpha: int | float
@@ -83,14 +89,14 @@ class RankPattern:
 
 
 def cost(shape: Shape) -> int:
-    """Return the parameters of one rank of a module of shape (out, in): a row of A and a column of B."""
+    """Return the number of parameters of one rank of a module of shape (out, in): a row of A and a column of B."""
     return shape[0] + shape[1]
 
 
 def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
     """Convert the budget to a number of LoRA parameters. Raises BadBudget for an unknown kind or a value below 1.
 
-    The kind is uniform_rank (or uniform), parameters (or params), or bytes in bfloat16.
+    The kind is uniform_rank (or uniform), parameters (or params), or bytes, with two bytes per parameter (bfloat16).
     """
     kind = BUDGET_KINDS.get(kind, kind)
     if kind not in BUDGET_KINDS.values():
@@ -104,16 +110,16 @@ def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of ranks: multiples of `quantum` in [rank_min, rank_max], also capped by a module's smaller side."""
+    """Bounds of ranks: multiples of `quantum` from rank_min to rank_max, at most a module's smaller side."""
 
     rank_min: int
     rank_max: int
     quantum: int
 
     def of(self, shapes: Sequence[Shape], *, open_to: Sequence[bool]) -> tuple[Quanta, Quanta]:
-        """Return the minimum and maximum quanta of every module; a module that is not open stays at the minimum.
+        """Return the minimum and the maximum number of quanta for every module. Raises BadQuantum and BadBounds.
 
-        A quantum is the number of ranks that `quantum` says. Raises BadQuantum, BadBounds.
+        A quantum is `quantum` ranks. A module whose `open_to` is False stays at the minimum.
         """
         if self.quantum < 1:
             raise BadQuantum(f"quantum is {self.quantum}; it must be at least 1.")
@@ -132,7 +138,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Problem:
-    """Allocation problem: the budget, and each module's cost of a quantum and minimum and maximum quanta."""
+    """An allocation problem: the budget in parameters, and by module the cost and the bounds.
+
+    `costs` are the parameters of one quantum, `lows` and `highs` the minimum and maximum numbers of quanta.
+    """
 
     costs: Quanta
     lows: Quanta
@@ -141,7 +150,7 @@ class Problem:
 
     @classmethod
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
-        """Build the problem from shapes (out, in); with `kinds` mlp attention stays at the minimum.
+        """Return the problem for modules of shapes (out, in); with `kinds` "mlp" attention stays at the minimum.
 
         Raises AllocationError: NothingOpen, or BudgetTooSmall and BudgetTooLarge with the nearest budget that works.
         """
@@ -161,23 +170,23 @@ class Problem:
 
     @property
     def spare(self) -> int:
-        """Return the parameters of the budget beyond the minimum ranks."""
+        """Return the parameters of the budget that the minimum ranks leave."""
         return self.budget - int(self.costs @ self.lows)
 
 
 def check_budget(
     kind: str, value: int, names: Sequence[str], shapes: Sequence[Shape], bounds: Bounds, settings: Settings
 ) -> int:
-    """Return the budget as a number of parameters. Raises AllocationError, as an allocation would."""
+    """Return the budget as a number of parameters. Raises the AllocationError that an allocation would raise."""
     budget = budget_parameters(kind, value, shapes)
     Problem.of(names, shapes, budget, bounds, settings.kinds)
     return budget
 
 
 def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
-    """Return the quanta that maximise sum(score * quanta) within the budget.
+    """Return the quanta by module that maximise sum(score * quanta) within the budget. Raises BadScores.
 
-    An integer programme; the objective is the published one, so most ranks end at a bound. Raises BadScores.
+    It solves an integer programme. The objective is the published one, so most ranks end at a bound.
     """
     values = normalised(scores, problem.costs)
     steps = solve(values, problem.costs, problem.spare, problem.highs - problem.lows)
@@ -185,7 +194,7 @@ def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
 
 
 def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
-    """Scale scores to (0, 1] for the solver's tolerances; if all are 0, each parameter is worth the same.
+    """Return the scores scaled to (0, 1] for the solver's tolerances; if all are 0, each parameter is worth the same.
 
     Raises BadScores for a score that is negative or not finite.
     """
@@ -199,7 +208,10 @@ def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
 
 
 def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Return integer steps in [0, most] that maximise values @ steps subject to weights @ steps <= capacity."""
+    """Return integer steps from 0 to `most` that maximise values @ steps subject to weights @ steps <= capacity.
+
+    The solution is exact to a relative gap of 1e-6 unless the search hits its node limit.
+    """
     from scipy.optimize import Bounds as Box
     from scipy.optimize import LinearConstraint, milp
 
@@ -216,9 +228,9 @@ def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Qua
 
 
 def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Remove steps over the capacity, from the lowest gain up, then spend the rest on the highest gain that fits.
+    """Remove steps beyond the capacity, lowest gain first, then spend the rest on the highest gains that fit.
 
-    `steps` is changed in place and returned.
+    `gains` is the value per parameter. `steps` is changed in place and returned.
     """
     order = np.argsort(-gains, kind="stable")
     free = capacity - int(weights @ steps)
@@ -234,9 +246,9 @@ def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity:
 
 
 def allocate_uniform(problem: Problem) -> list[int]:
-    """Return equal quanta everywhere, as many as the budget allows, capped by each module's maximum.
+    """Return equal quanta for all modules, as many as the budget allows, limited by each module's maximum.
 
-    Raises BudgetTooSmall when that is none.
+    Raises BudgetTooSmall if that is none.
     """
     each = problem.budget // int(problem.costs.sum())
     if each == 0:
@@ -245,7 +257,7 @@ def allocate_uniform(problem: Problem) -> list[int]:
 
 
 def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[list[int], float]:
-    """Return the quanta that maximise the sum of `values`, and the share of that optimum that a greedy choice misses.
+    """Return the quanta that maximise the sum of `values`, and the share of that sum that a greedy choice would miss.
 
     `values` has for each module the worth of 0, 1, ... quanta.
     """
@@ -262,7 +274,8 @@ def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[lis
 def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds) -> NDArray[np.float64]:
     """Return a module's worth of 0, 1, ... quanta up to rank_max.
 
-    Weight * the sum of sigma ** power over leading ranks.
+    It is `weight` * the sum of sigma ** `power` over these ranks. `spectrum` holds the sigmas, descending; missing ones
+    count as 0.
     """
     most = bounds.rank_max // bounds.quantum
     padded = np.zeros(most * bounds.quantum)
@@ -275,7 +288,7 @@ def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds
 def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bounds, settings: Settings) -> Chosen:
     """Return the ranks of `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective.
 
-    Raises BudgetTooSmall (uniform) and BadScores (linear).
+    Raises BudgetTooSmall (objective uniform) and BadScores (linear).
     """
     if settings.objective == "uniform":
         quanta, gap = allocate_uniform(problem), None
@@ -300,7 +313,7 @@ def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
 
     `r` is the highest rank; only modules that differ from it are listed. alpha / r is `scale` everywhere, so engines
     that ignore alpha_pattern still scale correctly. Keys are anchored full names, because PEFT takes the first key that
-    matches and saves keys sorted. Raises BadBounds when all ranks are 0.
+    matches and saves keys sorted. Raises BadBounds if all ranks are 0.
     """
     adapted = {name: rank for name, rank in ranks.items() if rank > 0}
     if not adapted:
@@ -312,14 +325,14 @@ def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
 
 
 def whole(number: float) -> int | float:
-    """Return the number as an integer if it is one."""
+    """Return the number as an integer if it is a whole number, else as it is."""
     return int(number) if float(number).is_integer() else float(number)
 
 
 def target_modules(ranks: Mapping[str, int]) -> list[str]:
-    """Return the names of modules with a rank.
+    """Return the sorted target names of the modules with a rank above 0.
 
-    The last part if no module of that last part has rank 0, else the full name.
+    A name is the last part if no module with that last part has rank 0, else the full name.
     """
     left_out = {name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank == 0}
     short = {name: name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank > 0}
@@ -327,9 +340,10 @@ def target_modules(ranks: Mapping[str, int]) -> list[str]:
 
 
 def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int]:
-    """Return max_lora_rank, vLLM's option for the highest rank, and slot_bytes, a slot's size in bfloat16.
+    """Return max_lora_rank, vLLM's option for the highest rank, and slot_bytes, an adapter's size in GPU memory.
 
-    vLLM sizes a slot by that rank for every module of every adapter, so one high rank raises the memory of all.
+    The size is in bfloat16. vLLM sizes every adapter's slot by that rank for every module, so one high rank raises the
+    memory of all adapters.
     """
     size = next((size for size in VLLM_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
     return {"max_lora_rank": size, "slot_bytes": slot_bytes(shapes, size)}
@@ -338,9 +352,10 @@ def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int
 def plan_fields(
     modules: Sequence[dict[str, Any]], settings: Settings, kind: str, value: int, bounds: Bounds, scale: float
 ) -> dict[str, Any]:
-    """Allocate ranks; return a plan's modules with `rank`, pattern fields, parameters, budget and serving cost.
+    """Allocate the ranks; return the plan's fields that depend on the budget. Raises AllocationError.
 
-    `modules` are {name, shape, score, ...}. Raises AllocationError.
+    They are the modules with their `rank`, the pattern's fields, parameters, budget, serving cost and greedy gap.
+    `modules` are {name, shape, score, ...}.
     """
     names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
     budget = check_budget(kind, value, names, shapes, bounds, settings)

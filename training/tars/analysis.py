@@ -22,15 +22,16 @@ Progress = Callable[[int, int], None]
 
 
 class NoLinearModules(ValueError):
-    """The model has no module that can take a LoRA adapter, or a requested module does not exist."""
+    """Raised if the model has no linear module for a LoRA, a requested one does not exist, or two share a weight."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A plan and its evidence; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
+    """A plan and its evidence; `as_dict` is the content of plan.json.
 
-    `stability` is the rank correlation of the scores of the sample's two halves, or None. `learning_rate` is advice
-    for a run with decay, from the best of the rates that the probe tried, or None.
+    `init` is A (rank_max, in) by module, or empty. `stability` is the rank correlation of the scores of the sample's
+    two halves, or None. `learning_rate` is advice for a run with decay, from the best of the rates that the probe
+    tried; None without a probe. `seconds` is the time that the analysis took.
     """
 
     preset: str
@@ -60,7 +61,7 @@ class Analysis:
     init: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the analysis as JSON, without the start values."""
+        """Return the analysis as a JSON object, without the start values."""
         return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if name != "init"})
 
 
@@ -72,10 +73,10 @@ def analyze(
     config: AnalysisConfig | None = None,
     progress: Progress = lambda step, total: None,
 ) -> Analysis:
-    """Plan the rank of every linear module of `model` but its head, for `rows`.
+    """Plan the rank of every linear module of `model` except its head, for the task's `rows`.
 
-    Without `reference` there is no divergence, and the result says so. `progress` gets (batches done, batches in
-    all). Raises AllocationError, BadSettings, DataError, LossNotFinite, NoLinearModules; the model is left as it was.
+    Without `reference` no divergence is measured, and the result says so. `progress` gets (work done, work in all). The
+    model is left as it was. Raises AllocationError, BadSettings, DataError, LossNotFinite and NoLinearModules.
     """
     started = time.monotonic()
     config = config or AnalysisConfig()
@@ -90,7 +91,7 @@ def analyze(
 
 
 def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Return linear modules by full name in the model's order, without the output head and modules tied to it.
+    """Return the linear modules by full name in the model's order, without the output head and modules tied to it.
 
     `wanted` are last parts of names; None takes all. Raises NoLinearModules if there are none, if a wanted one does not
     exist, or if two share a weight.
@@ -119,7 +120,7 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
 
 
 def require_unshared(modules: dict[str, nn.Module]) -> None:
-    """Raise NoLinearModules naming both when two modules share a weight, as each would get a rank."""
+    """Raise NoLinearModules that names both if two modules share a weight, as each would get a rank."""
     owner_of: dict[int, str] = {}
     for name, module in modules.items():
         first = owner_of.setdefault(id(module.weight), name)
@@ -128,7 +129,7 @@ def require_unshared(modules: dict[str, nn.Module]) -> None:
 
 
 def shape_of(module: nn.Module) -> list[int]:
-    """Return [out, in] from the module's features; the weight of a 4-bit module is packed and has another shape."""
+    """Return [out, in] of a linear module from its features: a 4-bit module's packed weight has another shape."""
     return [int(module.out_features), int(module.in_features)]  # type: ignore[arg-type]
 
 
@@ -145,9 +146,9 @@ def planned(
     bounds: Bounds,
     started: float,
 ) -> Analysis:
-    """Return the analysis, with ranks allocated by the scores; `started` is of time.monotonic().
+    """Allocate the ranks by the scores and return the analysis. Raises AllocationError.
 
-    Raises AllocationError.
+    `started` is the time.monotonic() at which the analysis began.
     """
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)

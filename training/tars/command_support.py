@@ -1,4 +1,4 @@
-"""Code shared by the commands of `python -m training.tars`: flag parsing, error conversion and atomic file writes."""
+"""Code shared by the commands of `python -m training.tars`: parsing of options, error conversion and file writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.tars import allocation, presets
 
 
 def budget(text: str) -> tuple[str, int]:
-    """Parse KIND:VALUE to the kind as written and the number. Raises ArgumentTypeError."""
+    """Parse KIND:VALUE, as in uniform:16, to the kind and the number. Raises ArgumentTypeError."""
     kind, _, value = text.partition(":")
     if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")
@@ -23,7 +23,10 @@ def budget(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def named(flag: str) -> Iterator[None]:
-    """Convert library errors in the block to BadInput with the option of the wrong setting, or `flag` for bad data."""
+    """Convert errors of settings or data in the block to BadInput that names the option.
+
+    It is the wrong setting's option, or `flag` for bad data.
+    """
     try:
         yield
     except (allocation.AllocationError, presets.BadSettings) as error:
@@ -33,7 +36,7 @@ def named(flag: str) -> Iterator[None]:
 
 
 def atomically(path: Path, content: bytes) -> None:
-    """Write the file under another name and rename it when it is complete."""
+    """Write the content to the path, which is replaced in one step."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)

@@ -1,8 +1,8 @@
-"""A trained adapter made smaller: `python -m training.tars compress --adapter DIR --budget uniform:8 --out DIR`.
+"""Make a trained adapter smaller: `python -m training.tars compress --adapter DIR --budget uniform:8 --out DIR`.
 
-The update of each module, scale * B A, is cut to its leading singular values; one exact allocation over all modules
-says how many each keeps, so that the least energy is lost for the budget. The interface stays: a PEFT LoRA adapter
-with one effective scale. With --model and --data the loss before and after is measured.
+The update of each module, scale * B A, is cut to its leading singular values. One exact allocation over all modules
+decides how many each module keeps, so that the least energy is lost for the budget. The result is still a PEFT LoRA
+adapter with one effective scale. With --model and --data the loss before and after is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENERGY = Settings("spectrum", "none", "concave", power=2.0, rank_min=0)
 
 @dataclass(frozen=True)
 class Update:
-    """A module's weight update U diag(s) V', with s descending: `left` is U, `values` s, `right` V'."""
+    """A module's weight update as U diag(s) V', with s descending: `left` is U, `values` s, `right` V'."""
 
     left: Tensor  # (out, r)
     values: Tensor  # (r,)
@@ -43,18 +43,24 @@ class Update:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> Update:
-        """Return the decomposition of scale * B A, by an SVD of the factors' QR triangles; A is (r, in), B (out, r)."""
+        """Return the decomposition of scale * B A, with A (r, in) and B (out, r).
+
+        It is computed by an SVD of the factors' QR triangles.
+        """
         (left, upper), (right, lower) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
         u, values, v = torch.linalg.svd(scale * upper @ lower.T)
         return cls(left @ u, values, v @ right.T)
 
     @property
     def shape(self) -> list[int]:
-        """Return [outputs, inputs]."""
+        """Return [out, in]."""
         return [self.left.shape[0], self.right.shape[1]]
 
     def factors(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
-        """Return float32 (A, B) of the leading directions, balanced in size: scale * B A is the cut update."""
+        """Return (A, B) in float32 of the `rank` leading directions, balanced in size.
+
+        scale * B A is the update cut to them.
+        """
         root = (self.values[:rank] / scale).sqrt()
         return (root[:, None] * self.right[:rank]).float(), (self.left[:, :rank] * root).float()
 
@@ -69,7 +75,7 @@ class Compressed:
 
 
 def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bounds, scale: float) -> Compressed:
-    """Return the adapter within the budget that keeps the most energy (squared singular values).
+    """Return the adapter within the budget that keeps the most energy (sum of squared singular values).
 
     Raises AllocationError.
     """
@@ -92,7 +98,7 @@ def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bound
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
-    """Return the updates by module name, and adapter_config. Raises BadInput unless it is a plain LoRA adapter."""
+    """Return an adapter's updates by module name, and its adapter_config. Raises BadInput unless it is a plain LoRA."""
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = load_file(folder / "adapter_model.safetensors")
@@ -109,7 +115,10 @@ def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
 
 
 def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:
-    """Return PEFT's scale: alpha / r, or alpha / sqrt(r) with rsLoRA. Raises BadInput without both A and B."""
+    """Return PEFT's scale of a module: alpha / r, or alpha / sqrt(r) with rsLoRA.
+
+    Raises BadInput without both A and B.
+    """
     if set(pair) != {"A", "B"}:
         raise BadInput(f"--adapter: {name} has no pair of lora_A and lora_B.")
     rank = pair["A"].shape[0]
@@ -121,14 +130,14 @@ def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
 
 def matches(key: str, name: str) -> bool:
-    """Return True if a PEFT pattern's key, a regular expression, matches the name's end, from a dot on, as in PEFT."""
+    """Return True if a PEFT pattern's key, a regular expression, matches the name or its end after a dot."""
     import re
 
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
 def write_adapter(compressed: Compressed, config: Mapping[str, Any], out: Path) -> None:
-    """Write the smaller adapter's two files to a temporary folder that is renamed to `out` when it is complete."""
+    """Write the smaller adapter's two files to the folder `out`, which appears when they are complete."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -146,7 +155,10 @@ def write_adapter(compressed: Compressed, config: Mapping[str, Any], out: Path) 
 
 
 def main(arguments: list[str]) -> int:
-    """Compress the named adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
+    """Compress the adapter that the arguments name.
+
+    Return the exit status: 0, 2 for bad input, 1 for any other error.
+    """
     options = parse(arguments)
     events = Events(options.events)
     return guarded(events, lambda: run(options, events))
@@ -168,11 +180,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
-    """Compress the adapter into the folder `out`, write a report beside it as `out`.json, and print it.
+    """Compress the adapter into the folder `out`, write a report to `out`.json, and print it. Raises BadInput.
 
-    Raises BadInput.
-
-    The report has parameters and energy, and, if a model is named, the losses.
+    The report has the parameters before and after, the share of energy kept, and the losses if a model is named.
     """
     if options.out.exists():
         raise BadInput(f"--out: {options.out} already exists: remove it, or name another folder.")
@@ -199,7 +209,7 @@ def run(options: argparse.Namespace, events: Events) -> None:
 
 
 def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
-    """Return loss_before and loss_after in nats a token on held-out data, with the numbers of tokens and rows.
+    """Return loss_before and loss_after in nats per token on held-out data, with the numbers of tokens and rows.
 
     Each measurement is also written as an event. Raises BadInput.
     """

@@ -1,4 +1,4 @@
-"""Configuration of a rank analysis: its budget, its bounds, and the settings that override the preset. No torch."""
+"""Configuration of a rank analysis: its budget, bounds, and settings that override the preset. It imports no torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class AnalysisConfig:
     """Configuration of a rank analysis, with lengths in tokens.
 
     `budget_kind` is uniform_rank, parameters or bytes; `scale` is alpha / r of every module. Settings that are None are
-    the preset's. `target_modules` are last names; None takes every linear module. `probe_rates` are tried in turn;
-    `probe_steps` are the steps of each.
+    taken from the preset. `target_modules` are last parts of module names; None takes every linear module. The probe
+    tries the `probe_rates` in turn, with `probe_steps` steps each.
     """
 
     budget_kind: str = "uniform_rank"
@@ -41,7 +41,7 @@ class AnalysisConfig:
     def settings(self) -> Settings:
         """Return the preset's settings with the overrides.
 
-        Raises BadSettings, also for a scale or probe rates that cannot be.
+        Raises BadSettings, also for a `scale` not above 0 or without probe rates.
         """
         if not self.scale > 0:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")

@@ -1,7 +1,7 @@
-"""Distribution of one analysis over several processes, a device each: shares of the work, and merging of results.
+"""Distribution of one analysis over several processes with a device each: shares of the work, and merging of results.
 
 `python -m torch.distributed.run --standalone --nproc-per-node N -m training.tars ...` starts them. A process that was
-started alone does every part.
+started alone does all the work.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ Found = TypeVar("Found")
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Join the launcher's process group in the block and wait for all at its end; no effect for a single process.
+    """Join the launcher's process group for the block and wait for all processes at its end.
 
-    The group is not destroyed: several processes end by `error_reporting.last`. An error in the block skips the wait.
+    No effect for a single process. The group is not destroyed: the processes end by `error_reporting.last`. An error in
+    the block skips the wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -41,23 +42,26 @@ def size() -> int:
 
 
 def place() -> int:
-    """Return this process' rank, from 0; 0 outside a group."""
+    """Return this process's rank, from 0; 0 outside a group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def share(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield this process' share of the items: each size-th one, from its rank on."""
+    """Yield this process's share of the items: every size()-th one, from its rank on."""
     return islice(items, place(), None, size())
 
 
 def every(items: list[Item], work: Callable[[Item], Found]) -> list[Found]:
-    """Return `work` of every item in order; each process computes its share, and all get every result."""
+    """Return `work(item)` of all items in their order; each process computes its share, and all get every result.
+
+    A collective call: every process must make it.
+    """
     parts = gathered([work(item) for item in share(items)])
     return [parts[number % size()][number // size()] for number in range(len(items))]
 
 
 def gathered(part: Found) -> list[Found]:
-    """Return the `part` of every process, in the order of the processes."""
+    """Return the `part` of every process, by rank. A collective call: every process must make it."""
     if size() == 1:
         return [part]
     parts: list[Found | None] = [None] * size()
@@ -66,7 +70,7 @@ def gathered(part: Found) -> list[Found]:
 
 
 def add_up(*sums: Tensor | None) -> None:
-    """Replace each tensor by its sum over the processes, in place; None is skipped."""
+    """Replace each tensor by its sum over all processes, in place; None is skipped. A collective call."""
     for tensor in sums:
         if tensor is not None and size() > 1:
             distributed.all_reduce(tensor)

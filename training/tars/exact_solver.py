@@ -1,9 +1,9 @@
-"""Exact optimum of a rank budget when further ranks of a module are worth less and less. numpy only.
+"""Exact optimum of a rank budget when further ranks of a module are worth less and less. It needs numpy alone.
 
     maximise  sum_m V_m(n_m)   subject to   sum_m n_m * w_m <= budget,   low_m <= n_m <= high_m
 
-n in whole quanta, w the parameters of one quantum, V any values. Solved by dynamic programming over the budget in
-units of the weights' greatest common divisor (Bellman's knapsack recursion).
+n is in whole quanta, w is the parameters of one quantum, V is any function. It is solved by dynamic programming over
+the budget in units of the weights' greatest common divisor (Bellman's knapsack recursion).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges)
 
 
 def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
-    """Return the number of parameters of one cell of the table, so that the table fits into memory."""
+    """Return the number of parameters that one cell of the table stands for, so that the table fits into memory."""
     unit = math.gcd(*weights)
     return unit * max(1, -(-(budget // unit) * modules // MOST_CELLS))
 
@@ -62,7 +62,7 @@ def one_more(
 
 
 def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int) -> list[int]:
-    """Return the quanta of each module beyond its least, read backwards from the table's choices."""
+    """Return each module's quanta beyond its least, by following the table's choices backwards from `room`."""
     steps = []
     for choice, price in zip(reversed(choices), reversed(costs), strict=True):
         steps.append(int(choice[room]))
@@ -71,9 +71,9 @@ def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int
 
 
 def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
-    """Return quanta by adding each where a parameter gains most.
+    """Return the quanta by always adding the one that gains most per parameter and fits.
 
-    Within one quantum of the optimum for concave values.
+    For concave values the result is within one quantum of the optimum.
     """
     steps = [low for low, _ in ranges]
     free = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
@@ -90,5 +90,5 @@ def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) 
 
 
 def total_value(values: Values, steps: Sequence[int]) -> float:
-    """Return the sum of the values of these steps."""
+    """Return the sum of the modules' values at these quanta."""
     return float(sum(value[step] for value, step in zip(values, steps, strict=True)))

@@ -10,9 +10,10 @@ CELL, GAP, LEFT, TOP = 18, 2, 110, 28
 
 
 def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
-    """Return an SVG document of `modules` ({name, rank}): columns are layers, rows kinds, darker cells higher ranks.
+    """Return an SVG document of `modules` ({name, rank}).
 
-    Each cell has a tooltip with its module and rank.
+    Columns are layers, rows kinds of module, and cells are dark for high ranks, with a tooltip of module and rank.
+    `title` is the document's title.
     """
     layers = sorted({layer_of(module["name"]) for module in modules})
     kinds = list(dict.fromkeys(kind_of(module["name"]) for module in modules))
@@ -30,22 +31,22 @@ def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def layer_of(name: str) -> int:
-    """Return the first number in a module's dotted name, which is its layer; 0 without one."""
+    """Return the first number in a module's dotted name, which is its layer; 0 if it has none."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
 
 
 def kind_of(name: str) -> str:
-    """Return the last part of the module's dotted name."""
+    """Return the last part of a module's dotted name, such as q_proj."""
     return name.rsplit(".", 1)[-1]
 
 
 def text(x: int, y: int, content: str, anchor: str) -> str:
-    """Return an SVG text element at (x, y), with the content escaped."""
+    """Return an SVG text element at (x, y); `anchor` is its text-anchor, and the content is escaped."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def cell(module: Mapping[str, Any], layers: list[int], kinds: list[str], most: int) -> str:
-    """Return the SVG cell of a module, whose opacity grows with its rank relative to `most`; clear for rank 0."""
+    """Return the SVG cell of a module, whose opacity grows with its rank relative to `most`; transparent for rank 0."""
     x = LEFT + CELL * layers.index(layer_of(module["name"]))
     y = TOP + CELL * kinds.index(kind_of(module["name"]))
     shade = round(0.06 + 0.94 * module["rank"] / most, 3) if module["rank"] else 0.0

@@ -1,4 +1,4 @@
-"""Running sums for each module in a pass over data; their size does not depend on the amount of data.
+"""Running sums by module in a pass over data; gradient norms take one number per sequence, the others a fixed size.
 
 X (T, in) is a module's input, D (T, out) the gradient of its output, G = D'X the gradient of its weight.
 """
@@ -21,13 +21,10 @@ VARIANCE_FLOOR = 1e-6
 
 
 def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """Return
+    """Return each sequence's squared Frobenius norm of D'X, by the cheaper of two exact ways.
 
-    D'X
-
-    _F^2 of each sequence by the cheaper of two exact ways. (B, T, in), (B, T, out) -> (B,)
-
-    sum(XX' * DD') never forms G (the ghost norm of Goodfellow, arXiv:1510.01799). Products run in the given dtype.
+    Shapes: (B, T, in), (B, T, out) -> (B,). One way, sum(XX' * DD'), never forms G (the ghost norm of Goodfellow,
+    arXiv:1510.01799). Products are computed in the dtype of `inputs`.
     """
     length, width, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
     gradients = gradients.to(inputs.dtype)
@@ -39,22 +36,25 @@ def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 @dataclass
 class GradientNorms:
-    """The squared Frobenius norms of the gradients, one for each sequence, in the order of the batches."""
+    """The squared Frobenius norms of the gradients, one per sequence, in the order of the batches."""
 
     squares: list[Tensor] = field(default_factory=list)
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
-        """Add the squared gradient norms of a batch."""
+        """Add the squared gradient norms of a batch of inputs (B, T, in) and gradients (B, T, out)."""
         self.squares.append(squared_norms(inputs, gradients))
 
     def values(self) -> Tensor:
-        """Return the squared norms (sequences,) on the CPU; the only transfer, so that no batch waits for one."""
+        """Return the squared norms (sequences,) on the CPU.
+
+        Only this transfers them, so that no batch waits for a transfer.
+        """
         return torch.cat(self.squares).cpu()
 
 
 @dataclass
 class GradientSketch:
-    """A one-pass sketch of the summed G's leading spectrum, from random projections of both sides.
+    """A one-pass sketch of the leading spectrum of the summed G, from random projections on both sides.
 
     Y = G R (out, s) and Z = L G (2s, in); then G ~ Q (L Q)^+ Z with Q an orthonormal basis of Y
     (Tropp, Yurtsever, Udell and Cevher, arXiv:1609.00048, algorithm 4).
@@ -67,13 +67,13 @@ class GradientSketch:
 
     @classmethod
     def of(cls, module: nn.Module, rank: int, seed: int) -> GradientSketch:
-        """Create a sketch for the `rank` leading directions of a linear module's gradient."""
+        """Return an empty sketch for the `rank` leading directions of a linear module's gradient."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
         size = min(rank + OVERSAMPLING, width, out)
         return cls(gaussian(width, size, seed), gaussian(out, min(2 * size, out), seed + 1).T)
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
-        """Add a batch of inputs (B, T, in) and gradients (B, T, out)."""
+        """Add a batch of inputs (B, T, in) and output gradients (B, T, out)."""
         x, d = inputs.flatten(0, 1), gradients.flatten(0, 1).to(inputs.dtype)
         self.right, self.left = self.right.to(x), self.left.to(x)
         y, z = (d.T @ (x @ self.right)).float(), ((self.left @ d.T) @ x).float()
@@ -81,13 +81,13 @@ class GradientSketch:
         self.z = z if self.z is None else self.z.add_(z)
 
     def merge(self) -> None:
-        """Add up the sketches of all processes, in place; all must have drawn the same projections."""
+        """Add up the sketches of all processes, in place; all must have used the same seed. A collective call."""
         distributed.add_up(self.y, self.z)
 
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return at most `count` singular values, descending, and right singular vectors (count, in): float64, on CPU.
+        """Return at most `count` singular values, descending, and their right singular vectors (count, in).
 
-        Raises ValueError before a gradient was added.
+        They are float64, on the CPU. Raises ValueError if no gradient was added.
         """
         if self.y is None or self.z is None:
             raise ValueError("No gradients were added.")
@@ -101,7 +101,7 @@ class GradientSketch:
 def pseudo_inverse(tall: Tensor) -> Tensor:
     """Return the pseudo-inverse (n, m) of a matrix (m, n) with m >= n; directions near zero are dropped.
 
-    Only the small triangle leaves the device.
+    Only the small triangle of its QR decomposition is copied to the CPU.
     """
     orthogonal, triangle = torch.linalg.qr(tall)
     inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
@@ -110,13 +110,13 @@ def pseudo_inverse(tall: Tensor) -> Tensor:
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:
-    """Return a matrix of standard normal numbers from the seed."""
+    """Return a (rows, columns) matrix of standard normal numbers that the seed fixes."""
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass
 class OutputMoments:
-    """Float64 sums of outputs and of their squares over the counted tokens, by half of the sample."""
+    """Float64 sums of a module's outputs and of their squares over the counted tokens, for each half of the sample."""
 
     sums: Tensor | None = None  # (HALVES, out)
     squares: Tensor | None = None  # (HALVES, out)
@@ -141,13 +141,13 @@ class OutputMoments:
             )
 
     def merge(self) -> None:
-        """Add up the sums of all processes, in place."""
+        """Add up the sums of all processes, in place. A collective call."""
         distributed.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return (mean, variance) of each channel, (out,) each, over the whole sample or one half (0 or 1).
+        """Return (mean, variance) of each channel, (out,) each, over one half (0 or 1) of the sample; None takes both.
 
-        Raises ValueError before an output was added.
+        Raises ValueError if no output was added.
         """
         if self.sums is None or self.squares is None or self.tokens is None:
             raise ValueError("No outputs were added.")
@@ -158,15 +158,16 @@ class OutputMoments:
 
 
 def softmax_divergence(base: Tensor, target: Tensor) -> float:
-    """Return KL(softmax(base) || softmax(target)) over a module's channels, in nats; at least 0; both are (out,)."""
+    """Return KL(softmax(base) || softmax(target)) in nats, at least 0, of a module's mean outputs, (out,) each."""
     log_base, log_target = base.double().log_softmax(0), target.double().log_softmax(0)
     return max(0.0, float((log_base.exp() * (log_base - log_target)).sum()))
 
 
 def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
-    """Return KL(first || second) of diagonal Gaussians (mean, variance) in nats a channel, comparable across widths.
+    """Return KL(first || second) in nats per channel of diagonal Gaussians given as (mean, variance).
 
-    0.5 * (ln(v2 / v1) + (v1 + (m1 - m2)^2) / v2 - 1); variances are floored at VARIANCE_FLOOR of the median.
+    It is 0.5 * (ln(v2 / v1) + (v1 + (m1 - m2)^2) / v2 - 1), averaged over channels, so that widths are comparable.
+    Variances are at least VARIANCE_FLOOR of the median.
     """
     (mean, variance), (other_mean, other) = first, second
     floor = VARIANCE_FLOOR * torch.cat((variance, other)).median().clamp(min=1e-12)

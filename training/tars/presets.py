@@ -1,4 +1,7 @@
-"""Presets of a rank analysis: the signals measured and the objective; each part can be overridden. No torch."""
+"""Presets of a rank analysis: the signals measured and the objective; each part can be overridden.
+
+It imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "qu
 
 
 class BadSettings(ValueError):
-    """A setting is unknown or conflicts with another; `field` is the one to change."""
+    """Raised if a setting is unknown or conflicts with another; `field` is the one to change."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -30,10 +33,10 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an analysis.
+    """Settings of a rank analysis.
 
-    A module's worth is the sum of sigma_i ** `power` over its ranks; only modules of the `kinds` may get ranks above
-    rank_min.
+    A module's worth is the sum of sigma_i ** `power` over its ranks. Only modules of the `kinds` ("all" or "mlp") may
+    have ranks above `rank_min`.
     """
 
     sensitivity: str
@@ -47,7 +50,7 @@ class Settings:
 
     @property
     def needs_reference(self) -> bool:
-        """Return True if the analysis compares with text other than the task's."""
+        """Return True if the analysis compares the task with other text."""
         return self.divergence != "none" or self.sensitivity == "output_shift"
 
 
@@ -59,7 +62,10 @@ PRESETS = {
 
 
 def settings_of(preset: str, **chosen: Any) -> Settings:
-    """Return the preset's settings with the overrides that are not None. Raises BadSettings."""
+    """Return the preset's settings with the overrides in `chosen` that are not None.
+
+    Raises BadSettings for an unknown preset, setting or value, or for settings that conflict.
+    """
     if preset not in PRESETS:
         raise BadSettings("preset", f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}.")
     overrides = {name: value for name, value in chosen.items() if value is not None}
@@ -77,7 +83,7 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
 def consistent(settings: Settings) -> Settings:
     """Return the settings unchanged.
 
-    Raises BadSettings for a power not above 0, or a concave objective without a spectrum.
+    Raises BadSettings for a power that is not above 0, or a concave objective with a sensitivity that has no spectrum.
     """
     if not (math.isfinite(settings.power) and settings.power > 0):
         raise BadSettings("power", f"power is {settings.power}; it must be a number above 0.")
@@ -91,5 +97,5 @@ def consistent(settings: Settings) -> Settings:
 
 
 def is_attention(name: str) -> bool:
-    """Return True if some part of the dotted name is that of an attention projection."""
+    """Return True if some part of a module's dotted name is that of attention or of an attention projection."""
     return any("attn" in part or "attention" in part or part in ATTENTION for part in name.split("."))

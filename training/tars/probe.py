@@ -24,9 +24,10 @@ TAIL = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """Result of a probe: its learning `rate`, `losses` in nats, one a step, and `spectra`.
+    """Result of a probe.
 
-    `spectra` has the singular values of B A by module, descending.
+    It has the learning `rate`, the `losses` in nats, one per step, and by module in `spectra` the singular values of B
+    A, descending.
     """
 
     rate: float
@@ -35,7 +36,7 @@ class Probe:
 
     @property
     def reached(self) -> float:
-        """Return the mean of the last TAIL losses; infinite if one is not finite, as when the rate was too high."""
+        """Return the mean of the last TAIL losses; infinite if it is not finite, as when the rate was too high."""
         tail = self.losses[-TAIL:]
         loss = sum(tail) / len(tail)
         return loss if math.isfinite(loss) else math.inf
@@ -43,20 +44,20 @@ class Probe:
 
 @dataclass
 class Factors:
-    """A module's adapter in float32: A (r, in), B (out, r)."""
+    """A module's LoRA factors in float32: A (r, in) and B (out, r)."""
 
     a: Tensor
     b: Tensor
 
     @classmethod
     def of(cls, module: nn.Module, rank: int, generator: torch.Generator, device: torch.device) -> Factors:
-        """Return PEFT's start values on the device: A uniform in ±1/sqrt(in), B zero; both collect gradients."""
+        """Return PEFT's start values on the device, which collect gradients: A uniform in ±1/sqrt(in), B zero."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
         uniform = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
         return cls(uniform.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
 
     def spectrum(self) -> list[float]:
-        """Return the singular values of B A, descending, to six decimals; no matrix of (out, in) is made."""
+        """Return the singular values of B A, descending, to six decimals, without forming a matrix (out, in)."""
         left, right = (torch.linalg.qr(part.detach().double().cpu())[1] for part in (self.b, self.a.T))
         return [round(float(value), 6) for value in torch.linalg.svdvals(left @ right.T)]
 
@@ -75,7 +76,7 @@ def probe(
 ) -> Probe:
     """Train LoRA factors of `rank` for `steps` steps at `rate`, and return their losses and spectra.
 
-    The rate warms up over the first WARMUP steps. Batches are repeated if there are fewer than steps; `done` is called
+    The rate rises over the first WARMUP steps. Batches are repeated if there are fewer than steps; `done` is called
     after each step; the model is left as it was. Raises LossNotFinite if the first step's loss is not finite.
     """
     device = next(model.parameters()).device
@@ -96,7 +97,7 @@ def probe(
 
 
 def one_step(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
-    """Train one step on the batch, with gradients clipped to a norm of 1, and return the loss before it."""
+    """Train one step on the batch, with gradients clipped to a norm of 1; return the loss before the step."""
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     loss = loss_by_sequence(logits, batch.labels).mean()
     optimiser.zero_grad()

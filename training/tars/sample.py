@@ -17,9 +17,9 @@ from training.tars.signals import Batch, batch_of
 
 @dataclass(frozen=True)
 class Sample:
-    """Token sequences drawn from the task (`target`) and from the reference (`base`, perhaps none).
+    """Token sequences drawn from the task (`target`) and from the reference (`base`, which may be empty).
 
-    The parity of a sequence's index gives its half.
+    A sequence belongs to the half 0 or 1 of the sample by the parity of its index.
     """
 
     target: list[TokenSequence]
@@ -37,9 +37,9 @@ class Sample:
         reference: Sequence[Row] | None,
         config: AnalysisConfig,
     ) -> Sample:
-        """Return rows drawn from the task and the reference, tokenised.
+        """Return a tokenised sample of the task's rows and of the reference's; None or [] gives no reference.
 
-        Raises DataError if none has a token to predict.
+        Raises DataError if one of them has no token to predict.
         """
         # Padding is masked everywhere, so any token will do.
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -48,14 +48,17 @@ class Sample:
         return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
 
     def shuffled(self, half: int) -> list[Batch]:
-        """Return the sequences of one half (0 or 1) of the task in batches, in the sample's order."""
+        """Return the task's sequences of one half (0 or 1) in batches, in the sample's random order.
+
+        A half that is empty is replaced by the first sequence.
+        """
         places = [place for place in range(len(self.target)) if place % 2 == half] or [0]
         starts = range(0, len(places), self.batch_size)
         return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
 
 
 def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
-    """Return the tokenised sample. Raises DataError if it has no token to predict."""
+    """Return the tokenised sample of `samples` rows. Raises DataError if it has no token to predict."""
     sequences = token_sequences.tokenised(
         token_sequences.sample(rows, config.samples, config.seed), tokenizer, config.max_length
     )
@@ -67,9 +70,9 @@ def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfi
 
 
 def own_words(model: Any, tokenizer: Any, config: AnalysisConfig) -> list[Row]:
-    """Return rows of text that the base model generates at random from the start of a text, with the seed of `config`.
+    """Return rows of text that the base model generates at random from an empty prompt, as a reference.
 
-    There are `samples` rows of up to max_length tokens. Torch's global random state is seeded.
+    There are `samples` rows of up to max_length tokens. Torch's global random state is set to the `seed` of `config`.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     torch.manual_seed(config.seed)

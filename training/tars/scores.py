@@ -30,7 +30,10 @@ ByModule = dict[str, float | None]
 
 @dataclass
 class Scores:
-    """Signals and scores by module name; `halves` are the scores on the two halves of the sample, in modules' order."""
+    """Signals and scores by module name.
+
+    `halves` are the scores on the sample's two halves, in the order of the modules.
+    """
 
     sensitivity: ByModule
     divergence: ByModule
@@ -44,7 +47,7 @@ class Scores:
 
     @classmethod
     def none(cls, modules: Iterable[str]) -> Scores:
-        """Return the scores of a preset that measures nothing: no signals, and 1 for each module."""
+        """Return the scores of a preset that measures nothing: no signals, and the score 1 for each module."""
         names = list(modules)
         return cls(dict.fromkeys(names), dict.fromkeys(names), dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
 
@@ -55,14 +58,14 @@ class Scores:
 
     @property
     def learning_rate(self) -> float | None:
-        """Return a rate for a whole run with decay: RUN_OVER_PROBE times the constant rate that did best in the probe.
+        """Return a learning rate for a whole run with decay; None without a probe.
 
-        None if the analysis had no probe.
+        It is RUN_OVER_PROBE times the constant rate that did best in the probe.
         """
         return RUN_OVER_PROBE * min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return a module's stored signals as JSON, which suffice to plan another budget."""
+        """Return a module's signals as a JSON object; stored in a plan, they suffice to plan another budget."""
         signals = {
             "sensitivity": self.sensitivity[name],
             "divergence": self.divergence[name],
@@ -71,7 +74,7 @@ class Scores:
         return signals | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Record that modules were not measured: their signals are None, and no rank of theirs has worth."""
+        """Mark modules as not measured: their signals become None, and their ranks are worth nothing."""
         for name in names:
             self.sensitivity[name] = self.divergence[name] = None
             self.weight[name] = self.score[name] = 0.0
@@ -79,20 +82,20 @@ class Scores:
                 self.spectrum[name] = []
 
     def stability(self) -> float | None:
-        """Return the rank correlation of the two halves' scores, from -1 to 1; None without halves."""
+        """Return the rank correlation of the scores of the two halves, from -1 to 1; None without halves."""
         return spearman(*self.halves) if self.halves else None
 
 
 @dataclass
 class Steps:
-    """Progress counter over all passes."""
+    """A counter of progress over all passes."""
 
     total: int
     report: Callable[[int, int], None]
     done: int = 0
 
     def advance(self, weight: int) -> None:
-        """Add work of this weight, and report the work done and in all."""
+        """Add work of this weight, and report (work done, work in all)."""
         self.done += weight
         self.report(self.done, self.total)
 
@@ -105,9 +108,9 @@ def measure(
     config: AnalysisConfig,
     progress: Callable[[int, int], None],
 ) -> Scores:
-    """Measure what the settings need on the task's data, the reference and a probe; return the scores.
+    """Measure the signals that the settings need on the task's data, the reference and a probe; return the scores.
 
-    Progress is reported as (work done, work in all). With kinds `mlp`, attention is left out.
+    `progress` gets (work done, work in all). With the kinds `mlp`, attention is left out.
     """
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
@@ -130,7 +133,7 @@ def measure(
 
 
 def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisConfig) -> Watch:
-    """Return an object with the measurements of a module that the settings need, all still empty."""
+    """Return the measurements of a module that the settings need, all still empty."""
     sketched = settings.sensitivity == "spectrum" or settings.init == "gradient"
     return Watch(
         norms=GradientNorms() if settings.sensitivity in ("grad_norm", "spectrum") else None,
@@ -148,7 +151,7 @@ def read(
     steps: Steps,
     weight: int,
 ) -> None:
-    """Pass this process' share of the sequences through the model and measure; merge with the others' at the end."""
+    """Measure this process's share of the sequences into `watched`, and merge it with that of the others at the end."""
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))
     for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
@@ -158,16 +161,16 @@ def read(
 
 
 def own_share(batches: int) -> Sequence[int]:
-    """Return the numbers of the batches that this process reads; all if there are fewer batches than processes."""
+    """Return the numbers of the batches that this process reads: all if there are fewer batches than processes."""
     return range(batches) if batches < distributed.size() else list(distributed.share(range(batches)))
 
 
 def probed(
     model: nn.Module, modules: dict[str, nn.Module], sample: Sample, config: AnalysisConfig, steps: Steps
 ) -> list[Probe]:
-    """Probe every rate on the first half, shared among the processes, then the best rate on the second half.
+    """Probe every rate on the sample's first half, spread over the processes, then the best rate on the second half.
 
-    The last two probes returned are those of the best rate.
+    The last two probes returned are those of the best rate on the two halves.
     """
 
     def on_half(half: int, rate: float) -> Probe:
@@ -198,7 +201,7 @@ def scored(
 ) -> Scores:
     """Return the scores of all modules, over the whole sample and its halves, with the signals behind them.
 
-    score = sensitivity * weight, with weight the divergence (linear) or 1 + it over its mean (concave).
+    score = sensitivity * weight; the weight is the divergence (linear), or 1 + the divergence over its mean (concave).
     """
     names = list(target.modules)
     sketched = {n: watch.sketch.spectrum(config.rank_max) for n, watch in target.modules.items() if watch.sketch}
@@ -224,10 +227,10 @@ def scored(
 def spectra_of(
     sketched: dict[str, tuple[Tensor, Tensor]], probes: list[Probe], settings: Settings
 ) -> dict[str, list[float]]:
-    """Return each module's spectrum by the settings' `sensitivity`; none unless it is `probe` or `spectrum`.
+    """Return each module's spectrum by the settings' `sensitivity`; {} unless that is `probe` or `spectrum`.
 
-    `probe`: the mean of the spectra of the best rate's probes on the two halves of the sample. `spectrum`: the
-    gradient's leading singular values.
+    `probe`: the mean of the spectra of the best rate's probes on the sample's two halves. `spectrum`: the gradient's
+    leading singular values.
     """
     if settings.sensitivity == "probe":
         first, second = (half_probe.spectra for half_probe in probes[-HALVES:])
@@ -262,7 +265,10 @@ def sensitivities(
 
 
 def shifts(watch: Watch, base: Watch | None) -> list[float]:
-    """Return a module's relative output shift on the whole sample and each half; 1 for each if it was not measured."""
+    """Return a module's relative output shift on the whole sample and on each half.
+
+    1 for each if it was not measured.
+    """
     if watch.moments is None or base is None or base.moments is None:
         return [1.0] * len(PARTS)
     reference = base.moments.of()[0]
@@ -270,9 +276,9 @@ def shifts(watch: Watch, base: Watch | None) -> list[float]:
 
 
 def divergences(target: Watched, base: Watched | None, name: str, settings: Settings) -> list[float | None]:
-    """Return a module's divergence from the whole reference on the sample and each half.
+    """Return a module's divergence from the whole reference, on the sample and on each half.
 
-    None for each if not measured.
+    Each is None if it was not measured.
     """
     moments = target.modules[name].moments
     if base is None or moments is None or settings.divergence == "none":
@@ -294,9 +300,9 @@ def divergence(base: Moments, target: Moments, settings: Settings) -> float:
 
 
 def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> dict[str, list[float]]:
-    """Return each module's weights on the whole sample and each half.
+    """Return each module's weights on the whole sample and on each half; 1 for a divergence that was not measured.
 
-    A weight is the divergence (linear) or 1 + it over the mean of all modules (concave); 1 if it was not measured.
+    A weight is the divergence (linear), or 1 + the divergence over the mean of all modules (concave).
     """
     columns = list(zip(*divergence.values(), strict=True))
     means = [sum(value or 0.0 for value in column) / len(column) for column in columns]
@@ -310,15 +316,15 @@ def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> d
 
 
 def started(directions: Tensor) -> Tensor:
-    """Return start values for A, (rank, in) in float32.
+    """Return start values for A, (rank, in) in float32: the input directions at the length of PEFT's rows.
 
-    The gradient's leading input directions at the length of PEFT's rows.
+    `directions` are the leading ones of the gradient, (rank, in).
     """
     return (directions * ROW_LENGTH).float().contiguous()
 
 
 def spearman(first: list[float], second: list[float]) -> float:
-    """Return the rank correlation to six decimals; 0 when one side is constant."""
+    """Return the rank correlation of two lists to six decimals; 0 if one of them is constant."""
     import numpy as np
     from scipy.stats import rankdata
 

@@ -1,7 +1,7 @@
-"""Streaming pass over sequences: hooks feed each module's measures, and no other data is kept.
+"""A pass over sequences in which hooks feed each module's measures, and nothing else is stored.
 
-No activation outlives its backward pass and no gradient of a weight is formed, so frozen, bfloat16 and 4-bit bases
-work alike.
+No activation outlives its backward pass and no gradient of a weight is formed, so frozen, bfloat16 and 4-bit bases work
+alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Observer = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 class LossNotFinite(ValueError):
-    """The model's loss on the sample is NaN or infinite."""
+    """Raised if the model's loss on the sample is NaN or infinite."""
 
     def __init__(self) -> None:
         super().__init__("The loss is not finite: the base model or its dtype is broken, or a row has no real text.")
@@ -30,7 +30,10 @@ class LossNotFinite(ValueError):
 
 @dataclass
 class Batch:
-    """A padded batch of token `ids`, its attention `mask` and `labels`; `half` is each sequence's half, 0 or 1."""
+    """A padded batch of token `ids`, its attention `mask` and `labels`.
+
+    `half` is each sequence's half of the sample, 0 or 1.
+    """
 
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)
@@ -45,7 +48,7 @@ class Batch:
 
 @dataclass
 class Watch:
-    """Measurements that a pass takes of one module; None for those it does not take."""
+    """Measurements that a pass takes of one module; None for those that it does not take."""
 
     norms: GradientNorms | None = None
     sketch: GradientSketch | None = None
@@ -53,24 +56,27 @@ class Watch:
 
     @property
     def gradients(self) -> bool:
-        """Return True if the module's gradients are needed."""
+        """Return True if a measurement needs the module's gradients."""
         return self.norms is not None or self.sketch is not None
 
 
 @dataclass
 class Watched:
-    """The Watch of every module by full name, and the halves of the sequences in reading order."""
+    """The measurements of every module by full name, and the halves of the sequences in reading order."""
 
     modules: dict[str, Watch]
     halves: list[int] = field(default_factory=list)
 
     @property
     def gradients(self) -> bool:
-        """Return True if the gradients of any module are needed."""
+        """Return True if a measurement of some module needs gradients."""
         return any(watch.gradients for watch in self.modules.values())
 
     def merge(self) -> None:
-        """Replace the measurements by those of all processes together; sequences are in the order of processes."""
+        """Replace the measurements by those of all processes together, with sequences in the order of the processes.
+
+        A collective call: every process must make it.
+        """
         self.halves = [half for part in distributed.gathered(self.halves) for half in part]
         norms = {name: watch.norms.values() for name, watch in self.modules.items() if watch.norms}
         parts = distributed.gathered(norms)
@@ -83,24 +89,24 @@ class Watched:
 
 
 def batches(sequences: Sequence[TokenSequence], size: int, pad: int, device: torch.device) -> Iterator[Batch]:
-    """Yield batches in the order of the sequences' lengths, to reduce padding.
-
-    The even and odd indices are the halves.
-    """
+    """Yield the sequences in batches, shortest first, to reduce padding; even and odd indices are the two halves."""
     order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place].ids), place))
     for start in range(0, len(order), size):
         yield batch_of(sequences, order[start : start + size], pad, device)
 
 
 def batch_of(sequences: Sequence[TokenSequence], places: Sequence[int], pad: int, device: torch.device) -> Batch:
-    """Return the sequences at these places as one padded batch, with the half of each."""
+    """Return the sequences at these places as one padded batch on the device, with the half of each."""
     rows = padded([sequences[place] for place in places], pad)
     ids, mask, labels = (torch.tensor(part, device=device) for part in rows)
     return Batch(ids, mask, labels, torch.tensor([place % HALVES for place in places], device=device))
 
 
 def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each sequence's mean loss over its counted tokens, in nats: (B, T, V), (B, T) -> (B,); 0 without any."""
+    """Return each sequence's mean loss over its counted tokens, in nats: (B, T, V), (B, T) -> (B,).
+
+    0 if it has none.
+    """
     targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -110,7 +116,7 @@ def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Switch off gradients of all parameters, and dropout, inside the block; restore both afterwards."""
+    """Switch off all parameters' gradients, and dropout, inside the block; restore both afterwards."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
@@ -124,7 +130,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class Hooks(contextlib.ExitStack):
-    """Hooks on modules and embeddings, removed at the end of the block. Set `batch` before a forward pass."""
+    """Context manager of the hooks that measure; they are removed at its end. Set `batch` before each forward pass.
+
+    If gradients are measured, the embedding's output is made to require them.
+    """
 
     def __init__(self, model: nn.Module, modules: dict[str, nn.Module], watched: Watched) -> None:
         super().__init__()
@@ -137,7 +146,7 @@ class Hooks(contextlib.ExitStack):
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 
     def observer(self, watch: Watch) -> Observer:
-        """Return a forward hook that adds a pass's outputs and, if wanted, gradients to the watch.
+        """Return a forward hook that adds a module's outputs and, if needed, gradients to the watch.
 
         The hook raises RuntimeError if `batch` was not set.
         """
@@ -155,7 +164,7 @@ class Hooks(contextlib.ExitStack):
 
 
 def add_gradient(watch: Watch, inputs: Tensor, gradient: Tensor) -> None:
-    """Add a batch's gradient to the watch's measurements."""
+    """Add a batch's gradient to those of the watch's measurements that take gradients."""
     for measure in (watch.norms, watch.sketch):
         if measure is not None:
             measure.add(inputs, gradient)
@@ -164,10 +173,11 @@ def add_gradient(watch: Watch, inputs: Tensor, gradient: Tensor) -> None:
 def stream(
     model: nn.Module, modules: dict[str, nn.Module], watched: Watched, source: Iterator[Batch]
 ) -> Iterator[None]:
-    """Measure batch by batch into `watched`, yielding after each: a forward pass, and a backward one for gradients.
+    """Measure batch by batch into `watched`, yielding after each batch.
 
-    The gradient is that of each sequence's own mean loss, so nothing depends on batch size, order or padding. Raises
-    LossNotFinite, only where gradients are measured.
+    A batch takes a forward pass and, if gradients are needed, a backward pass. The gradient is that of each sequence's
+    own mean loss, so nothing depends on batch size, order or padding. Raises LossNotFinite, only where gradients are
+    measured.
     """
     with frozen(model), Hooks(model, modules, watched) as hooks, torch.set_grad_enabled(watched.gradients):
         for batch in source:

@@ -33,9 +33,9 @@ MEASURED = {
 def of(
     modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int, settings: Settings
 ) -> tuple[str, str]:
-    """Return the verdict and its text. `modules` are {name, shape, divergence, rank}.
+    """Return the verdict and a text that explains it. `modules` are {name, shape, divergence, rank}.
 
-    The verdict is sample_too_small, uniform_as_good or follow_plan. A stability of None passes as stable.
+    The verdict is sample_too_small, uniform_as_good or follow_plan. A stability of None counts as stable.
     """
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
         verdict = "sample_too_small"
@@ -51,7 +51,7 @@ def of(
 
 
 def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """Return a sentence on what was measured of the preset with these settings, or that nothing was."""
+    """Return a sentence on the measured results of the preset with these settings, or one that says there are none."""
     without_reference = settings.divergence != "none" and all(module["divergence"] is None for module in modules)
     known = {} if without_reference else MEASURED
     return next((text for name, text in known.items() if PRESETS[name] == settings), NOT_MEASURED)
@@ -60,7 +60,7 @@ def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
 def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
     """Return the share (0 to 1) of the planned parameters that the plan places elsewhere than a uniform rank would.
 
-    Modules left out as a kind (attention) do not count: that is the preset's choice, not a result.
+    Modules that the `kinds` leave out (attention) do not count: that is the preset's choice, not a result.
     """
     planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
     costs = [allocation.cost(module["shape"]) for module in planned]

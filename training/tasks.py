@@ -1,4 +1,4 @@
-"""Celery tasks of training: wake-ups of jobs on the gpu queue, checks of datasets on another."""
+"""Celery tasks of training: running of jobs on the gpu queue, and checks of datasets on other queues."""
 
 import logging
 from typing import Any
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 @shared_task
 def work(kind: str, pk: str) -> None:
-    """Run the next queued job that fits this worker's host in a child process until it ends.
+    """Run the next queued job that fits this worker's host, and wait until it ends.
 
-    The arguments name the job whose queueing sent this message, for logs and traces alone. Raises ValueError for a kind
-    that no job has.
+    `kind` and `pk` name the job whose queueing sent this message, for logs and traces alone; another job may be run.
+    Raises ValueError for an unknown kind.
     """
     if kind.lower() not in {model._meta.model_name for model in kinds()}:
         raise ValueError(f"No job is of the kind {kind!r}.")
@@ -31,33 +31,39 @@ def work(kind: str, pk: str) -> None:
 
 @worker_ready.connect
 def report_host(sender: Any, **_: object) -> None:
-    """Have a worker of the gpu queue report its host by itself, as long as it runs."""
+    """Start a thread that reports this host's devices as long as the worker runs; only on a worker of the gpu queue."""
     if "gpu" in sender.app.amqp.queues.consume_from:
         HostReports().start()
 
 
 @shared_task
 def mirror() -> None:
-    """Copy ended runs to MLflow, if a server is configured."""
+    """Copy ended runs to MLflow; no effect if no server is configured."""
     mlflow_mirror.mirror()
 
 
 @shared_task
 def check_dataset(pk: int) -> None:
-    """Check an uploaded dataset, unless its check has ended or another worker has it."""
+    """Check an uploaded dataset and store the result; no effect if it was checked or another worker is checking it."""
     if dataset := Dataset.begin_check(pk):
         dataset.judge()
 
 
 @shared_task
 def fetch_dataset(pk: int) -> None:
-    """Read a dataset of a bucket or a hub, and check it; on a queue where nobody waits for the world outside."""
+    """Fetch a dataset from a bucket or a hub, and check it.
+
+    It is a task of its own so that slow remote servers delay only the queue on which it runs.
+    """
     check_dataset(pk)
 
 
 @shared_task
 def check_datasets() -> None:
-    """Check all uploads that still wait, whose message or worker was lost."""
+    """Check all datasets that still wait, as when their message or worker was lost.
+
+    Those from a bucket or a hub are queued, if the download queue is empty.
+    """
     waiting = Dataset.objects.waiting()
     for pk in waiting.filter(source={}).values_list("pk", flat=True):
         check_dataset(pk)
@@ -69,7 +75,10 @@ def check_datasets() -> None:
 
 
 def check_dataset_soon(pk: int) -> None:
-    """Queue a dataset's check, after the commit. Without Valkey the next `check_datasets` does it."""
+    """Queue the check of a dataset.
+
+    If Valkey does not answer, that is logged, and the next `check_datasets` does it.
+    """
     lies_elsewhere = Dataset.objects.filter(pk=pk).exclude(source={}).exists()
     task = fetch_dataset if lies_elsewhere else check_dataset
     try:

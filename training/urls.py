@@ -1,4 +1,4 @@
-"""Pages of training."""
+"""URLs of training's pages."""
 
 from django.urls import path
 

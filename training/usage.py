@@ -1,4 +1,4 @@
-"""Usage by project, alias, version and day: requests, tokens and cold loads, GPU seconds of training, cost."""
+"""Usage by project, alias, version and day: requests, tokens, cold loads, GPU seconds of training, and cost."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Period:
 
     @classmethod
     def of(cls, since: date | None, until: date | None, today: date) -> Period:
-        """Return the period from `since` to `until`, both included.
+        """Return the period from `since` to `until`.
 
-        Without `until` it ends `today`; without `since` it is the USUAL_DAYS days up to its end. Raises Invalid if
-        `since` is after the end, or the period has more than MOST_DAYS days.
+        Without `until` it ends `today`, without `since` it has USUAL_DAYS days. Raises Invalid if `since` is after the
+        end, or the period has more than MOST_DAYS days.
         """
         end = until or today
         begin = since or end - timedelta(days=USUAL_DAYS - 1)
@@ -45,18 +45,21 @@ class Period:
 
 @dataclass
 class Usage:
-    """The usage of one group: its dimensions, and what was counted."""
+    """The usage of one group: its values of the dimensions, and its counts."""
 
     group: dict[str, Any]
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def row(self, prices: Mapping[str, float]) -> dict[str, Any]:
-        """Return the group as JSON, with its cost; null without prices."""
+        """Return the group and its counts as a JSON object, with its cost; None as cost if there are no prices."""
         return {**self.group, **self.counts, "cost": cost(self.counts, prices) if prices else None}
 
 
 def cost(counts: Mapping[str, float], prices: Mapping[str, float]) -> float:
-    """Return the cost of what was counted; what has no price is free."""
+    """Return the cost of the counts, to six decimals; a kind without a price is free.
+
+    Prices are per million prompt tokens, per million completion tokens, per GPU hour and per cold load.
+    """
     units = {
         "prompt": counts["prompt_tokens"] / MILLION,
         "completion": counts["completion_tokens"] / MILLION,
@@ -67,9 +70,10 @@ def cost(counts: Mapping[str, float], prices: Mapping[str, float]) -> float:
 
 
 def usage(projects: QuerySet[Project], period: Period, by: Sequence[str], **only: str) -> list[dict[str, Any]]:
-    """Return the usage of the projects by these dimensions, in their order.
+    """Return the usage of the projects in the period, grouped and sorted by the dimensions `by`.
 
-    `only` keeps rows of one alias or version. A training is counted on the day when it ended, for its version.
+    `only` selects the rows with these values, such as those of one alias. A training is counted on the day when it
+    ended, for its version.
     """
     groups: dict[tuple[Any, ...], Usage] = {}
     for row in [*served(projects, period), *trained(projects, period)]:
@@ -82,7 +86,7 @@ def usage(projects: QuerySet[Project], period: Period, by: Sequence[str], **only
 
 
 def served(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
-    """Return what serving counted."""
+    """Return the counts of serving by project, alias, version and day."""
     days = UsageDay.objects.filter(project__in=projects, day__range=(period.since, period.until))
     names = {"project__slug": "project", "alias_name": "alias", "version__served_name": "version", "day": "day"}
     rows = days.values(*names, *COUNTS[:-1])
@@ -90,7 +94,10 @@ def served(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
 
 
 def trained(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
-    """Return the GPU seconds of trainings that ended, well or not: devices times the time since the start."""
+    """Return the GPU seconds of trainings that ended in the period, also of failed and cancelled ones.
+
+    They are the devices times the seconds from the last start to the end, by project, version and day (UTC).
+    """
     begin = datetime.combine(period.since, time.min, UTC)
     end = datetime.combine(period.until, time.max, UTC)
     ended = TrainingRun.objects.filter(project__in=projects, finished_at__range=(begin, end), started_at__isnull=False)

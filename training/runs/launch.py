@@ -1,4 +1,4 @@
-"""Queueing of a training run after the check that it will fit."""
+"""Queueing of a training run after a check that it will fit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from training.planning import preflight
 
 
 def launch_run(*, by: Actor, anyway: bool = False, **wanted: Any) -> TrainingRun:
-    """Plan the run with `TrainingRun.planned`, queue it and return it.
+    """Plan a run with `TrainingRun.planned`, check it, queue it and return it.
 
-    Raises Invalid with the field, also for a run that would train on nothing, or, unless `anyway`, for one that the
-    preflight says will not fit; Conflict if the queue is full.
+    `wanted` are the arguments of `planned`. Raises Invalid that names the field, also for a run that would train on
+    nothing and, unless `anyway`, for one that the preflight expects not to fit; Conflict if the queue is full.
     """
     run = TrainingRun.planned(by=by, **wanted)
     preflight.require_trainable(run)

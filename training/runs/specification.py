@@ -20,7 +20,10 @@ Body = dict[str, Any]
 
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
-    """Return the project's object with this slug or pk. Raises Invalid naming the field if there is none."""
+    """Return the project's object with this slug or pk (the one `identity`).
+
+    Raises Invalid that names the field if absent.
+    """
     record = model._default_manager.filter(project=project, **identity).first()
     if record is None:
         value = next(iter(identity.values()))
@@ -29,7 +32,7 @@ def of_project(model: type[Model], project: Project, field: str, **identity: Any
 
 
 def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
-    """Convert a validated request body to the arguments of `launch_run`. Raises Invalid naming the field."""
+    """Convert a validated request body to the arguments of `launch_run`. Raises Invalid that names the field."""
     adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
     if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
         raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
@@ -75,9 +78,9 @@ def body_of(run: TrainingRun) -> Body:
 
 
 def twins(run: TrainingRun, origin: str) -> dict[str, str]:
-    """Return the run as YAML file, curl request and shell command, as texts by the keys yaml, curl and command.
+    """Return the run as a YAML file, a curl request and a shell command that would queue the same run.
 
-    `origin` is this installation's address.
+    They are texts by the keys yaml, curl and command. `origin` is this installation's URL.
     """
     body = body_of(run)
     curl = f"""curl -X POST {origin}/api/v1/training-runs/ \\
@@ -88,9 +91,9 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 
 
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
-    """Return the requested settings that differ as {name, this, other}.
+    """Return the requested settings in which two runs differ, as {name, this, other}.
 
-    A value is None where that run did not give it.
+    A value is None where that run does not have the setting.
     """
     first, second = flat(body_of(one)), flat(body_of(other))
     names = [*first, *(name for name in second if name not in first)]
@@ -102,7 +105,7 @@ def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
 
 
 def flat(body: Body, prefix: str = "") -> Body:
-    """Return nested settings under dotted names."""
+    """Return nested settings in one dictionary, by dotted names."""
     values: Body = {}
     for name, value in body.items():
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

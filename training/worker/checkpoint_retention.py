@@ -14,7 +14,11 @@ ENDED_EMPTY = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 def drop_old_checkpoints() -> int:
-    """Delete this host's expired checkpoints; return their number. A later resume starts from the beginning."""
+    """Delete this host's outputs of runs that failed or were cancelled longer ago than CHECKPOINTS_KEPT.
+
+    Return their number. A later resume starts from the beginning. Runs under a legal hold are left out. No effect if
+    CHECKPOINTS_KEPT is not set.
+    """
     if not settings.CHECKPOINTS_KEPT:
         return 0
     since = now() - settings.CHECKPOINTS_KEPT

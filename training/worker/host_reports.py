@@ -1,6 +1,6 @@
-"""Duties of each GPU worker for its own host beside its jobs: it reports its devices and deletes old checkpoints.
+"""Work that each GPU worker does for its own host beside jobs: it reports the devices and deletes old data.
 
-A task on the workers' shared queue would come to any one of them, and a busy one would not take it.
+A task on the workers' shared queue would reach any one of them, and a busy one would not take it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ log = logging.getLogger(__name__)
 
 
 class HostReports(threading.Thread):
-    """A thread of the worker that reports its host every REPORT_S, whether the worker is idle or busy."""
+    """A thread of the worker that reports its host every REPORT_S seconds, also while a job runs."""
 
     def __init__(self) -> None:
         super().__init__(name="host reports", daemon=True)
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Report at once and then every REPORT_S; old checkpoints and erased datasets go every CLEAN_EVERY reports."""
+        """Report at once and then every REPORT_S seconds.
+
+        Every CLEAN_EVERY reports also delete old checkpoints and datasets.
+        """
         count = 0
         while True:
             report(cleans=count % CLEAN_EVERY == 0)
@@ -34,13 +37,16 @@ class HostReports(threading.Thread):
                 return
 
     def end(self) -> None:
-        """End the thread after its present report."""
+        """Stop the thread, and wait until a report that is being sent is done."""
         self._ended.set()
         self.join()
 
 
 def report(*, cleans: bool) -> None:
-    """Report the host's devices, and delete what this host no longer keeps; an error is logged and tried again."""
+    """Record the host's devices; with `cleans` also delete expired checkpoints and erased datasets.
+
+    Errors are only logged. The thread's database connection is closed.
+    """
     try:
         runner.report_devices()
         if cleans:

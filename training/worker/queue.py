@@ -1,9 +1,8 @@
-"""Claiming the next job: the first in fair order that fits this host. Postgres decides, not the message.
+"""Claiming of the next job: the first in fair order that fits this host. Postgres decides, not the message.
 
-A message says that something is queued, and any worker may get it: the job that it names may not fit that one.
-
-The order is by priority, then by the project that has the fewest running jobs and whose last job began the longest ago,
-then by age, so that a project with many jobs does not keep another's single one waiting.
+A message says that something is queued, and any worker may get it: the job that it names may not fit that one. The
+order is by priority, then by the project that has the fewest running jobs and whose last job began the longest ago,
+then by age, so that a project with many jobs does not make another's single job wait.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Host:
-    """The devices that a worker's host, or the largest host, has for one job: their number, and bytes of the smallest.
+    """The devices of one host: their number, the memory in bytes of the smallest, and if there is a GPU among them.
 
-    A host without a GPU trains with processes of its processor, as many as a run asks for, in its one memory.
+    A host without a GPU trains with as many CPU processes as a run asks for, in its one memory.
     """
 
     devices: int
@@ -45,7 +44,10 @@ class Host:
         return cls(len(present), smallest, any(device.kind == Device.Kind.CUDA for device in present))
 
     def takes(self, job: GpuJob) -> bool:
-        """Return True if the host has the devices and the memory that the job needs."""
+        """Return True if the host has the devices and the memory that the job needs.
+
+        A need that cannot be estimated counts as met.
+        """
         count = job.devices if isinstance(job, TrainingRun) else 1
         if self.has_gpu and count > self.devices:
             return False
@@ -54,7 +56,7 @@ class Host:
 
 
 def claim() -> GpuJob | None:
-    """Claim and return the next job that fits this host; None if nothing that waits fits it."""
+    """Claim the next job that fits this host and return it; None if no queued job fits it."""
     here, fleet = Host.of(hardware.detect(settings.WORK_DIR)), hosts()
     for job in in_fair_order():
         if may_begin(job, here, fleet) and (claimed := claim_within_limit(job)):
@@ -63,7 +65,7 @@ def claim() -> GpuJob | None:
 
 
 def hosts() -> list[Host]:
-    """Return the hosts of all workers that reported lately."""
+    """Return the hosts of all workers that reported recently."""
     devices: dict[str, list[Device]] = {}
     for device in Device.objects.alive():
         devices.setdefault(device.host, []).append(device)
@@ -71,9 +73,10 @@ def hosts() -> list[Host]:
 
 
 def may_begin(job: GpuJob, here: Host, fleet: list[Host]) -> bool:
-    """Return True if the job fits here, or was queued anyway: it fits no host, and here at least in its devices.
+    """Return True if the job may run here: it fits this host, or it fits no host and this one has enough devices.
 
-    A run of more devices than any host has waits for such a host.
+    The second is a job that was queued although no host is expected to fit it. A run of more devices than any host has
+    waits for such a host.
     """
     if here.takes(job):
         return True
@@ -82,7 +85,7 @@ def may_begin(job: GpuJob, here: Host, fleet: list[Host]) -> bool:
 
 
 def in_fair_order() -> list[GpuJob]:
-    """Return the queued jobs of every kind whose project is below its limit of running jobs, the next one first."""
+    """Return the queued jobs of all kinds, the next first, without those of projects at their limit of running jobs."""
     busy, last = shares()
     full = [project for project, count in busy.items() if count >= settings.PROJECT_RUNNING > 0]
     waiting = [kind.objects.queued().exclude(project__in=full) for kind in kinds()]
@@ -99,7 +102,7 @@ def in_fair_order() -> list[GpuJob]:
 
 
 def shares() -> tuple[dict[int, int], dict[int, datetime]]:
-    """Return the running jobs of each project, and when its last job began."""
+    """Return the number of running jobs by project id, and by project id the time at which its last job began."""
     busy: dict[int, int] = {}
     last: dict[int, datetime] = {}
     for kind in kinds():

@@ -1,4 +1,4 @@
-"""Execution of jobs on the GPU worker: claims a row, runs a child process under the lease, publishes the result."""
+"""Execution of jobs on the GPU worker: claims a job, runs its child process and publishes the result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def work() -> None:
-    """Run the next queued job that fits this host until it ends; do nothing if there is none."""
+    """Run the next queued job that fits this host, and wait until it ends; no effect if there is none."""
     job = queue.claim()
     if job is None:
         return
@@ -48,9 +48,9 @@ def work() -> None:
 
 
 def execute(job: GpuJob) -> None:
-    """Run the child and end the job by its exit. An exception ends it as failed, with the reason.
+    """Run the job's child process and end the job by its result; an error ends it as failed, with the reason.
 
-    Raises StaleAttempt if another attempt has the job, and unexpected exceptions again.
+    Raises StaleAttempt if another attempt has the job, and raises unexpected errors again after recording them.
     """
     job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -70,10 +70,9 @@ def execute(job: GpuJob) -> None:
 
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
-    """Run the child with heartbeats until it ends; return (outcome, message).
+    """Run the child process with heartbeats until it ends; return (outcome, message).
 
-    The outcome is succeeded, cancelled, killed (by the system, without a report of an error), or the child's error
-    code.
+    The outcome is succeeded, cancelled, killed (by SIGKILL, without an error reported), or the child's error code.
     """
     parent = tracing.nearest(job.traceparent)
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
@@ -97,7 +96,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
 
 @dataclass
 class Watch:
-    """A worker's supervision of its child: reads its events, keeps its log, and sends heartbeats."""
+    """A worker's supervision of a child process: applies its events, stores its log, and sends heartbeats."""
 
     job: GpuJob
     child: Child
@@ -106,7 +105,7 @@ class Watch:
     due: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, event: str, seconds: float) -> bool:
-        """Return True on the first call for `event`, and then once every `seconds`."""
+        """Return True on the first call for `event`, and then at most once every `seconds`."""
         now = time.monotonic()
         if now < self.due.get(event, 0):
             return False
@@ -114,13 +113,13 @@ class Watch:
         return True
 
     def recall(self) -> None:
-        """Apply those events of an earlier attempt that must not be lost."""
+        """Apply the metrics, evaluations and answers that an earlier attempt wrote, in case they were not stored."""
         for event in self.child.earlier_events():
             if event["kind"] in REPLAYED:
                 self.job.note(event)
 
     def listen(self) -> None:
-        """Apply the child's new events and store what its log has gained."""
+        """Apply the child's new events, remember its error, and store what was added to its log."""
         for event in self.child.new_events():
             self.error = event if event["kind"] == "error" else self.error
             self.job.note(event)
@@ -128,14 +127,14 @@ class Watch:
             self.log_read = read
 
     def keep_in_touch(self) -> None:
-        """Renew the lease when that is due."""
+        """Renew the job's lease if HEARTBEAT_S seconds have passed since the last time."""
         if self.is_due("beat", settings.HEARTBEAT_S):
             self.job.heartbeat()
 
 
 @contextlib.contextmanager
 def killed_at_the_end(child: Child) -> Iterator[None]:
-    """Kill the child on leaving the block, whatever is raised, so that the device is free."""
+    """Kill the child process at the end of the block, also after an error, so that the device is free."""
     try:
         yield
     finally:
@@ -144,7 +143,7 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_may_be_away() -> Iterator[None]:
-    """Log a database error in the block and go on; the next round writes again, if that is within the lease."""
+    """Log a database connection error in the block and go on; the next round tries again, while the lease lasts."""
     try:
         yield
     except OperationalError as error:
@@ -154,23 +153,22 @@ def database_may_be_away() -> Iterator[None]:
 
 
 def asked_to_stop(job: GpuJob) -> bool:
-    """Return True if the job was asked to stop; False while the database is away."""
+    """Return True if the job was asked to stop; False if the database does not respond."""
     with database_may_be_away():
         return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
     return False
 
 
 def report_devices() -> None:
-    """Record the devices of this host in the database, for preflights."""
+    """Record this host's devices in the database, for preflights."""
     Device.report(socket.gethostname(), hardware.detect(settings.WORK_DIR))
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:
-    """End the job by the outcome.
+    """End the job by the outcome of its child process.
 
-    Succeeded, cancelled, queued again if killed, else failed with the outcome as its code.
-
-    A succeeded job's output is deleted.
+    It is succeeded, cancelled or, if killed, queued again; any other outcome fails it with that as its code. A
+    succeeded job's output folder is deleted.
     """
     if outcome == "succeeded":
         job.succeeded(job.folder)
@@ -185,5 +183,5 @@ def finish(job: GpuJob, outcome: str, message: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete the output of a succeeded job, which is in the store; the log and the events stay."""
+    """Delete the output folder of a succeeded job, whose output is in the store; its log and events stay."""
     shutil.rmtree(folder / "output", ignore_errors=True)

@@ -113,6 +113,7 @@ urlpatterns = [
         "tokens/accounts/<slug:project>/<path:name>/close/", service_account_pages.close, name="close-service-account"
     ),
     path("tokens/<slug:pk>/", token_pages.token, name="token"),
+    path("tokens/<slug:pk>/limit/", token_pages.limit, name="limit-token"),
     path("tokens/<slug:pk>/revoke/", token_pages.revoke, name="revoke-token"),
     path("webhooks/", webhook_pages.webhooks, name="webhooks"),
     path("webhooks/<uuid:pk>/revoke/", webhook_pages.revoke, name="revoke-webhook"),

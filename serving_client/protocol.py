@@ -29,6 +29,8 @@ SAMPLES, JUDGING = "ah:samples", "ah:judging"
 CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
 # Of a project on a granted cluster: its requests, and its tokens.
 SHARE_RATE, SHARE_TOKENS = "ah:share-rate", "ah:share-tokens"
+# Of an API token: its requests, and the tokens of text that they took.
+TOKEN_RATE, TOKEN_TOKENS = "ah:token-rate", "ah:token-tokens"
 # A hash of the control plane: task name -> epoch seconds of its last success.
 TASK_SUCCESSES = "ah:task-successes"
 
@@ -97,7 +99,10 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class Share:
-    """A project's limits on a cluster that was granted to it: requests a second, tokens a minute; None = no limit."""
+    """The limits of a project on a cluster that was granted to it, or of an API token.
+
+    Requests a second and tokens a minute; None = no limit.
+    """
 
     requests_per_s: float | None = None
     tokens_per_min: float | None = None
@@ -144,12 +149,17 @@ class VersionRoute:
 
 @dataclass(frozen=True)
 class TokenRoute:
-    """A bearer token: sha256 hex of its secret; `expires_at` in epoch seconds."""
+    """A bearer token: sha256 hex of its secret; `expires_at` in epoch seconds.
+
+    `limits` are its own, counted under its `id` and beside those of its project; None without any.
+    """
 
     hash: str
     project: str
     scopes: tuple[str, ...]
     expires_at: float | None = None
+    id: str = ""
+    limits: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -327,4 +337,12 @@ def _version(raw: dict[str, Any]) -> VersionRoute:
 
 
 def _token(raw: dict[str, Any]) -> TokenRoute:
-    return TokenRoute(raw["hash"], raw["project"], tuple(raw["scopes"]), raw["expires_at"])
+    limits = raw.get("limits")
+    return TokenRoute(
+        raw["hash"],
+        raw["project"],
+        tuple(raw["scopes"]),
+        raw["expires_at"],
+        raw.get("id", ""),
+        _share(limits) if limits else None,
+    )

@@ -242,11 +242,31 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
             "expires_at",
             "revoked_at",
             "last_used_at",
+            *tokens.LIMITS,
         ]
 
 
-class NewTokenSerializer(serializers.Serializer[Any]):
-    """The token to create: its name, project, scopes and expiry, and the service account that it is for, if any."""
+class TokenLimitsSerializer(serializers.Serializer[Any]):
+    """Limits of a token at the routers; null means no limit of its own."""
+
+    requests_per_s = serializers.FloatField(min_value=0.001, max_value=1e6, required=False, allow_null=True)
+    tokens_per_min = serializers.IntegerField(
+        min_value=1,
+        max_value=2**31 - 1,
+        required=False,
+        allow_null=True,
+        help_text="Tokens of questions and answers.",
+    )
+
+
+class ChangedTokenSerializer(TokenLimitsSerializer):
+    """The token's new limits, and why; a limit that is not named stays as it is."""
+
+    reason = serializers.CharField(max_length=2000)
+
+
+class NewTokenSerializer(TokenLimitsSerializer):
+    """The token to create: name, project, scopes, expiry and limits, and the service account that it is for, if any."""
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200)
@@ -280,7 +300,13 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
     serializer_class = TokenSerializer
     pagination_class = ByCreation
     filters = {"project": "project__slug", "name": "name", "account": "account__username"}
-    scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN, "revoke": Scope.ADMIN, "approve": APPROVE}
+    scopes = {
+        "list": Scope.ADMIN,
+        "create": Scope.ADMIN,
+        "partial_update": Scope.ADMIN,
+        "revoke": Scope.ADMIN,
+        "approve": APPROVE,
+    }
 
     @extend_schema(request=NewTokenSerializer, responses={201: ShownTokenSerializer})
     def create(self, request: Request) -> Response:
@@ -296,6 +322,13 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
             fields["account"] = service_accounts.named(project, name)
         token, text = tokens.create(project, by=actor_of(request), **fields)
         return ShownOnce({**TokenSerializer(token).data, "token": text}, 201, once="token")
+
+    @extend_schema(request=ChangedTokenSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change what the token may take of the routers: requests a second, tokens a minute."""
+        token = self.get_object()
+        tokens.limit(token, by=actor_of(request), **self.read(ChangedTokenSerializer))
+        return self.write(token)
 
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])

@@ -299,6 +299,10 @@ class ApiToken(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    requests_per_s = models.FloatField(null=True, blank=True, help_text="Requests a second to routers; null: no limit.")
+    tokens_per_min = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Tokens of questions and answers a minute; null: no limit."
+    )
 
     objects = ApiTokenQuerySet.as_manager()
 
@@ -308,7 +312,11 @@ class ApiToken(models.Model):
             models.CheckConstraint(
                 condition=models.Q(approved_by=None) | ~models.Q(approved_by=models.F("created_by")),
                 name="token_approver_is_another",
-            )
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(tokens_per_min=0) & ~models.Q(requests_per_s__lte=0),
+                name="token_limits_are_above_zero",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -318,6 +326,11 @@ class ApiToken(models.Model):
     def is_waiting(self) -> bool:
         """Return True while the token waits for another person's approval."""
         return self.needs_approval and self.approved_at is None
+
+    @property
+    def is_limited(self) -> bool:
+        """Return True if routers limit what is sent with this token."""
+        return self.requests_per_s is not None or self.tokens_per_min is not None
 
     @property
     def is_usable(self) -> bool:

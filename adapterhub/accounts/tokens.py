@@ -1,4 +1,4 @@
-"""Creating, approving and revoking API tokens, each with its audit event."""
+"""Creating, approving, limiting and revoking API tokens, each with its audit event."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from adapterhub.core.tenancy import APPROVE, Scope
 DAYS, LONGEST_DAYS = 90, 366
 # Scope admin grants roles and creates tokens: its holder could appoint an approver.
 HIGH = {Scope.ADMIN}
+# What a token may take of the routers; None is no limit.
+LIMITS = ("requests_per_s", "tokens_per_min")
 
 
 @transaction.atomic
@@ -30,13 +32,16 @@ def create(
     expires_at: datetime | None = None,
     account: User | None = None,
     reason: str = "",
+    **limits: float | None,
 ) -> tuple[ApiToken, str]:
     """Create a token, valid for 90 days by default, with its audit event; return it and its text.
 
-    The text cannot be read again. A token of scope admin needs a reason and works after another person's approval; one
-    that the server's own command creates works at once. Raises Invalid for a lifetime that is too long, a missing
-    reason, scopes that its owner does not have, and if no person is behind who asks for scope admin.
+    The text cannot be read again. `limits` are `requests_per_s` and `tokens_per_min` at the routers. A token of scope
+    admin needs a reason and works after another person's approval; one that the server's own command creates works at
+    once. Raises Invalid for a lifetime that is too long, a missing reason, scopes that its owner does not have, limits
+    without scope infer, and if no person is behind who asks for scope admin.
     """
+    require_limitable(scopes, limits)
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
         raise Invalid(
@@ -56,10 +61,58 @@ def create(
         account=account,
         reason=reason,
         needs_approval=is_high,
+        **limits,
     )
     require_of_owner(token)
     AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, reason=reason, after=facts_of(token))
     return token, text
+
+
+@transaction.atomic
+def limit(token: ApiToken, *, reason: str, by: Actor, **limits: float | None) -> None:
+    """Change what the token may take of the routers; None removes a limit, one that is not named stays.
+
+    Raises Invalid for a token without scope infer, Conflict for one that is revoked or has scope admin, since that
+    stays as it was approved.
+    """
+    locked = ApiToken.objects.select_for_update(of=("self",)).select_related("project").get(pk=token.pk)
+    require_limitable(locked.scopes, limits)
+    if locked.revoked_at:
+        raise Conflict("This token is revoked: create another.", code="invalid_transition")
+    if HIGH.intersection(locked.scopes):
+        raise Conflict(
+            "A token with scope admin stays as it was approved: create another with these limits, and revoke this one.",
+            code="invalid_transition",
+        )
+    before = limits_of(locked)
+    for name, value in limits.items():
+        setattr(locked, name, value)
+    locked.save(update_fields=list(limits))
+    AuditEvent.record(
+        Tag.TOKEN_CHANGED,
+        locked,
+        by=by,
+        project=locked.project,
+        reason=reason,
+        before=before,
+        after=limits_of(locked),
+    )
+    token.refresh_from_db()
+
+
+def require_limitable(scopes: list[str], limits: dict[str, float | None]) -> None:
+    """Check that a token with these scopes can have these limits, which routers keep. Raises Invalid."""
+    named = [name for name, value in limits.items() if value is not None]
+    if named and Scope.INFER not in scopes:
+        raise Invalid(
+            "Routers keep this limit, and they take only tokens with scope infer: add the scope, or leave it out.",
+            field=named[0],
+        )
+
+
+def limits_of(token: ApiToken) -> dict[str, float | None]:
+    """Return the token's limits at the routers."""
+    return {name: getattr(token, name) for name in LIMITS}
 
 
 def require_of_owner(token: ApiToken) -> None:
@@ -75,7 +128,8 @@ def facts_of(token: ApiToken) -> dict[str, object]:
     """
     expires = token.expires_at.isoformat() if token.expires_at else None
     account = token.account.get_username() if token.account else None
-    return {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}
+    facts = {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}
+    return facts | (limits_of(token) if token.is_limited else {})
 
 
 @transaction.atomic

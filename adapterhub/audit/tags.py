@@ -39,6 +39,7 @@ class Tag(StrEnum):
     GLASS_REVIEWED = "approval:glass_reviewed"
     TOKEN_CREATED = "token:created"
     TOKEN_APPROVED = "token:approved"
+    TOKEN_CHANGED = "token:changed"
     TOKEN_REVOKED = "token:revoked"
     WEBHOOK_CREATED = "webhook:created"
     WEBHOOK_REVOKED = "webhook:revoked"

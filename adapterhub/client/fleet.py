@@ -1,11 +1,11 @@
-"""Calls about clusters and their replicas: what serves, and how it comes and goes."""
+"""Calls about clusters and their replicas: what serves, how it comes and goes, and what a token may take of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from adapterhub.client.calls import Call, get, part, post
-from adapterhub.client.rest_types import Cluster, Page, Replica, ReplicaState
+from adapterhub.client.rest_types import Cluster, Json, Page, Replica, ReplicaState
 
 
 def clusters(**filters: str) -> Call[Page[Cluster]]:
@@ -83,3 +83,8 @@ def delete_replica(pk: int, reason: str, *, confirm: bool = False) -> Call[None]
     Without `confirm` the server refuses to cut off live versions that it alone holds.
     """
     return Call("DELETE", f"replicas/{pk}/", params={"reason": reason, "confirm": str(confirm).lower()})
+
+
+def limit_token(pk: str, reason: str, **limits: float | None) -> Call[Json]:
+    """Change what an API token may take of the routers. Limits: requests_per_s, tokens_per_min; None removes one."""
+    return Call("PATCH", f"tokens/{part(pk)}/", {"reason": reason, **limits})

@@ -319,6 +319,11 @@ def usable_tokens() -> QuerySet[ApiToken]:
 
 
 def token_route(token: ApiToken) -> TokenRoute:
-    """Return what routers need of a token: the secret's hash, project, present scopes, and expiry in epoch seconds."""
+    """Return what routers need of a token: the secret's hash, project, present scopes, expiry, and its limits.
+
+    The expiry is in epoch seconds.
+    """
     expires = token.expires_at.timestamp() if token.expires_at else None
-    return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)
+    limits = Share(token.requests_per_s, token.tokens_per_min) if token.is_limited else None
+    scopes = tuple(sorted(token.scopes_now()))
+    return TokenRoute(token.secret_hash, token.project.slug, scopes, expires, token.pk, limits)

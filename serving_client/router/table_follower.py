@@ -102,6 +102,15 @@ class TableWatcher:
                 return table
         return None
 
+    async def wait_for_newer(self, table: RoutingTable, timeout_s: float) -> bool:
+        """Wait until another table than this one is in use; return False if none is after `timeout_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                while self.table is table:
+                    await self._changed.wait()
+                return True
+        return False
+
     def _holding(self, version: str) -> RoutingTable | None:
         route = self.table.versions.get(version) if self.table else None
         return self.table if route and route.replicas else None

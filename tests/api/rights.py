@@ -28,6 +28,7 @@ NOBODY = "installation"
 NEEDS = {
     "api:token-list GET": ADMIN,
     "api:token-list POST": ADMIN,
+    "api:token-detail PATCH": ADMIN,
     "api:token-revoke POST": ADMIN,
     "api:project-members POST": ADMIN,
     "api:project-revoke-member POST": ADMIN,
@@ -65,6 +66,7 @@ NEEDS = {
     "token GET": APPROVE,
     "token POST": APPROVE,
     "revoke-token POST": ADMIN,
+    "limit-token POST": ADMIN,
     "audit-roles GET": AUDIT,
     "audit-event GET": AUDIT,
     "api:audit-event-list GET": AUDIT,

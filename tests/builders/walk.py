@@ -62,6 +62,7 @@ POST_ONLY = {
     "cancel-evaluation",
     "archive-version",
     "revoke-token",
+    "limit-token",
     "revoke-invitation",
     "answer-invitation",
     "theme",

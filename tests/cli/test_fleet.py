@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from adapterhub.accounts.models import ApiToken, Project
 from adapterhub.audit.models import AuditEvent
 from registry.models import BaseModel, Cluster, Replica
 from tests.builders import rows, write_jsonl
@@ -65,6 +66,17 @@ def test_a_cluster_and_its_replicas_come_and_go(command: Command, base_model: Ba
         "replica:deleted",
         "cluster:deleted",
     ]
+
+
+def test_a_tokens_limits_are_changed(command: Command, ci: str) -> None:
+    fields: dict[str, Any] = {"project": Project.objects.get(), "name": "app", "scopes": ["infer"]}
+    token = ApiToken.issue(**fields)[0]
+    changed = done(command, "token", "limit", token.pk, "--requests-per-s", "2.5", "--reason", "busy")
+    assert "app: 2.5 requests a second" in changed
+    done(command, "token", "limit", token.pk, "--requests-per-s", "0", "--tokens-per-min", "600", "--reason", "x")
+    token.refresh_from_db()
+    assert (token.requests_per_s, token.tokens_per_min) == (None, 600)
+    assert command("token", "limit", token.pk, "--reason", "x").returncode == 2
 
 
 def test_a_declared_cluster_says_what_differs_whatever_the_spelling(

@@ -106,6 +106,7 @@ def router_process(
 @contextmanager
 def running_router(valkey: Valkey, folder: Path, load_deadline_s: float = 10.0, **more: Any) -> Iterator[Router]:
     """A router that keeps snapshot and spool in `folder`."""
+    more.setdefault("other_holder_s", 0.2)
     settings = Settings(valkey.url, folder / "table.json", folder / "outcomes.spool", load_deadline_s, **more)
     with Server(make_app(settings)) as server, httpx.Client(base_url=server.url, timeout=15) as http:
         yield Router(http, valkey)

@@ -235,9 +235,9 @@ class World:
             names = [rollout.candidate.served_name for rollout in moving]
             names += [alias.version.served_name for alias in self.aliases if alias.cluster_id == cluster.pk]
             for place, replica in enumerate(cluster.replicas.all()):
+                replica.saw({}, "0.32.1")
                 replica.loaded = {name: f"/served/{name[-12:]}" for name in names[: len(names) - place]}
                 replica.save(update_fields=["loaded"])
-                replica.saw(replica.loaded, "0.32.1")
         self.clusters[2].replicas.get().missed("It did not answer within 2 s: connection refused.")
 
     def make_rollouts(self, count: int) -> list[Rollout]:

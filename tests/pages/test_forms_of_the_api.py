@@ -16,6 +16,7 @@ PAGES = {
     "project-revoke-member": "revoke-role",
     "token-list": "tokens",
     "token-approve": "token",
+    "token-detail": "limit-token",
     "token-revoke": "revoke-token",
     "invitation-accept": "answer-invitation",
     "invitation-decline": "answer-invitation",

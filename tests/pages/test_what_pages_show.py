@@ -68,9 +68,9 @@ def test_a_cluster_shows_slots_memory_and_what_is_missing(
     alias: Alias, version: AdapterVersion, candidate: AdapterVersion, alice: User, client: Client
 ) -> None:
     full, empty = (alias.cluster.add_replica(url=f"http://127.0.0.1:{port}", by=alice.as_actor()) for port in (1, 2))
+    full.saw({}, "1")
     full.loaded = {version.served_name: "/a", candidate.served_name: "/b"}
     full.save()
-    full.saw(full.loaded, "1")
     empty.missed("It did not answer.")
     page = markup(client.get(reverse("cluster", args=["cpu"])))
     for text in ("2 of 8 taken, 6 free", "0 of 8 taken, 8 free", "1 adapter; 1 missing", "unreachable"):

@@ -206,6 +206,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "patch /rollouts/{id}/": [{"steps": STEPS, "reason": "x"}],
     "post /rollouts/{id}/set-weight/": [{"weight": 1, "reason": "x"}],
     "post /service-accounts/": [{"project": "@project", "name": "fresh", "role": "viewer"}],
+    "patch /tokens/{id}/": [{"requests_per_s": 5, "reason": "x"}],
     "post /tokens/": [{"project": "@project", "name": "fresh", "scopes": ["read"], "account": "@account"}],
     "post /training-runs/": [RUN],
     "post /training-runs/preflight/": [RUN],

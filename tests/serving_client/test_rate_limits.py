@@ -1,9 +1,10 @@
-"""Rate limits: one bucket for all routers, a bucket of one's own without Valkey."""
+"""Rate limits of projects, shares and tokens: one bucket for all routers, a bucket of one's own without Valkey."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving_client import RateLimit, Share
 from serving_client.rate_limiter import Bucket
-from tests.fakes.routing import FOREIGNER, INFER, make_table
+from tests.fakes.routing import FOREIGNER, INFER, OPERATE, make_table
 from tests.fakes.stage import Engine, Router
 from tests.waiting import wait_until
 
@@ -101,9 +102,57 @@ def test_a_share_of_tokens_is_charged_with_what_answers_took(router: Router, eng
     publish_share(router, engine, Share(tokens_per_min=6))
     for left in (1, -4):
         assert router.complete().status_code == 200, "it has 5 tokens"
-        wait_until(lambda left=left: round(level(router)) == left, what="the charge")
+        wait_until(lambda left=left: round(level(router, "ah:share-tokens:7/eu")) == left, what="the charge")
     require_exceeded(router)
 
 
-def level(router: Router) -> float:
-    return float(router.valkey.client.hget("ah:share-tokens:7/eu", "level") or 0)
+def level(router: Router, bucket: str) -> float:
+    return float(router.valkey.client.hget(bucket, "level") or 0)
+
+
+def publish_token(router: Router, engine: Engine, its: Share, **table: Any) -> None:
+    """One of the project's two tokens has these limits."""
+    published = make_table(engine.url, generation=2, **table)
+    limited = replace(published.tokens["infer0000000"], id="infer0000000", limits=its)
+    router.publish(replace(published, tokens={**published.tokens, "infer0000000": limited}))
+
+
+def require_limited(router: Router, limit: str) -> None:
+    refused = router.complete()
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (429, "token_limit_exceeded", "rate_limit_error")
+    assert error["message"].startswith(f"The token ah_infer0000000 is limited to {limit}")
+    assert 1 <= int(refused.headers["retry-after"]) <= 100
+    assert router.complete(OPERATE).status_code == 200, "another token of the project goes on"
+
+
+def test_a_tokens_requests_are_limited_at_all_routers(
+    router: Router, engine: Engine, start_router: Callable[..., Router]
+) -> None:
+    publish_token(router, engine, Share(requests_per_s=0.01))
+    other = start_router()
+    wait_until(lambda: other.generation() == 2, what="the other router to take the table")
+    assert (statuses(other, 1), len(engine.fake.received)) == ([200], 1)
+    require_limited(router, "0.01 requests a second")
+    assert router.complete(model="nowhere").status_code == 429, "refused before the body is read"
+    assert router.http.get("/v1/models", headers=INFER).status_code == 200
+
+
+def test_what_a_token_may_not_send_is_not_taken_from_its_project(router: Router, engine: Engine) -> None:
+    publish_token(router, engine, Share(requests_per_s=0.01), limits={"eu": SLOW})
+    assert statuses(router, 6) == [200, *[429] * 5]
+    assert [router.complete(OPERATE).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_tokens_tokens_are_charged_with_what_answers_took(router: Router, engine: Engine) -> None:
+    publish_token(router, engine, Share(tokens_per_min=6))
+    for left in (1, -4):
+        assert router.complete(stream=left == 1).status_code == 200
+        wait_until(lambda left=left: round(level(router, "ah:token-tokens:infer0000000")) == left, what="the charge")
+    require_limited(router, "6 tokens a minute")
+
+
+def test_without_valkey_a_router_counts_a_token_alone(router: Router, engine: Engine) -> None:
+    publish_token(router, engine, Share(tokens_per_min=6))
+    router.valkey.stop()
+    assert statuses(router, 3) == [200, 200, 429]

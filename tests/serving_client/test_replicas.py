@@ -71,6 +71,25 @@ def test_no_replica_can(router: Router, start_engine: StartEngine, broken: str) 
     assert (report["status"], report["response_id"]) == (502, answer.headers["x-response-id"])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("lost", ["killed", "empty"])
+def test_a_request_that_no_holder_takes_goes_to_the_next_holder(
+    start_router: Callable[..., Router], start_engine: StartEngine, lost: str, stream: bool
+) -> None:
+    """The only holder was killed, or is back and empty; the control loop sees it a moment later, and then reloads."""
+    router, other = start_router(other_holder_s=30.0), start_engine()
+    gone = closed_url() if lost == "killed" else start_engine("another").url
+    router.publish(make_table(gone))
+    with ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(router.complete, stream=stream) for _ in range(4)]
+        router.publish(make_table(gone, generation=2))
+        router.publish(make_table(generation=3))
+        wait_until(lambda: router.valkey.client.xlen("ah:wants") == 1, what="the request for the cold version")
+        router.publish(make_table(other.url, generation=4))
+        assert [each.result().status_code for each in answers] == [200] * 4
+    assert len(other.fake.received) == 4
+
+
 def test_a_request_that_breaks_a_replica_is_not_sent_to_the_next(router: Router, start_engine: StartEngine) -> None:
     replicas = [start_engine(), start_engine()]
     for replica in replicas:

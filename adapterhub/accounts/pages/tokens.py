@@ -1,4 +1,4 @@
-"""The pages of API tokens: list, create and revoke them, and approve another person's."""
+"""The pages of API tokens: list, create, limit and revoke them, and approve another person's."""
 
 from __future__ import annotations
 
@@ -35,8 +35,35 @@ STATES = {
 }
 
 
-class TokenForm(forms.Form):
-    """A form for a new token: project, name, scopes, days of validity, service account and reason."""
+class LimitsForm(forms.Form):
+    """A form for what a token may take of the routers; an empty field is no limit."""
+
+    requests_per_s = forms.FloatField(
+        min_value=0.001,
+        max_value=1e6,
+        required=False,
+        label="Requests a second",
+        help_text="Of its own, at the routers; empty: only its project's.",
+    )
+    tokens_per_min = forms.IntegerField(
+        min_value=1,
+        max_value=2**31 - 1,
+        required=False,
+        label="Tokens a minute",
+        help_text="Of questions and answers; empty: only its project's.",
+    )
+
+
+class ChangedLimitsForm(LimitsForm):
+    """A form for a token's new limits, and why."""
+
+    reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
+
+
+class TokenForm(LimitsForm):
+    """A form for a new token: project, name, scopes, days of validity, limits, service account and reason."""
+
+    field_order = ("project", "name", "scopes", "days", "account", *verbs.LIMITS, "reason")
 
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
@@ -97,7 +124,7 @@ def issued(request: HttpRequest, form: TokenForm) -> str:
     wanted = form.cleaned_data
     require_scope(request, wanted["project"], Scope.ADMIN)
     expires_at = now() + timedelta(days=wanted["days"])
-    fields = {name: wanted[name] for name in ("project", "name", "scopes", "account", "reason")}
+    fields = {name: wanted[name] for name in ("project", "name", "scopes", "account", "reason", *verbs.LIMITS)}
     try:
         return verbs.create(**fields, expires_at=expires_at, by=actor_of(request))[1]
     except Invalid as error:
@@ -118,16 +145,44 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
         signer.decide(api_token, "approve", request, **form.cleaned_data)
         messages.success(request, f"{api_token} works now.")
         return redirect("token", pk=pk)
+    return token_page(request, api_token, form, ChangedLimitsForm(initial=verbs.limits_of(api_token)))
+
+
+def token_page(request: HttpRequest, api_token: ApiToken, form: SigningForm, limits: ChangedLimitsForm) -> HttpResponse:
+    """Return the page of a token with the forms that the user may send; status 422 if one of them has errors."""
     context = {
         "token": api_token,
         "form": form,
+        "limits": limits if may_limit(request, api_token) else None,
         "granted": sorted(api_token.scopes_now()),
         "events": AuditEvent.objects.about(api_token),
         "may_sign": api_token.is_waiting
         and not api_token.revoked_at
         and request.user not in people_of([api_token.created_by] if api_token.created_by else []),
     }
-    return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
+    return render(request, "accounts/token.html", context, status=422 if form.errors or limits.errors else 200)
+
+
+def may_limit(request: HttpRequest, api_token: ApiToken) -> bool:
+    """Return True if the user may change the token's limits, and it can have other ones."""
+    is_open = Scope.INFER in api_token.scopes and Scope.ADMIN not in api_token.scopes and not api_token.revoked_at
+    return is_open and allowed(request, Scope.ADMIN).filter(pk=api_token.project_id).exists()
+
+
+@login_required
+@require_POST
+def limit(request: HttpRequest, pk: str) -> HttpResponse:
+    """Change the limits of a token of a project that the user administers, then redirect to it.
+
+    A refused form is shown again with its errors, as 422. Raises Http404, and what `verbs.limit` raises.
+    """
+    api_token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
+    form = ChangedLimitsForm(request.POST)
+    if not form.is_valid():
+        return token_page(request, api_token, SigningForm(), form)
+    verbs.limit(api_token, by=actor_of(request), **form.cleaned_data)
+    messages.success(request, f"The limits of {api_token.name} hold at the routers at once.")
+    return redirect("token", pk=pk)
 
 
 @login_required

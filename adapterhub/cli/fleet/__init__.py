@@ -1,1 +1,1 @@
-"""Commands and the step of a declaration about clusters and replicas."""
+"""Commands and the step of a declaration about clusters and replicas, and the limits of tokens."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import IntegrityError, models, transaction
 from django.utils.timezone import now
@@ -35,6 +37,12 @@ UNSEEN: dict[str, Any] = {
 MOST_FOREIGN, LONGEST_NAME = 100, 300
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
 FIRST_REST, MAX_REST = timedelta(seconds=30), timedelta(minutes=5)
+
+
+def is_served_from(name: str, path: str) -> bool:
+    """Return True if the path is where replicas find the files of the version of this served name."""
+    folder = Path(path)
+    return folder.parent == settings.SERVED_DIR and folder.name.startswith(name.rpartition("-")[2])
 
 
 class ReplicaQuerySet(models.QuerySet["Replica"]):
@@ -124,8 +132,9 @@ class Replica(models.Model):
     ) -> None:
         """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
-        `reported` maps names to paths. Other reported adapters are probed before they get traffic. A replica that comes
-        back is asked again for what it refused before, and all its adapters are checked again.
+        `reported` maps names to paths. Other reported adapters are probed before they get traffic. So is what a row
+        calls loaded though we never sent it, or though its path is not where we put that version's files. A replica
+        that comes back is asked again for what it refused before, and all its adapters are checked again.
         """
         refused = self.refused if self.is_healthy else {}
         if not self.is_healthy and self.seen_at:
@@ -135,7 +144,8 @@ class Replica(models.Model):
         unknown = sorted(name for name in set(reported) - set(ours) if not name.startswith(MARKER))
         # An engine may report anything.
         others = [name for name in unknown if len(name) <= LONGEST_NAME][:MOST_FOREIGN]
-        known = {name: path for name, path in self.loaded.items() if reported.get(name) == path}
+        confirmed = {name: path for name, path in self.loaded.items() if name in ours and reported[name] == path}
+        known = {name: path for name, path in confirmed.items() if is_served_from(name, path)}
         where = list(endpoints) or self.endpoints
         fields = {"engine_version": engine_version, "max_length": max_length, "endpoints": where, "message": ""}
         self._now(is_healthy=True, loaded=known, refused=refused, pushed=ours, foreign=others, **fields)

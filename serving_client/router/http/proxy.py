@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from serving_client.router.resolve import Target, authenticate, is_current, pars
 from serving_client.router.response_cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.table_follower import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
-from serving_client.router.upstream.replicas import Reply, Upstream, whole
+from serving_client.router.upstream.replicas import Reply, Untaken, Upstream, whole
 from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Proxy:
     cache: ResponseCache
     limits: RateLimits
     samples: Samples
+    other_holder_s: float
 
     def __post_init__(self) -> None:
         self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter, self.samples)
@@ -73,10 +74,11 @@ class Proxy:
         return self.watcher.table
 
     async def complete(self, request: Request) -> Response:
-        """Answer a completion: check the token, the project's rate and the body, then forward. Raises Refusal."""
+        """Answer a completion: check the token, its and its project's rate, and the body; forward. Raises Refusal."""
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         request.state.project = token.project
+        await self.limits.admit_token(token)
         await self.limits.admit(token.project, self.table().limits.get(token.project))
         with self.bodies.share(token.project) as share:
             raw = await read_body(request, share)
@@ -89,7 +91,7 @@ class Proxy:
 
         Raises Refusal if no version can be selected, and ClientDisconnect.
         """
-        answer = Answer(resolve(self.table(), token, request.headers, body), request.state.id, began)
+        answer = Answer(resolve(self.table(), token, request.headers, body), token, request.state.id, began)
         answer.question_tokens = tokens_of_question(body)
         answer.has_text = request.url.path != EMBEDDINGS
         answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
@@ -176,17 +178,19 @@ class Proxy:
         Raises Refusal 400, 404, 502, 503 or 504. An engine that refuses to count a stream's tokens is asked again
         without that option.
         """
-        route = await self.route(answer)
         asks_for_counts = is_counted(path, body)
         payload = rewritten(counted(body) if asks_for_counts else body, answer.target)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         is_stream = bool(body.get("stream"))
         async with AsyncExitStack() as stack:
-            post = partial(self.upstream.post, route, path, headers=headers, is_stream=is_stream)
-            reply = await stack.enter_async_context(post(payload))
+            post = partial(self.upstream.post, path=path, headers=headers, is_stream=is_stream)
+            reply = await self.reply_of_holder(
+                answer, lambda route: stack.enter_async_context(post(route, body=payload))
+            )
             if asks_for_counts and is_refused(reply.response.status, reply.begun):
                 await stack.aclose()
-                reply = await stack.enter_async_context(post(rewritten(body, answer.target)))
+                route, payload = await self.route(answer), rewritten(body, answer.target)
+                reply = await stack.enter_async_context(post(route, body=payload))
             answer.status = reply.response.status
             if answer.status >= 400:
                 return await self.failed(reply, answer, is_stream)
@@ -196,6 +200,21 @@ class Proxy:
         answer.is_all(reply.begun)
         self.finished(answer)
         return Response(reply.begun, answer.status, response_headers(reply.response, answer))
+
+    async def reply_of_holder(self, answer: Answer, ask: Callable[[VersionRoute], Awaitable[Reply]]) -> Reply:
+        """Ask the holders of the version; while none of them takes the request, those of each newer table.
+
+        A replica that was killed, drained or moved is in the table until the control loop has seen it. Raises Refusal,
+        the last one once `other_holder_s` have passed.
+        """
+        until = time.monotonic() + self.other_holder_s
+        while True:
+            table, route = self.table(), await self.route(answer)
+            try:
+                return await ask(route)
+            except Untaken:
+                if not await self.watcher.wait_for_newer(table, until - time.monotonic()):
+                    raise
 
     async def failed(self, reply: Reply, answer: Answer, is_stream: bool) -> Response:
         """Return the engine's error as a response in OpenAI's form, and report it."""
@@ -226,7 +245,8 @@ class Proxy:
         """
         outcome = answer.outcome()
         if outcome.cache != "hit":
-            self.limits.spend(*self.share_of(answer.target), outcome.prompt_tokens + outcome.completion_tokens)
+            spent = outcome.prompt_tokens + outcome.completion_tokens
+            self.limits.spend(*self.share_of(answer.target), answer.token, spent)
         self.metrics.answered(outcome)
         if outcome.tokens_estimated and answer.is_whole:
             log.warning("The engine of %s sends no counts of tokens: they are estimated.", outcome.version)

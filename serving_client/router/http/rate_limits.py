@@ -1,4 +1,4 @@
-"""Rate limits: requests a second of each project, and its share of a cluster that was granted to it."""
+"""Rate limits: of each project, of its share of a cluster that was granted to it, and of each API token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import cast
 
 import redis.asyncio as redis
 
-from serving_client.protocol import PROJECT_RATE, SHARE_RATE, SHARE_TOKENS, RateLimit, Share
+from serving_client.protocol import (
+    PROJECT_RATE,
+    SHARE_RATE,
+    SHARE_TOKENS,
+    TOKEN_RATE,
+    TOKEN_TOKENS,
+    RateLimit,
+    Share,
+    TokenRoute,
+)
 from serving_client.rate_limiter import CHARGE, TAKE, Bucket
 from serving_client.router.errors import Refusal
 from serving_client.router.fail_fast import Patience
@@ -38,6 +47,18 @@ class RateLimits:
             )
             raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
 
+    async def admit_token(self, token: TokenRoute) -> None:
+        """Take a request of the token's own limits; no effect without any.
+
+        Raises Refusal 429 with the limit and the seconds to wait.
+        """
+        if token.limits is None:
+            return
+        for name, limit, unit in limits_of(TOKEN_RATE, TOKEN_TOKENS, token.id, token.limits):
+            if wait_s := await self._wait_s(name, limit):
+                message = f"The token ah_{token.id} is limited to {unit}: slow down, or have an admin raise its limit."
+                raise Refusal(429, "token_limit_exceeded", message, retry_after_s=math.ceil(wait_s))
+
     async def admit_share(self, key: str | None, share: Share | None) -> None:
         """Take one request, and one token in advance, from the project's share of a cluster; no effect without a share.
 
@@ -45,19 +66,25 @@ class RateLimits:
         """
         if key is None or share is None:
             return
-        for name, limit, unit in limits_of(key, share):
+        for name, limit, unit in limits_of(SHARE_RATE, SHARE_TOKENS, key, share):
             if wait_s := await self._wait_s(name, limit):
                 message = f"The project's share of this cluster is {unit}: slow down, or ask its owner for more."
                 raise Refusal(429, "share_exceeded", message, retry_after_s=math.ceil(wait_s))
 
-    def spend(self, key: str | None, share: Share | None, tokens: int) -> None:
-        """Charge an answer's tokens to the share, in the background, less the one that `admit_share` took.
+    def spend(self, key: str | None, share: Share | None, token: TokenRoute, tokens: int) -> None:
+        """Charge an answer's tokens to the share and to the API token, in the background.
 
-        No effect without a share or a limit on its tokens.
+        Of each less the one that was taken at the admission. No effect without a limit of tokens.
         """
-        if key is None or share is None or share.tokens_per_min is None or tokens <= 1:
+        if key is not None and share is not None:
+            self._spend_soon(f"{SHARE_TOKENS}:{key}", share, tokens)
+        if token.limits is not None:
+            self._spend_soon(f"{TOKEN_TOKENS}:{token.id}", token.limits, tokens)
+
+    def _spend_soon(self, name: str, limits: Share, tokens: int) -> None:
+        if limits.tokens_per_min is None or tokens <= 1:
             return
-        task = asyncio.create_task(self._spend(f"{SHARE_TOKENS}:{key}", by_minute(share.tokens_per_min), tokens - 1))
+        task = asyncio.create_task(self._spend(name, by_minute(limits.tokens_per_min), tokens - 1))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -82,16 +109,16 @@ class RateLimits:
         return self._here.setdefault(name, Bucket(limit, now)).take(limit, now)
 
 
-def limits_of(key: str, share: Share) -> list[tuple[str, RateLimit, str]]:
-    """Return the buckets of a share: name, limit, and the limit in words."""
-    limits = []
-    if share.requests_per_s is not None:
-        rate = RateLimit(share.requests_per_s, max(1.0, 2 * share.requests_per_s))
-        limits.append((f"{SHARE_RATE}:{key}", rate, f"{share.requests_per_s:g} requests a second"))
-    if share.tokens_per_min is not None:
-        tokens = by_minute(share.tokens_per_min)
-        limits.append((f"{SHARE_TOKENS}:{key}", tokens, f"{share.tokens_per_min:g} tokens a minute"))
-    return limits
+def limits_of(rate: str, tokens: str, key: str, limits: Share) -> list[tuple[str, RateLimit, str]]:
+    """Return the buckets of these limits, named by the prefixes and `key`: name, limit, and the limit in words."""
+    buckets = []
+    if limits.requests_per_s is not None:
+        per_s = RateLimit(limits.requests_per_s, max(1.0, 2 * limits.requests_per_s))
+        buckets.append((f"{rate}:{key}", per_s, f"{limits.requests_per_s:g} requests a second"))
+    if limits.tokens_per_min is not None:
+        per_min = by_minute(limits.tokens_per_min)
+        buckets.append((f"{tokens}:{key}", per_min, f"{limits.tokens_per_min:,.10g} tokens a minute"))
+    return buckets
 
 
 def by_minute(tokens: float) -> RateLimit:

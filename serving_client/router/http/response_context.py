@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from serving_client.protocol import TokenRoute
 from serving_client.reports import Outcome
 from serving_client.router.http.stream_usage import StreamReader
 from serving_client.router.reporting.metrics import CLIENT_CLOSED
@@ -24,6 +25,7 @@ class Answer:
     """State of an answer in progress; times from time.perf_counter()."""
 
     target: Target
+    token: TokenRoute
     response_id: str
     began: float
     status: int = 0

@@ -52,6 +52,10 @@ class NotReached(Exception):
     """The connection could not be opened."""
 
 
+class Untaken(Refusal):
+    """No replica has taken the request: none could be reached, or those that were lack the version."""
+
+
 class BrokeOff(Exception):
     """The connection broke before the first byte of the answer."""
 
@@ -92,9 +96,10 @@ class Upstream:
 
         Yield the reply of the first that gives one.
 
-        Raises Refusal 502 if none does or one fails, 504 after timeout_s, and 404 for a path that the engine lacks.
+        Raises Refusal 502 if none does or one fails, 504 after timeout_s, and 404 for a path that the engine lacks;
+        Untaken if none of them has begun to work on it.
         """
-        attempts_left = MOST_BROKEN
+        attempts_left, is_untaken = MOST_BROKEN, True
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
                 try:
@@ -102,7 +107,7 @@ class Upstream:
                 except NotReached:
                     continue
                 except BrokeOff:
-                    attempts_left -= 1
+                    attempts_left, is_untaken = attempts_left - 1, False
                     if attempts_left:
                         continue
                     break
@@ -111,6 +116,7 @@ class Upstream:
                     if path in OPTIONAL and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
                         raise Refusal(404, *OPTIONAL[path])
                     if reply.response.status in TRY_ANOTHER:
+                        is_untaken &= reply.response.status == 404
                         continue
                     if not 200 <= reply.response.status < 300 and not 400 <= reply.response.status < 500:
                         raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
@@ -118,6 +124,8 @@ class Upstream:
                     return
                 finally:
                     reply.response.close()
+        if is_untaken:
+            raise Untaken(502, *NOBODY, retry_after_s=1)
         raise Refusal(502, *(NOBODY if attempts_left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:

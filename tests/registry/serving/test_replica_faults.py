@@ -280,3 +280,25 @@ def test_rollouts_keep_their_slots_whatever_is_asked_for(
     ask_for(make_version(served.version.adapter, seed=11))
     reconcile()
     assert set(Replica.objects.first().loaded) == {served.version.served_name, candidate.served_name}  # type: ignore[union-attr]
+
+
+def test_a_row_that_calls_anothers_load_ours_is_probed_before_it_is_routed_to(
+    served: Alias, engines: list[Engine]
+) -> None:
+    name, path, url = served.version.served_name, path_of(served.version), engines[0].url  # type: ignore[attr-defined]
+    engines[0].adapters[name] = path
+    Replica.objects.filter(url=url).update(is_healthy=True, loaded={name: path})
+    reconcile()
+    assert [body["model"] for body, _ in engines[0].received] == [name]
+    assert len(routed(name)) == 2
+
+
+def test_a_row_with_files_that_are_not_the_versions_is_not_believed(served: Alias, version: AdapterVersion) -> None:
+    name, replica = version.served_name, Replica.objects.first()
+    for path in ("/elsewhere/1", str(django_settings.SERVED_DIR / ("0" * 64))):
+        replica.pushed, replica.loaded = [name], {name: path}
+        replica.saw({name: path}, "0.33.0")
+        assert (replica.loaded, routing_table().versions[name].replicas) == ({}, ())
+    replica.loaded = {name: path_of(version)}
+    replica.saw(replica.loaded, "0.33.0")
+    assert Replica.objects.get(pk=replica.pk).loaded == {name: path_of(version)}

@@ -33,8 +33,11 @@ class Command(BaseCommand):
             "--days", type=int, default=tokens.DAYS, help=f"lifetime in days, at most {tokens.LONGEST_DAYS}"
         )
 
+        parser.add_argument("--requests-per-s", type=float, help="requests a second that routers take of it")
+        parser.add_argument("--tokens-per-min", type=int, help="tokens of questions and answers a minute")
+
     def handle(
-        self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **_: Any
+        self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **options: Any
     ) -> str:
         """Create the token and return its text, which is printed. Raises CommandError naming the wrong option."""
         tenant = Project.objects.filter(slug=project).first()
@@ -46,8 +49,11 @@ class Command(BaseCommand):
         if Scope.ADMIN in scope:
             become_signer()
         by = Actor(name="system:command", method="system", user=answering(tenant, person, scope))
+        limits = {limit: options.get(limit) for limit in tokens.LIMITS}
+        if wrong := [limit for limit, value in limits.items() if value is not None and value <= 0]:
+            raise CommandError(f"--{wrong[0].replace('_', '-')}: choose a number above 0, or leave it out.")
         try:
-            return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at)[1]
+            return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at, **limits)[1]
         except Invalid as error:
             raise CommandError(error.detail) from None
 

@@ -100,6 +100,8 @@ TABLE = (
     Tool("openssl", "openssl", "apt-get install openssl", lambda _: program("openssl")),
     # Opens the pages.
     Tool("browser", "Chromium", "apt-get install chromium", lambda _: chromium(), ("browser",)),
+    # Reads the rules for alerts as Prometheus does.
+    Tool("promtool", "Prometheus' promtool", "apt-get install prometheus", lambda _: program("promtool")),
     # Checks the pages' accessibility: one pinned release from npm, kept in pytest's cache.
     Tool(
         "axe",

@@ -46,6 +46,7 @@ class FakeEngine:
         self.counts = "asked"
         self.max_length: Any = 512
         self.is_healthy = True
+        self.base = BASE
 
     def app(self) -> Starlette:
         return Starlette(
@@ -69,7 +70,7 @@ class FakeEngine:
         return JSONResponse({"version": "0.32.0"})
 
     async def models(self, request: Request) -> Response:
-        base = {"id": BASE, "object": "model", "owned_by": "vllm", "root": "models/tiny", "parent": None}
+        base = {"id": self.base, "object": "model", "owned_by": "vllm", "root": "models/tiny", "parent": None}
         rows = [{**base, "max_model_len": self.max_length}]
         for name, path in self.adapters.items():
             rows.append({"id": name, "object": "model", "owned_by": "vllm", "root": path, "parent": BASE})

@@ -77,6 +77,7 @@ EXAMPLES: dict[str, Any] = {
     "NewWebhookRequest": {"project": "european-law", "url": "https://hooks.example.org/ah", "events": ["rollout:*"]},
     "PatchedAdapterChangeRequest": {"tags": ["eu", "finance"]},
     "PatchedChangedGrantRequest": {"project": "us-law", "slots": 6, "reason": "they serve more"},
+    "PatchedChangedTokenRequest": {"requests_per_s": 5, "tokens_per_min": 60_000, "reason": "a batch job runs on it"},
     "PatchedClusterChangeRequest": {"max_loras": 16, "reason": "started anew with more slots"},
     "PatchedReplicaChangeRequest": {"url": "http://127.0.0.1:8101", "reason": "the host was renamed"},
     "PatchedEditRolloutRequest": {**REASON, "steps": [{"weight": 5, "hold_s": 7200}], "expected_generation": 1},

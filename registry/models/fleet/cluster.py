@@ -296,14 +296,22 @@ class Cluster(models.Model):
         return replica
 
     def require_address(self, url: str) -> tuple[str, list[str]]:
-        """Return the address in its normal form, and its endpoints. Raises Invalid for one that no operator allows.
+        """Return the address in its normal form, with its endpoints.
 
-        An address that does not resolve yet is accepted: an engine may be registered before it starts.
+        Raises Invalid for one that no operator allows, and for a host that has no address: a typing error would
+        otherwise be noticed by an alarm only.
         """
         try:
-            return normalised(url), require_engine(url, settings.ENGINE_HOSTS)
+            address, endpoints = normalised(url), require_engine(url, settings.ENGINE_HOSTS)
         except (Forbidden, ValueError) as error:
             raise Invalid(str(error), field="url", code="forbidden_address") from None
+        if not endpoints:
+            raise Invalid(
+                f"The host of {address} does not resolve here: correct the address, or give the host its name first.",
+                field="url",
+                code="unresolved_address",
+            )
+        return address, endpoints
 
     def require_no_other(self, endpoints: list[str], url: str, *, but: int | None = None) -> None:
         """Check that the engine at these endpoints is no replica under another address. Raises Conflict.

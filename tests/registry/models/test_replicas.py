@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from socket import EAI_NONAME, gaierror, getaddrinfo
+from typing import Any
 
 import pytest
 from django.test import Client as Http
@@ -102,6 +105,30 @@ def test_an_address_is_corrected_and_refused_when_it_is_taken_or_forbidden(clust
     with pytest.raises(Invalid, match="ADAPTERHUB_ENGINE_HOSTS"):
         first.change_address("http://169.254.169.254:80", reason="x", by=alice.as_actor())
     first.change_address("http://127.0.0.1:3/", reason="the same engine", by=alice.as_actor())
+
+
+def test_a_host_that_does_not_resolve_is_refused(
+    cluster: Cluster, alice: User, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ENGINE_HOSTS = ["127.0.0.1", "gpu.example"]
+    monkeypatch.setattr("socket.getaddrinfo", lookup(getaddrinfo))
+    replica = cluster.add_replica(url="http://127.0.0.1:1", by=alice.as_actor())
+    for verb in (cluster.add_replica, partial(replica.change_address, reason="x")):
+        with pytest.raises(Invalid, match="does not resolve here") as refused:
+            verb(url="http://gpu.example:8000", by=alice.as_actor())
+        assert (refused.value.field, refused.value.code) == ("url", "unresolved_address")
+    assert Replica.objects.get().url == "http://127.0.0.1:1"
+
+
+def lookup(known: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a look-up that knows numbers alone."""
+
+    def looked_up(host: str, *arguments: Any, **options: Any) -> Any:
+        if host == "gpu.example":
+            raise gaierror(EAI_NONAME, "Name or service not known")
+        return known(host, *arguments, **options)
+
+    return looked_up
 
 
 def test_what_the_loop_writes_after_a_change_of_address_or_a_deletion_is_dropped(cluster: Cluster, alice: User) -> None:

@@ -96,6 +96,15 @@ def test_the_longest_request_of_an_engine_is_learnt(
     assert set(Replica.objects.lengths(served.cluster.base_model, served.project)) == wanted
 
 
+def test_a_replica_of_another_base_model_is_away_with_the_reason(served: Alias, engines: list[Engine]) -> None:
+    engines[0].base = "another"
+    reconcile()
+    replica = Replica.objects.get(url=engines[0].url)  # type: ignore[attr-defined]
+    assert (replica.is_healthy, replica.message) == (False, "It does not serve tiny.")
+    assert not engines[0].adapters
+    assert routed(served.version.served_name) == (engines[1].url,)  # type: ignore[attr-defined]
+
+
 def test_a_load_whose_answer_was_lost_is_probed_before_it_is_routed_to(served: Alias, engines: list[Engine]) -> None:
     name = served.version.served_name
     engines[0].loses_answers = True
@@ -300,5 +309,5 @@ def test_a_row_with_files_that_are_not_the_versions_is_not_believed(served: Alia
         replica.saw({name: path}, "0.33.0")
         assert (replica.loaded, routing_table().versions[name].replicas) == ({}, ())
     replica.loaded = {name: path_of(version)}
-    replica.saw(replica.loaded, "0.33.0")
-    assert Replica.objects.get(pk=replica.pk).loaded == {name: path_of(version)}
+    replica.saw({name: path_of(version)}, "0.33.0")
+    assert replica.loaded == {name: path_of(version)}

@@ -22,7 +22,7 @@ FORMATS: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 def fault_in(path: Path) -> str:
-    """Return what is wrong with the weights of a LoRA's safetensors file, or "" if they are fine.
+    """Return a sentence on the first fault of the weights in a LoRA's safetensors file; "" if they are fine.
 
     Faults are NaN or infinity in a tensor, and an A or B of zeros in every module. The header must have been checked
     before.

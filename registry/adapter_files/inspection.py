@@ -241,9 +241,9 @@ def ranks_of(
 
 
 def misfit(a: tuple[int, ...], b: tuple[int, ...], out: int, width: int) -> str:
-    """Return why A and B, given by their shapes, do not fit a layer of `out` outputs and `width` inputs.
+    """Return a phrase that says why A and B, given by their shapes, do not fit a layer (out, width).
 
-    An empty shape stands for a missing matrix.
+    An empty shape means that the matrix is missing. The caller has found that they do not fit.
     """
     if not a or not b:
         return f"it has {'B and no A' if b else 'A and no B'}"

@@ -266,10 +266,7 @@ class FeedbackSerializer(serializers.Serializer[Any]):
     score = serializers.FloatField(required=False, allow_null=True, default=None)
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields.
-
-        Raises ValidationError without an outcome or a score, or for a score that is not finite.
-        """
+        """Check that an outcome or a finite score is given, and return the fields. Raises ValidationError."""
         score = fields["score"]
         if score is not None and not isfinite(score):
             raise serializers.ValidationError({"score": "Enter a finite number."})

@@ -107,9 +107,9 @@ class UploadSerializer(serializers.Serializer[Any]):
     )
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields.
+        """Check that files, an archive, an upload by links or a folder is given, and return the fields.
 
-        Raises ValidationError unless both files, an archive, an upload by links, or a folder of the inbox is given.
+        Raises ValidationError.
         """
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
         if missing and not (fields["upload"] or fields["folder"] or "archive" in fields):

@@ -76,9 +76,10 @@ def responsibility(alias: Alias, at: datetime) -> Responsibility | None:
 
 
 def event_of(alias: Alias, move: AliasMove, until: datetime | None) -> AuditEvent | None:
-    """Return the audit event of a move: the first on the alias or one of its rollouts before `until`, the next move.
+    """Return the audit event that recorded a move of the alias; None if there is no such event.
 
-    None if there is no such event.
+    It is the first by the move's actor, on the alias or one of its rollouts, since the move and before `until`, the
+    time of the next move (None for the last).
     """
     rollouts = [str(key) for key in alias.rollouts.values_list("pk", flat=True)]
     about = Q(object_type=Alias._meta.model_name, object_id=str(alias.pk), tag__in=(Tag.ALIAS_CREATED, Tag.ALIAS_MOVED))

@@ -95,9 +95,9 @@ class Alias(models.Model):
     ) -> Alias:
         """Create an alias that serves a version at once, record that, and return it.
 
-        With `default`, the adapter's bare name stands for it. The first alias of a project on another project's cluster
-        accepts the grant of that cluster. Raises Invalid for a policy or version that cannot be used, and Conflict for
-        a used name and as `set_default` does.
+        With `default`, calls with the adapter's bare name then go to it. The first alias of a project on another
+        project's cluster accepts the grant of that cluster. Raises Invalid for a policy or version that cannot be used,
+        and Conflict for a used name and as `set_default` does.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
@@ -162,11 +162,11 @@ class Alias(models.Model):
         self.version, self.generation = version, alias.generation
 
     def set_default(self, wanted: bool, *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Make the served adapter's bare name stand for this alias, or, with `wanted` False, no longer; record that.
+        """Send calls with the served adapter's bare name to this alias, or, with `wanted` False, no longer.
 
-        The alias that had the name loses it. Nothing happens if nothing would change. Raises PreconditionFailed as
-        `move` does, and Conflict if it would take the name from a protected alias, whose callers would get versions
-        that nobody approved for it.
+        Record that. The alias that had the name loses it. Nothing happens if nothing would change. Raises
+        PreconditionFailed as `move` does, and Conflict if it would take the name from a protected alias, whose callers
+        would get versions that nobody approved for it.
         """
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)

@@ -253,10 +253,10 @@ class Approval(models.Model):
             raise Conflict("You have already signed this: another person must sign.", code="already_signed")
 
     def authors(self) -> list[User]:
-        """Return the accounts that may not sign: those that took part in what is to be approved.
+        """Return the accounts that may not sign, as they took part in the change that is to be approved.
 
-        They requested it, broke the glass, opened the rollout, edited its plan, made the version, or stand behind one
-        who did.
+        They requested it, broke the glass, opened the rollout, edited its plan, made the version, or are the person
+        behind a token or account that did.
         """
         rollout, candidate = self.rollout, self.candidate
         named = (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)

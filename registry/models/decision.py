@@ -17,7 +17,7 @@ Rollout = Any  # the model, which imports this module
 
 
 class Outcome(models.TextChoices):
-    """Kinds of decisions."""
+    """The kinds of decisions on a rollout."""
 
     STEPPED = "stepped", "next step"
     WAITS = "awaits_approval", "waits for an approval"

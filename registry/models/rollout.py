@@ -383,7 +383,7 @@ class Rollout(SignedPlan):
     def enter(self, status: RolloutStatus, reason: str) -> None:
         """Save the status with its reason, increment the generation, and send the signal of changed routes on commit.
 
-        A rollout that enters RUNNING begins the time of its step anew; one that is no longer active gets its end.
+        On entering RUNNING the time of the present step starts again; a rollout that is no longer active gets its end.
         Raises NotAllowed if the alias is protected and the signatures do not permit the candidate's share.
         """
         if status in SERVING:

@@ -121,7 +121,7 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def set_default(request: HttpRequest, name: str) -> HttpResponse:
-    """Make the bare name of the served adapter stand for this alias, or for none if it stands for this one already.
+    """Send calls with the served adapter's bare name to this alias, or stop that if they go to it already.
 
     Raises NotAllowed without scope operate, and as `Alias.set_default` does.
     """

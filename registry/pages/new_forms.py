@@ -88,9 +88,9 @@ class BaseModelForm(forms.Form):
         self.fields["folder"].help_text = f"A folder in {settings.MODELS_DIR.name}/ of the data folder."
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields.
+        """Check that exactly one origin is named, and return the fields. Adds an error to the form otherwise.
 
-        Adds an error unless exactly one origin is named; a folder beside a typed origin is ignored.
+        A folder is ignored if a hub's model or an engine is typed in, too.
         """
         fields = self.cleaned_data
         typed = [name for name in ("hub", "engine") if fields.get(name)]
@@ -102,7 +102,7 @@ class BaseModelForm(forms.Form):
 
 
 def unregistered_folders() -> list[str]:
-    """Return the names of folders in the models folder that contain a model and are no registered base model."""
+    """Return the names of folders in the models folder that contain a model and are not registered as a base model."""
     known = set(BaseModel.objects.values_list("slug", flat=True))
     folders = settings.MODELS_DIR.iterdir() if settings.MODELS_DIR.is_dir() else ()
     names = sorted(folder.name for folder in folders if (folder / "config.json").is_file())
@@ -190,7 +190,7 @@ class ClusterForm(ProjectRowForm):
 
 
 def free_engines() -> list[str]:
-    """Return the addresses of the engines that the operator listed and that are no replica yet, one for each port."""
+    """Return the URLs of the engines that the operator listed and that are not replicas yet, one for each port."""
     taken = set(Replica.objects.values_list("url", flat=True))
     named: Iterable[str] = (entry for entry in settings.ENGINE_HOSTS if HOST_AND_PORT.fullmatch(entry))
     by_port = {entry.rpartition(":")[2]: f"http://{entry}" for entry in reversed(list(named))}

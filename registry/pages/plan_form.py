@@ -60,7 +60,7 @@ class GuardrailForm(forms.Form):
     kind = forms.ChoiceField(choices=KINDS, required=False, initial=KINDS[0][0], label="What it does")
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields. Raises ValidationError for a combination that cannot be judged."""
+        """Check that the fields make a guardrail that can be judged, and return them. Raises ValidationError."""
         fields = super().clean() or self.cleaned_data
         if {"metric", "margin"} <= fields.keys():
             try:

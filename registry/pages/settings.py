@@ -77,7 +77,8 @@ def creatable(request: HttpRequest) -> list[tuple[str, str]]:
 def named_versions(request: HttpRequest, slug: str) -> HttpResponse:
     """Set which versions callers may name, of the project's adapters that have a protected alias.
 
-    Raises Http404 for people who are no admin of the project, and NotAllowed without a recent sign-in or the password.
+    Raises Http404 for people who are not admins of the project, and NotAllowed without a recent sign-in or the
+    password.
     """
     project = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     fields = cleaned(NamedVersionsForm(request.POST))

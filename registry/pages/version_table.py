@@ -56,7 +56,7 @@ def label_of(name: str) -> str:
 
 
 def words(row: dict[str, Any]) -> list[str]:
-    """Return the values of a row in words, one for each version."""
+    """Return a row's values as display texts, one for each version."""
     return [in_words(row["name"], value) for value in row["values"]]
 
 

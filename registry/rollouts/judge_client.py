@@ -32,9 +32,10 @@ def score(instruction: str, question: Any, answer: str) -> float:
 
 
 def ask_judge(body: dict[str, Any]) -> bytes:
-    """Send a request to the judge and return the whole body of its response. Raises NoScore if it cannot be had.
+    """Send a request to the judge and return the body of its response.
 
-    The operator sets the judge's address, which may be in the installation's own network.
+    Raises NoScore for no response or another status. The operator sets the judge's address, which may be in the
+    installation's own network.
     """
     url = f"{settings.JUDGE_URL.rstrip('/')}/chat/completions"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {settings.JUDGE_KEY}"}

@@ -135,7 +135,7 @@ def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, i
 
 
 def most_of(counts: list[int | None]) -> int | None:
-    """Return the largest count; None, which stands for all, is above every number."""
+    """Return the largest count; None means all replicas and is above every number."""
     numbers = [count for count in counts if count is not None]
     return max(numbers) if len(numbers) == len(counts) else None
 

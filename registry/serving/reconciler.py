@@ -259,7 +259,10 @@ def take(observation: Observation, version: AdapterVersion, result: replica_call
 
 
 def missed(replica: Replica, problem: str, engine_text: str) -> None:
-    """Mark the replica unhealthy with the problem; the engine's own words are logged once for each problem."""
+    """Mark the replica unhealthy with the problem.
+
+    `engine_text`, the engine's message, is logged once for each problem.
+    """
     if engine_text and (replica.is_healthy or replica.message != problem):
         log.warning("%s is away: %s", replica, engine_text)
     replica.missed(problem)
@@ -274,9 +277,9 @@ def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
 
 
 def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_text: str = "") -> None:
-    """Record that a replica refused a version, so that the loop does not retry it for ever.
+    """Record that a replica refused a version, with the reason, so that the loop does not try again for ever.
 
-    `engine_text` are the engine's own words, which go only into the log.
+    `engine_text` is the engine's message, which goes only into the log.
     """
     log.error("%s was not loaded on %s: %s", version, replica, engine_text or message)
     with transaction.atomic():

@@ -71,7 +71,7 @@ class Marked:
         return re.compile(rf"{self.stem}\d+Y")
 
     def turn(self, place: int, turn: Turn) -> Turn:
-        """Return the turn with marks in place of its pieces, which are remembered; a turn that is no answer unchanged.
+        """Return the turn with marks in place of its pieces, which are remembered; other turns than answers unchanged.
 
         `place` is the turn's index.
         """

@@ -177,9 +177,9 @@ def tokenised(
     cuts: Cuts | None = None,
     loss: str = ANSWERS,
 ) -> list[TokenSequence]:
-    """Return rows as sequences of at most `max_length` tokens, at most `most` of them; `cuts` counts what is cut.
+    """Return rows as sequences of at most `max_length` tokens, at most `most` of them; cut rows are counted in `cuts`.
 
-    `loss` is one of LOSSES. Rows of which the loss counts nothing are left out: their completion lies wholly beyond the
+    `loss` is one of LOSSES. Rows in which no token counts in the loss are left out: their completion begins beyond the
     length, or has no weight. Raises DataError for a conversation that cannot be rendered.
     """
     counted = cuts or Cuts()

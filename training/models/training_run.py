@@ -360,7 +360,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
 
 
 class RunMetric(models.Model):
-    """One logged step of a run, with its metrics by name, such as loss, learning rate and tokens a second."""
+    """One logged step of a run, with its metrics by name, such as loss, learning rate and tokens per second."""
 
     run = models.ForeignKey(TrainingRun, models.PROTECT, related_name="metrics")
     step = models.PositiveIntegerField()

@@ -213,9 +213,9 @@ def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
 
 
 def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
-    """Return the context of the analysis' plan, or of the plan for the form's budget; {} if there is no plan yet.
+    """Return the template context of the analysis' plan, or of the plan for the form's budget.
 
-    A budget that cannot be met gives the analysis' own plan and a `refusal`.
+    {} if there is no plan yet. For a budget that cannot be met it is that of the analysis' own plan, with a `refusal`.
     """
     if not analysis.plan:
         return {}

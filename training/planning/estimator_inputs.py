@@ -109,7 +109,7 @@ def situation(
     model: BaseModel | None,
     **stated: Any,
 ) -> method_adviser.Situation:
-    """Return the adviser's inputs; what is not known is None.
+    """Return the adviser's inputs; those that are not known are None.
 
     Tokens are counted by the model's tokenizer; the divergence comes from the newest analysis that measured it.
     `stated` are inputs that the user gives.
@@ -129,9 +129,9 @@ def situation(
 
 
 def divergence(dataset: Dataset, model: BaseModel) -> float | None:
-    """Return the modules' mean divergence, in nats a channel, from the newest analysis that measured it.
+    """Return the modules' mean divergence, in nats per channel, from the newest analysis that measured it.
 
-    None if there is none.
+    Else None.
     """
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):

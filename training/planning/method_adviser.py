@@ -28,9 +28,9 @@ RANKS = (8, 16, 32, 64, 128, 256)
 class Situation:
     """Inputs of the advice. If an input is not known (None), its criterion says so and gives no points.
 
-    `targets` are the tokens that the loss counts; `divergence` is in nats a channel; `verdicts` are the estimator's by
-    method, on `devices` devices; `rank_parameters` is the number of a LoRA's parameters at rank 1; `planned` that of
-    planned ranks, 0 without a plan; `kind` is what the data hold (a key of METHODS_OF).
+    `targets` are the tokens that count in the loss; `divergence` is in nats per channel; `verdicts` are the estimator's
+    by method, on `devices` devices; `rank_parameters` is the number of a LoRA's parameters at rank 1; `planned` that of
+    planned ranks, 0 without a plan; `kind` is the kind of data (a key of METHODS_OF).
     """
 
     rows: int | None = None

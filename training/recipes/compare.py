@@ -134,7 +134,7 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comp
 
 
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
-    """Return the arm's loss on each sequence, in nats a token."""
+    """Return the loss of the model under this arm on each sequence, in nats per token."""
     from training.lm.evaluation import example_losses
 
     return [example.loss for example in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]

@@ -167,8 +167,8 @@ def report_devices() -> None:
 def finish(job: GpuJob, outcome: str, message: str) -> None:
     """End the job by the outcome of its child process.
 
-    It is succeeded, cancelled or, if killed, queued again; any other outcome fails it with that as its code. A
-    succeeded job's output folder is deleted.
+    After `succeeded` the result is published and the output folder deleted, after `cancelled` the job ends, and after
+    `killed` it is queued again or, after its last attempt, fails. Any other outcome fails it with that as its code.
     """
     if outcome == "succeeded":
         job.succeeded(job.folder)

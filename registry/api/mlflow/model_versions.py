@@ -101,7 +101,7 @@ class ModelVersionViewSet(MlflowViewSet):
         return self.answer(version)
 
     def find(self, request: Request) -> Response:
-        """Return one version."""
+        """Return the version that the request names."""
         return self.answer(self.version(**self.names()))
 
     def names(self) -> dict[str, str]:

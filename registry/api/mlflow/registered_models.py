@@ -62,7 +62,7 @@ class ModelTagSerializer(NameSerializer, TagSerializer):
 
 
 class TagKeySerializer(NameSerializer):
-    """The key of a tag."""
+    """The adapter's name and the key of one of its tags."""
 
     key = serializers.CharField(max_length=250)
 
@@ -135,7 +135,7 @@ class RegisteredModelViewSet(MlflowViewSet):
         return projects[0], slug
 
     def find(self, request: Request) -> Response:
-        """Return one adapter."""
+        """Return the adapter that the request names."""
         return self.model(self.adapter(self.query(NameSerializer)["name"]))
 
     def search(self, request: Request) -> Response:
@@ -247,7 +247,7 @@ class NewSlugSerializer(serializers.Serializer[Any]):
 
 
 def base_model_of(slug: str) -> BaseModel:
-    """Return the base model of this slug. Raises Invalid without one, naming the tag, and for an unknown one."""
+    """Return the base model of this slug. Raises Invalid if the slug is empty or unknown."""
     if not slug:
         raise Invalid(
             f"An adapter has a base model: create the registered model with the tag {BASE_MODEL}, or the adapter in "

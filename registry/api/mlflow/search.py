@@ -65,7 +65,7 @@ def conditions(text: str) -> list[Condition]:
 
 
 def unreadable(rest: str) -> Invalid:
-    """Return the Invalid for a part of a filter that is no comparison."""
+    """Return the Invalid to raise for a filter that is not a comparison at `rest`, its unread part."""
     return Invalid(
         f"The filter cannot be read at {rest[:50]!r}: write comparisons such as name = 'dora', joined by AND.",
         field="filter",

@@ -47,9 +47,10 @@ def place_of(source: str, request: Request) -> str:
 
 
 def received(source: str, adapter: Adapter, request: Request, folder: Path) -> Received:
-    """Put the source's adapter into the new folder, as PEFT's two files.
+    """Put the source's adapter into the new folder as PEFT's two files, and return it.
 
-    Raises Invalid for another place, for one without files of the adapter's project, and for files that are no adapter.
+    Raises Invalid for a source elsewhere, for one that holds nothing for the adapter, and for files that are not an
+    adapter.
     """
     place = place_of(source, request)
     if version := VERSION.fullmatch(place):

@@ -314,10 +314,10 @@ class Cluster(models.Model):
         return address, endpoints
 
     def require_no_other(self, endpoints: list[str], url: str, *, but: int | None = None) -> None:
-        """Check that the engine at these endpoints is no replica under another address. Raises Conflict.
+        """Raise Conflict if the engine at these endpoints already is a replica under another address.
 
         `but` is the key of a replica that is ignored. The error names the other replica only if it is of the same
-        project.
+        project. A lock until the end of the transaction makes parallel calls wait.
         """
         with connection.cursor() as cursor:
             # Two requests at a time would not see each other's replica.

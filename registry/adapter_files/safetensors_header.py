@@ -141,7 +141,8 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
     """Return the tensors of a parsed header by name, after checking offsets and sizes.
 
     Tensors must fill the `body_bytes` after the header without gap or overlap, and each one's length must match its
-    shape. Raises ValueError, TypeError or LookupError.
+    shape. Raises Mismatch for a file that ends early, else ValueError, TypeError or LookupError. `__metadata__` is
+    removed from `header`.
     """
     if not isinstance(header, dict):
         raise TypeError("no object")

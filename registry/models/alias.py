@@ -208,9 +208,10 @@ class Alias(models.Model):
         return former[0].version if former and is_new and last.at >= since else None
 
     def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
-        """Change the served version and add the move to the history. The caller must record the audit event.
+        """Change the served version, increment the generation and add the move to the history.
 
-        Raises Conflict for a version of another adapter than the one whose bare name stands for this alias.
+        The routers follow on commit. The caller must record the audit event. Raises Conflict for a version of another
+        adapter than the one whose bare name calls this alias.
         """
         if self.default_of_id not in (None, version.adapter_id):
             raise Conflict(
@@ -226,8 +227,9 @@ class Alias(models.Model):
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
         """Replace the policy (quorum, canary, cache, evaluations, replicas) and record that.
 
-        An approval for it is used up. Raises Invalid for a bad policy, NotAllowed if the alias is protected and nobody
-        approved exactly this change, and PreconditionFailed if `expected_tag` is given and is not the ETag.
+        The routers follow on commit. An approval for it is used up. Raises Invalid for a bad policy, NotAllowed if the
+        alias is protected and nobody approved exactly this change, and PreconditionFailed if `expected_tag` is given
+        and is not the ETag.
         """
         check_policy(policy)
         with transaction.atomic():

@@ -137,11 +137,11 @@ class Rollout(SignedPlan):
         return rollout
 
     def open(self, *, by: Actor, reason: str) -> None:
-        """Start loading the candidate and record that.
+        """Save the new rollout as loading its candidate, and record that.
 
-        The alias must be locked, and its version becomes the stable one. For a protected alias approval is requested,
-        too. Raises Invalid for a candidate that cannot be served or does not fit into the adapter slots, and Conflict
-        if the alias has an active rollout.
+        On commit the control loop is queued, which loads it. The alias must be locked, and its version becomes the
+        stable one. For a protected alias approval is requested, too. Raises Invalid for a candidate that cannot be
+        served or does not fit into the adapter slots, and Conflict if the alias has an active rollout.
         """
         self.require_servable()
         require_slots(self.alias, self.candidate, Rollout.objects.active())

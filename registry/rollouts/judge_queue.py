@@ -43,7 +43,10 @@ class Scored:
 
 
 def judge_waiting() -> int:
-    """Score the waiting samples and return the number of scores; 0 without a judge, or while another worker scores."""
+    """Score the waiting samples, store the scores and return their number.
+
+    The samples are deleted. Returns 0 if no judge is configured, or while another worker scores.
+    """
     if not settings.JUDGE_URL:
         return 0
     with valkey() as client:

@@ -319,7 +319,10 @@ def forget(replica: Replica, names: set[str]) -> None:
 
 
 def tell_routers() -> bool:
-    """Publish the routing table. Return False if Valkey is down; then nothing may be unloaded."""
+    """Publish the routing table and return True; False, with a warning in the log, if Valkey is down.
+
+    The routers then keep their table, so nothing may be unloaded.
+    """
     try:
         publish()
     except redis.RedisError as error:

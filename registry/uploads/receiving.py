@@ -98,9 +98,9 @@ def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Pat
 
 
 def put_together(parts: list[Path], folder: Path) -> None:
-    """Give the configuration (the first part) and the weights their names in the folder; shards are joined.
+    """Move the configuration, the first part, and the weights to their names in the folder.
 
-    Raises Unreadable if a shard cannot be read.
+    Shards are joined and deleted. Raises Unreadable if a shard cannot be read.
     """
     config, *weights = parts
     if len(weights) == 1:

@@ -51,7 +51,10 @@ class FolderParts:
         self._root = root / "incoming"
 
     def put(self, key: str, source: Counted) -> str:
-        """Store a part and return its name. Raises OutOfSpace, and TooLarge as the source does."""
+        """Store a part durably and return its name; a part that fails is deleted.
+
+        Raises OutOfSpace, and TooLarge as the source does.
+        """
         name, folder = uuid.uuid4().hex, self._root / key
         path = folder / name
         with space_in(self._root):

@@ -84,7 +84,7 @@ def take(file: StagedFile, target: Path) -> Path:
 
 
 def drop(files: QuerySet[StagedFile]) -> int:
-    """Delete the files, their bytes first; return how many. One whose store is away stays for the next call."""
+    """Delete the files, their bytes first; return how many. One whose store does not answer is logged and left."""
     dropped = 0
     for file in files:
         try:

@@ -235,7 +235,10 @@ def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
 
 
 def stored_start_values(folder: Path) -> str | None:
-    """Store the start values in the job's folder; return their artifact's digest, or None if there are none."""
+    """Put the start values in the job's folder into the store and return their digest; None if there are none.
+
+    The job's output folder is replaced by one that holds only them.
+    """
     if not (folder / START_VALUES).exists():
         return None
     alone = folder / "output"

@@ -270,7 +270,10 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return {name: value for name, value in self.hyperparameters.items() if name not in unused}
 
     def start_values(self) -> str:
-        """Return the path of the analysis' start values for A if the run takes them, else the word in `init`."""
+        """Return the path of the analysis' start values for A if the run takes them, else the hyperparameter `init`.
+
+        It is "random" if that is not set.
+        """
         if self.takes_start_values and self.rank_analysis:
             return str(self.rank_analysis.start_values_file())
         return str(self.hyperparameters.get("init", "random"))

@@ -330,7 +330,7 @@ class AnalysisForm(forms.Form):
         return [self[name] for name in NAMES]
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that were filled in."""
+        """Return the settings that were filled in, by name; empty fields are left out."""
         return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
 
 

@@ -84,7 +84,10 @@ def trainable(request: HttpRequest) -> QuerySet[Adapter]:
 
 
 def lately_promoted(request: HttpRequest) -> QuerySet[Rollout]:
-    """Return the rollouts that were promoted within a week, which can be rolled back on their pages."""
+    """Return the newest PROMOTED rollouts that were promoted within LATELY and that the person may see, newest first.
+
+    They can still be rolled back on their pages. The bodies are not loaded.
+    """
     ended = Rollout.objects.filter(status=RolloutStatus.PROMOTED, ended_at__gte=now() - LATELY)
     rollouts = visible_rows(request, ended.select_related("alias", "candidate__adapter"), "alias__project")
     return without_bodies(rollouts, "candidate").order_by("-ended_at")[:PROMOTED]

@@ -47,7 +47,7 @@ class ArtifactViewSet(MlflowViewSet):
         return Response({})
 
     def forget(self, request: Request, path: str) -> Response:
-        """Drop the uploaded file or folder at the path."""
+        """Delete the uploaded file at the path, or all files of the folder. 404 if there are none."""
         project, name = self.upload_place(path)
         files = StagedFile.objects.filter(project=project)
         if not drop(files.filter(path=name) | files.below(name)):
@@ -55,7 +55,10 @@ class ArtifactViewSet(MlflowViewSet):
         return Response({})
 
     def fetch(self, request: Request, path: str) -> FileResponse:
-        """Return one file. A version's is recorded as a read of its weights."""
+        """Return the content of one file. For a version's file the read of its weights is recorded.
+
+        404 for an unknown file.
+        """
         kind, _, rest = path.strip("/").partition("/")
         if kind == "versions":
             version = self.version_place(rest)

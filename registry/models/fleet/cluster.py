@@ -146,7 +146,8 @@ class Cluster(models.Model):
     def change_grant(self, project: str, *, by: Actor, reason: str, **shares: Any) -> ClusterGrant:
         """Change the shares of a project's grant, record that, and return the grant.
 
-        Raises Invalid if the cluster is not granted to the project, and for more slots than the cluster has.
+        Routers and replicas follow on commit. Raises Invalid if the cluster is not granted to the project, and for more
+        slots than the cluster has.
         """
         with transaction.atomic():
             granted = self._standing_grant(project)
@@ -180,8 +181,8 @@ class Cluster(models.Model):
     def withdraw(self, project: str, *, by: Actor, reason: str) -> ClusterGrant:
         """Withdraw a project's grant, record that, and return the grant.
 
-        The cluster's replicas unload the project's versions and no longer get its requests. Raises Invalid if the
-        cluster is not granted to the project.
+        On commit the control loop is queued: the cluster's replicas unload the project's versions and no longer get its
+        requests. Raises Invalid if the cluster is not granted to the project.
         """
         with transaction.atomic():
             granted = self._standing_grant(project)
@@ -224,9 +225,9 @@ class Cluster(models.Model):
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
         """Change the limits that its engines were started with, the kind of engine, or the API key (`engine_key`).
 
-        The audit trail records that the key changed, never the key. Raises Conflict if a version that serves requests
-        has a rank above the new `max_lora_rank`, unless `confirm` is given; that version is then no longer served.
-        Raises Invalid for fewer slots than are granted to projects.
+        The audit trail records the change, and of the key only that it changed; routers and replicas follow on commit.
+        Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is
+        given; that version is then no longer served. Raises Invalid for fewer slots than are granted to projects.
         """
         with transaction.atomic():
             cluster = Cluster.objects.select_for_update().get(pk=self.pk)
@@ -260,9 +261,10 @@ class Cluster(models.Model):
                 replica.drain(reason=reason, by=by, confirm=True)
 
     def remove(self, *, reason: str, by: Actor) -> None:
-        """Delete the cluster with its grants, and record that. Raises Conflict while it has aliases or replicas.
+        """Delete the cluster with its grants, record that, and have the routers follow on commit.
 
-        Aliases are never deleted, so a cluster that has had one stays.
+        Raises Conflict while it has aliases or replicas. Aliases are never deleted, so a cluster that has had one
+        stays.
         """
         with transaction.atomic():
             Cluster.objects.select_for_update().get(pk=self.pk)
@@ -282,7 +284,8 @@ class Cluster(models.Model):
     def add_replica(self, *, url: str, by: Actor) -> Any:
         """Add a running engine process to this cluster, record that, and return the replica.
 
-        Raises Invalid for an address that is not allowed, and Conflict for an engine that is a replica already.
+        On commit the control loop is queued, which loads its versions. Raises Invalid for an address that is not
+        allowed, and Conflict for an engine that is a replica already.
         """
         url, endpoints = self.require_address(url)
         try:

@@ -151,9 +151,10 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, pushed=ours, foreign=others, **fields)
 
     def change_address(self, url: str, *, reason: str, by: Actor) -> None:
-        """Give the replica another address, and record that; it gets traffic once it was reached there.
+        """Give the replica another address, and record that.
 
-        Raises Invalid for an address that is not allowed, and Conflict for an engine that is a replica already.
+        It gets traffic once the control loop has reached it there. On commit that loop is queued. Raises Invalid for an
+        address that is not allowed, and Conflict for an engine that is a replica already.
         """
         url, endpoints = self.cluster.require_address(url)
         try:
@@ -188,7 +189,10 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor) -> None:
-        """Let a drained replica serve again once it has loaded its versions, and record that."""
+        """End the drain of a replica and record that; it serves again once the control loop has loaded its versions.
+
+        No effect if it is not drained.
+        """
         with transaction.atomic():
             self._lock()
             if self.draining_since is not None:
@@ -198,9 +202,10 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def remove(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Delete the replica and record that: it leaves the routing table, and its engine is no longer called.
+        """Delete the replica and record that.
 
-        Raises Conflict if only it holds a live version, unless `confirm` is given.
+        On commit it leaves the routing table, and its engine is no longer called. Raises Conflict if only it holds a
+        live version, unless `confirm` is given.
         """
         with transaction.atomic():
             self._lock()

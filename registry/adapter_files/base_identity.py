@@ -62,7 +62,10 @@ class NamedBase:
 
     @classmethod
     def read(cls, text: str) -> NamedBase:
-        """Parse the text of `base_model_name_or_path`: a hub id, a path, or a place in the hub's cache."""
+        """Parse the text of `base_model_name_or_path`: a hub id, a path, or a place in the hub's cache.
+
+        Endings of the name that mark a quantised or converted copy are removed.
+        """
         if cached := CACHED.search(text.replace("\\", "/")):
             owner, name, commit = cached["owner"], cached["name"], cached["commit"] or ""
         else:

@@ -47,7 +47,10 @@ def ordered(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def write(rows: list[Row], target: Path) -> None:
-    """Write the tensors of `rows`, in their order, as the safetensors file `target`."""
+    """Write the tensors of `rows`, in their order, as the safetensors file `target`.
+
+    Bytes are copied from their files.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for _, tensor, name in rows:

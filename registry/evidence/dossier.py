@@ -63,7 +63,7 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:
-    """Return section 2: method, configuration, data, rank plan, and the recorded lineage as it is."""
+    """Return section 2 of the dossier: method, configuration, data, rank plan, and the lineage as it was recorded."""
     lineage = version.lineage
     return {
         "method": version.method,

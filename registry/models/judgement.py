@@ -97,7 +97,10 @@ def sides(rollout: Rollout) -> dict[str, Arm]:
 
 
 def progress(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Progress:
-    """Return the time and the users that the present step still needs at the time `at`."""
+    """Return the time and the users that the present step still needs at the time `at`.
+
+    The users counted are those of the smaller arm. Numbers are read from the database if not given.
+    """
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
     remaining = (end - at).total_seconds()

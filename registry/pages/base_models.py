@@ -44,7 +44,10 @@ def may_change(request: HttpRequest) -> bool:
 
 @login_required
 def base_model(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a base model and the progress of its check; an admin's POST replaces its further names."""
+    """Show a base model and the progress of its check; an admin's POST replaces its further names.
+
+    Raises NotAllowed for the POST of a person who is not an admin of a project or the installation.
+    """
     viewed = get_object_or_404(BaseModel, slug=slug)
     if request.method == "POST":
         require_admin_somewhere(request)
@@ -70,7 +73,11 @@ def serving(request: HttpRequest, model: BaseModel) -> Any:
 
 @login_required
 def new_base_model(request: HttpRequest) -> HttpResponse:
-    """Register a base model: a folder of the models folder, a model of the hub, or the model that an engine serves."""
+    """Show the form for a new base model, or register it.
+
+    It is a folder of the models folder, a model of the hub, or the model that an engine serves. Raises NotAllowed for
+    people who are not admins of a project or the installation.
+    """
     require_admin_somewhere(request)
     form = BaseModelForm(request.POST or None)
     if form.is_valid():

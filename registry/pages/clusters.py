@@ -122,7 +122,10 @@ def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Call the replica's method `verb`, one of REPLICA_VERBS, with the form's fields; raise Http404 for another."""
+    """Call the replica's method `verb`, one of REPLICA_VERBS, with the form's fields, and return to the cluster's page.
+
+    Raises Http404 for another verb, and NotAllowed without scope operate.
+    """
     if verb not in REPLICA_VERBS:
         raise Http404
     steered = visible_or_404(request, Replica.objects.select_related("cluster__project"), "cluster__project", pk=pk)

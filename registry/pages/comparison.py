@@ -121,7 +121,11 @@ def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @login_required
 @require_POST
 def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Send each prompt to every version through the router and store the answers for the blind vote."""
+    """Send each prompt to every version through the router, and store the answers for the blind vote.
+
+    If the form is wrong or the router does not answer, the page is shown again with the error. Raises NotAllowed
+    without scope infer.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.INFER)
     versions, form = chosen(version, request.GET), PromptsForm(request.POST)

@@ -34,7 +34,10 @@ from registry.pages.new_forms import (
 
 @login_required
 def new_adapter(request: HttpRequest) -> HttpResponse:
-    """Show the form for a new adapter, or create it; the query string may name the base model."""
+    """Show the form for a new adapter, or create it; the query string may name the base model.
+
+    Raises NotAllowed for people with scope publish in no project.
+    """
     projects = allowed_somewhere(request, Scope.PUBLISH)
     form = AdapterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
     if form.is_valid():
@@ -60,7 +63,7 @@ def proposed(request: HttpRequest, name: str) -> dict[str, str]:
 
 @login_required
 def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the form for an adapter's description and tags, or change them."""
+    """Show the form for an adapter's description and tags, or change them. Raises NotAllowed without scope publish."""
     adapter = visible_or_404(request, Adapter.objects.select_related("project"), slug=slug)
     require_scope(request, adapter.project, Scope.PUBLISH)
     initial = {"description": adapter.description, "tags": adapter.tags}
@@ -94,7 +97,10 @@ def archive_version(request: HttpRequest, slug: str, number: int) -> HttpRespons
 
 @login_required
 def new_cluster(request: HttpRequest) -> HttpResponse:
-    """Show the form for a new cluster, or create the cluster with its first replicas, all or none of them."""
+    """Show the form for a new cluster, or create the cluster with its first replicas, all or none of them.
+
+    Raises NotAllowed for people with scope operate in no project.
+    """
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = ClusterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
     if form.is_valid():
@@ -134,7 +140,10 @@ def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 def new_alias(request: HttpRequest) -> HttpResponse:
-    """Show the form for a new alias, or create it; the query string may name the version that it serves at once."""
+    """Show the form for a new alias, or create it; the query string may name the version that it serves at once.
+
+    Raises NotAllowed without scope operate.
+    """
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = AliasForm(request.POST or None, projects=projects, initial=proposed(request, "version"))
     if form.is_valid():
@@ -163,7 +172,7 @@ def new_alias(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
-    """Show the form for an alias' policy, or change the policy.
+    """Show the form for an alias' policy, or change the policy. Raises NotAllowed without scope operate.
 
     For a protected alias a POST requests approval first; once that is given, the next POST makes the approved change.
     """
@@ -180,7 +189,10 @@ def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def changed(request: HttpRequest, alias: Alias, form: PolicyForm) -> str:
-    """Change the policy, or request approval of the change; return the URL of the page to go to."""
+    """Change the alias' policy as the form says; return the URL of the page to go to.
+
+    If the alias is protected and nobody has approved the change, approval is requested instead.
+    """
     by, reason, wanted = actor_of(request), form.cleaned_data["reason"], form.policy(alias.policy)
     try:
         alias.set_policy(wanted, by=by, reason=reason)

@@ -72,7 +72,7 @@ def refusals(replica: Replica) -> Iterator[Alarm]:
 
 
 def remedy_of(reason: str) -> str:
-    """Return what to do about a refused load, by the reason that the replica or the store gave."""
+    """Return a text on what to do about a refused load, by the reason that the replica or the store gave."""
     if RANK.search(reason):
         return (
             "The engine was started with a lower highest rank than the cluster declares. Start it with the cluster's "

@@ -62,7 +62,10 @@ def require_offset(file: StagedFile, offset: int) -> None:
 
 
 def room_of(project: Project) -> int:
-    """Return how many bytes the project may still stage. Raises Conflict if it has none left."""
+    """Return the number of bytes that the project may still stage.
+
+    Raises Conflict if there are none left, or if it has MOST_FILES staged files.
+    """
     files = StagedFile.objects.filter(project=project)
     room = MOST_BYTES - (files.aggregate(Sum("size_bytes"))["size_bytes__sum"] or 0)
     if room <= 0 or files.count() >= MOST_FILES:

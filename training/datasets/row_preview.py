@@ -187,7 +187,10 @@ def shortened(spans: Sequence[Span]) -> list[Span]:
 
 
 def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
-    """Return length statistics of the sequences, of which there must be at least one."""
+    """Return statistics of the sequences' lengths, and of what `max_length` cuts.
+
+    There must be at least one sequence.
+    """
     sizes = sorted(len(sequence.ids) for sequence in sequences)
     step = -(-(sizes[-1] + 1) // BINS)
     bins = [0] * (sizes[-1] // step + 1)

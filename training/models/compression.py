@@ -171,7 +171,7 @@ class Compression(GpuJob):
             self.record_end(evidence=report | {"version": version.served_name})
 
     def lineage(self) -> dict[str, Any]:
-        """Return what the new version records of its origin."""
+        """Return the record of the new version's origin: this job, the source version, the data and the base model."""
         return {
             "compression": str(self.pk),
             "compressed_from": {

@@ -104,7 +104,7 @@ class GpuJob(LeasedJob):
             self.record_end()
 
     def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None, reason: str = "") -> None:
-        """Record the audit event of the job's end, or of a request to stop it."""
+        """Record the audit event for the job's present status, at its end or after a request to stop it."""
         AuditEvent.record(
             self.tags[JobStatus(self.status)],
             self,

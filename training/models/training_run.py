@@ -349,7 +349,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             self.record_end(evidence=result)
 
     def lineage(self) -> dict[str, Any]:
-        """Return what the new version records of its origin."""
+        """Return the record of the new version's origin: this run, its settings, its data and its base model."""
         plan = self.rank_analysis.require_plan() if self.rank_analysis and self.takes_start_values else None
         return {
             "run": str(self.pk),

@@ -165,7 +165,10 @@ def analyses(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_analysis(request: HttpRequest) -> HttpResponse:
-    """Show the form of a rank analysis; queue the analysis when a valid form is posted."""
+    """Show the form of a rank analysis; queue the analysis when a valid form is posted.
+
+    Raises NotAllowed for people with scope train in no project.
+    """
     initial = {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
     form = AnalysisForm(request.POST or None, projects=allowed_somewhere(request, Scope.TRAIN), initial=initial)
     if request.method == "POST" and form.is_valid():

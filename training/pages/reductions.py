@@ -48,7 +48,10 @@ class ReductionForm(forms.Form):
 
 @login_required
 def reduce_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show the form for reducing the version; a POST queues the job and redirects to it."""
+    """Show the form for reducing the version; a POST queues the job and redirects to it.
+
+    Raises NotAllowed without scope train.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
     form = ReductionForm(version, request.POST) if request.method == "POST" else ReductionForm(version)

@@ -51,7 +51,10 @@ def runs(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_run(request: HttpRequest) -> HttpResponse:
-    """Show the form of a run; queue a valid one, or with `check` only show its preflight check."""
+    """Show the form of a training run; a POST queues the run, or with `check` only shows its preflight check.
+
+    An htmx request gets that check alone. Raises NotAllowed for people with scope train in no project.
+    """
     projects = allowed_somewhere(request, Scope.TRAIN)
     form = RunForm(request.POST or None, projects=projects, initial=proposed(request))
     form.propose(request.GET.get("rank_analysis"))
@@ -147,7 +150,10 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 
 @login_required
 def run(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a run from the database; it goes on whether a page is open or not."""
+    """Show a training run: progress, metrics, answers, log, and for the whole page its settings.
+
+    A poll by htmx gets only the changing part.
+    """
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
     rows = list(viewed.metrics.values_list("step", "values"))

@@ -177,7 +177,7 @@ class DeclarationCheck:
             require_room(self.project)
 
     def ranks(self, adapter: Adapter, dataset: Dataset) -> None:
-        """Check the budget of the ranks, if one is declared. Raises Invalid."""
+        """Raise Invalid if the declared budget cannot be met for this adapter and dataset; nothing without a budget."""
         if self.declared["budget"]:
             base = adapter.base_model
             RankAnalysis.planned(

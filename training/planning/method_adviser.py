@@ -122,7 +122,7 @@ def rank_for(situation: Situation) -> int | None:
 
 
 def data_size(method: str, situation: Situation) -> Reason:
-    """Return points for how well the method suits the number of rows."""
+    """Return the points for this number of rows with the reason; 0 points if it is not known."""
     if situation.rows is None:
         return Reason("dataset size", 0, "No dataset was named.", "stated")
     size = f"{situation.rows:,} rows"
@@ -136,7 +136,10 @@ def data_size(method: str, situation: Situation) -> Reason:
 
 
 def domain_shift(method: str, situation: Situation) -> Reason:
-    """Return points for how well the method suits the distance of the data from general text."""
+    """Return the points for the distance of the data from general text, with the reason.
+
+    0 points if it is not known.
+    """
     if situation.divergence is None:
         return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")
     far = f"{situation.divergence:.3g} nats a channel from general text"

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with AdaLoRA. Raises BadInput."""
+    """Train the run with AdaLoRA and write its output, converted to a plain LoRA. Raises BadInput and Diverged."""
     from training.recipes.output.adapter_output import trainable
     from training.recipes.output.low_rank import save_factors
     from training.recipes.output.served_loss import loss_as_served

@@ -51,7 +51,10 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(comparison: Comparison, events: Events) -> None:
-    """Measure all arms and write OUTPUT/result.json. Raises BadInput that names the field."""
+    """Measure all models of the comparison, have them answer its prompts, and write OUTPUT/result.json.
+
+    Raises BadInput that names the field.
+    """
     import torch
 
     if comparison.threads:
@@ -208,7 +211,7 @@ def tokens_of(question: Question, tokenizer: Any) -> Any:
 
 
 def answer_of(arm: Any, tokenizer: Any, question: Question, new_tokens: int) -> str:
-    """Return the arm's greedy answer to the question, at most `new_tokens` tokens."""
+    """Return the greedy answer of the arm's model to the question, of at most `new_tokens` tokens."""
 
     def generate(model: Any) -> str:
         model.eval()

@@ -22,7 +22,10 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with DoRA. Raises BadInput."""
+    """Train the run with DoRA and write its output, converted to the nearest plain LoRA.
+
+    Raises BadInput and Diverged.
+    """
     from training.recipes.output.adapter_output import trainable
     from training.recipes.output.low_rank import nearest, save_factors
     from training.recipes.output.served_loss import loss_as_served

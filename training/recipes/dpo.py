@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with DPO. Raises BadInput."""
+    """Train the run with DPO and write its output. Raises BadInput and Diverged."""
     from training.recipes.preference.objectives import Dpo
     from training.recipes.preference.requirements import require_supported
     from training.recipes.training_loop import trainer

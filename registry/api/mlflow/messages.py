@@ -36,7 +36,7 @@ def aliases_of(adapters: Iterable[Adapter]) -> dict[int, list[Alias]]:
 
 
 def registered_model(adapter: Adapter, name: str, aliases: list[Alias]) -> Json:
-    """Return the adapter as a registered model, with its newest version and its aliases."""
+    """Return the adapter as MLflow's registered model, with its NEWEST newest versions and its aliases."""
     newest = adapter.versions.order_by("-number")[:NEWEST]
     ours = {f"{OURS}project": adapter.project.slug, f"{OURS}base_model": adapter.base_model.slug}
     return {
@@ -53,7 +53,10 @@ def registered_model(adapter: Adapter, name: str, aliases: list[Alias]) -> Json:
 
 
 def model_version(version: AdapterVersion, name: str, adapter: Adapter, aliases: list[Alias]) -> Json:
-    """Return the version as a model version; `aliases` are those of its adapter."""
+    """Return the version as MLflow's model version; `aliases` are those of its adapter.
+
+    Only those that serve this version are named.
+    """
     sent = version.lineage.get("mlflow", {})
     ours = {
         f"{OURS}served_name": version.served_name,

@@ -118,7 +118,11 @@ class RegisteredModelViewSet(MlflowViewSet):
         return self.model(adapter)
 
     def place(self, name: str) -> tuple[Project, str]:
-        """Return the project and slug of a new adapter of this name. Raises Invalid and NotAllowed."""
+        """Return the project and slug of a new adapter of this name, "project.slug" or "slug".
+
+        Without a project it is the only one in which the caller may publish. Raises Invalid if there is none or
+        several, and NotAllowed without scope publish.
+        """
         owner, slug = parts_of(name)
         NewSlugSerializer(data={"name": slug}).is_valid(raise_exception=True)
         if owner:
@@ -263,7 +267,10 @@ def base_model_of(slug: str) -> BaseModel:
 
 
 def as_text(key: str, value: str) -> str:
-    """Return a tag as the text that an adapter keeps. Raises Invalid if it has no place there."""
+    """Return a tag as the text that an adapter stores: `key=value`, or `key` for an empty value.
+
+    Raises Invalid for a key that AdapterHub writes itself or that contains =, and for a text that is too long.
+    """
     if key.startswith(OURS):
         raise Invalid(f"Tags that begin with {OURS} are written by AdapterHub: choose another key.", field="key")
     text = f"{key}={value}" if value else key

@@ -41,7 +41,7 @@ class Condition:
 
 
 def conditions(text: str) -> list[Condition]:
-    """Return the comparisons of a filter, which are joined by AND. Raises Invalid for another text."""
+    """Return the comparisons of a filter, joined by AND; [] for an empty text. Raises Invalid if it cannot be read."""
     comparisons, place = [], 0
     while text.strip():
         match = CONDITION.match(text, place)

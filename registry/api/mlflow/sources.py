@@ -30,7 +30,10 @@ ROUTE = (
 
 
 def place_of(source: str, request: Request) -> str:
-    """Return the path of a source in this server's artifact API. Raises Invalid for any other place."""
+    """Return the path of a source in this server's artifact API; models:/NAME/NUMBER is that of the version.
+
+    Raises Invalid for a source elsewhere.
+    """
     parts = urlsplit(source)
     is_here = not parts.netloc or parts.netloc == request.get_host()
     if MODEL.fullmatch(source):

@@ -166,6 +166,11 @@ TABLE = {
             "Days that a failed or cancelled run keeps its checkpoints; 0 = forever.",
         ),
         Setting(
+            "ADAPTERHUB_RESPONSE_DAYS",
+            "400",
+            "Days for which answers are kept with the version that gave them, at least 180; whole months are dropped.",
+        ),
+        Setting(
             "ADAPTERHUB_DATABASE_POOL",
             "0",
             "Postgres connections of a process; the web process sets 16; 0 = one per thread.",

@@ -346,6 +346,7 @@ CELERY_BEAT_SCHEDULE = {
     "mlflow": {"task": "training.tasks.mirror", "schedule": 30.0, "options": {"expires": 60}},
     "answers": {"task": "adapterhub.api.tasks.drop_old_answers", "schedule": timedelta(hours=1)},
     "staged": {"task": "registry.tasks.drop_staged_files", "schedule": timedelta(hours=1)},
+    "responses": {"task": "registry.tasks.keep_responses", "schedule": timedelta(hours=1)},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
@@ -389,6 +390,7 @@ PROJECT_REQUESTS_PER_S = env.integer("ADAPTERHUB_PROJECT_REQUESTS_PER_S")
 API_REQUESTS_PER_S = env.integer("ADAPTERHUB_API_REQUESTS_PER_S")
 STRANGER_REQUESTS_PER_S = env.integer("ADAPTERHUB_STRANGER_REQUESTS_PER_S")
 CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most=36_500))
+RESPONSE_DAYS = env.integer("ADAPTERHUB_RESPONSE_DAYS", least=180, most=36_500)
 DOWNLOAD_STALL_S = env.integer("ADAPTERHUB_DOWNLOAD_STALL_S", least=1)
 LOAD_DEADLINE = timedelta(seconds=env.integer("ADAPTERHUB_LOAD_DEADLINE_S", least=1))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))

@@ -4,13 +4,14 @@ import logging
 
 import redis
 from celery import shared_task
+from django.conf import settings
 from kombu.exceptions import OperationalError
 
 from adapterhub.core.unpublished_changes import note_unpublished
 from adapterhub.jobs import task_times
 from registry.base_models import check as base_model_check
 from registry.evidence import served_comparison
-from registry.models import AdapterVersion, BaseModel, StagedFile, VersionStatus
+from registry.models import AdapterVersion, BaseModel, Response, StagedFile, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
 from registry.serving import routing_table as publishing
 from registry.serving.cluster_threads import resident
@@ -34,6 +35,13 @@ def reconcile() -> None:
 def collect_outcomes() -> None:
     """Store the answers that routers have reported."""
     outcome_ingest.collect()
+
+
+@shared_task
+def keep_responses() -> None:
+    """Make the coming months' partitions of responses, and drop those that are past their retention."""
+    if dropped := Response.keep_for(settings.RESPONSE_DAYS):
+        log.warning("Responses of %d months were older than %d days: dropped.", dropped, settings.RESPONSE_DAYS)
 
 
 @shared_task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 
 from adapterhub.accounts.models import Project
 from registry.models.adapter import AdapterVersion
@@ -14,7 +14,10 @@ from registry.models.rollout_measurement import RolloutUnit
 
 
 class Response(models.Model):
-    """An answer that a router sent: version, arm, times and numbers of tokens. The texts are not stored."""
+    """An answer that a router sent: version, arm, times and numbers of tokens. The texts are not stored.
+
+    The table is in partitions by month of `at`, which is a part of its key in the database.
+    """
 
     id = models.CharField(primary_key=True, max_length=64)
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")
@@ -44,6 +47,18 @@ class Response(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    @classmethod
+    def keep_for(cls, days: int) -> int:
+        """Make the partitions of this and the next two months, and drop those whose answers are all older than `days`.
+
+        Feedback goes with its answer. Returns the number of dropped partitions. Raises IntegrityError below 180 days,
+        and OperationalError if the table is in use for so long that routers' reports would have to wait.
+        """
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '10s'")
+            cursor.execute("SELECT registry_keep_responses(%s)", [days])
+            return int(cursor.fetchone()[0])
 
     @property
     def alias_ref(self) -> str:

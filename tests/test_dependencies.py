@@ -37,6 +37,7 @@ PARTS = {
     "adapterhub/cli/*.py": "cli",
     "adapterhub/cli/conversion/*.py": "cli",
     "adapterhub/cli/fleet/*.py": "cli",
+    "adapterhub/cli/oci/*.py": "cli",
     "adapterhub/cli/conversion/pickled.py": "train",
     "adapterhub/demo/*.py": "embedded",
     "adapterhub/embedded/*.py": "embedded",

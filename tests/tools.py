@@ -110,6 +110,8 @@ TABLE = (
         lambda config: axe_core(config).exists() or program("npm"),
         ("axe",),
     ),
+    # Keeps adapters as OCI artifacts.
+    Tool("docker-registry", "an OCI registry", "apt-get install docker-registry", lambda _: program("docker-registry")),
     # The server that ended runs are mirrored to.
     Tool("mlflow", "MLflow", "make .venv-mlflow/installed", lambda _: MLFLOW.exists()),
     # What reads the metrics of a run that were written for it.

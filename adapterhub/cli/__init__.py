@@ -29,6 +29,7 @@ from adapterhub.cli import (
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
 from adapterhub.cli.fleet import commands as fleet_commands
 from adapterhub.cli.fleet import token_commands
+from adapterhub.cli.oci import commands as oci_commands
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
 from adapterhub.client.transport import require_address
@@ -50,6 +51,7 @@ app.add_typer(rollout_commands.alias, name="alias")
 app.add_typer(evidence_commands.audit, name="audit")
 app.add_typer(blind_test_commands.blind, name="blind")
 app.add_typer(huggingface_commands.hub, name="hub")
+app.add_typer(oci_commands.oci, name="oci")
 app.add_typer(fleet_commands.cluster, name="cluster")
 app.add_typer(fleet_commands.replica, name="replica")
 app.add_typer(token_commands.token, name="token")

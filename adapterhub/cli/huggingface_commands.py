@@ -18,6 +18,7 @@ from adapterhub.cli.intake_commands import ConfirmBase, Fold, From, Layout, send
 from adapterhub.cli.model_card import card
 from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, say
 from adapterhub.client import Client, calls
+from adapterhub.client.rest_types import Json
 
 hub = typer.Typer(
     no_args_is_help=True, help="Exchange adapters with the Hugging Face hub, by HF_ENDPOINT and HF_TOKEN."
@@ -42,10 +43,11 @@ def foreseen() -> Iterator[None]:
         raise Ended(f"The hub refused the request: {error}", code) from error
 
 
-def written(api: Client, served_name: str, folder: Path) -> None:
+def written(api: Client, served_name: str, folder: Path) -> tuple[Json, str]:
     """Write the version's published files into the folder, with a model card made from its records.
 
-    Raises Ended if `served_name` is no served name.
+    Return the version, and the name by which hubs know its base model. Raises Ended for a text that is no served name,
+    and as the calls do.
     """
     adapter, _, rest = served_name.rpartition(".v")
     number = rest.partition("-")[0]
@@ -57,6 +59,8 @@ def written(api: Client, served_name: str, folder: Path) -> None:
     version, dossier = api.send(calls.version(adapter, int(number))), api.send(calls.dossier(adapter, int(number)))
     measured = api.send(calls.evaluations(version=served_name, status="succeeded"))["results"]
     (folder / "README.md").write_text(card({**version}, dossier, [{**one} for one in measured]))
+    base = dossier["1 General description"]["base model"]
+    return {**version}, str(base["source"] or base["name"])
 
 
 @hub.command()

@@ -1,0 +1,1 @@
+"""Adapters in OCI registries, as artifacts of the ModelPack format."""

@@ -15,6 +15,8 @@ from registry.adapter_files.findings import Finding, fault, notice, printable
 from registry.adapter_files.served_config import CONFIG
 
 LONGEST_NAME = 500
+# A trainer that writes "None" had no name.
+UNNAMED = ("", "None", "null")
 FIELD = f"{CONFIG}.base_model_name_or_path"
 # The Hugging Face cache: .../models--OWNER--NAME/snapshots/COMMIT
 CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)(?:/snapshots/(?P<commit>[0-9a-f]{7,40}))?/?$")
@@ -52,7 +54,7 @@ class NamedBase:
     """A base model as a configuration names it.
 
     `name` lacks endings that mark a quantised copy (`-bnb-4bit`), which set `is_quantised`, or a copy of the same
-    numbers (`-bf16`). `commit` is "" unless the configuration gives a path in the hub's cache.
+    numbers (`-bf16`). `commit` is that of a path in the hub's cache or what follows an `@`, else "".
     """
 
     owner: str
@@ -69,8 +71,9 @@ class NamedBase:
         if cached := CACHED.search(text.replace("\\", "/")):
             owner, name, commit = cached["owner"], cached["name"], cached["commit"] or ""
         else:
-            path, commit = text.replace("\\", "/").rstrip("/"), ""
-            owner, _, name = path.rpartition("/")
+            path = text.replace("\\", "/").rstrip("/")
+            owner, _, last_part = path.rpartition("/")
+            name, _, commit = last_part.partition("@")
         plain, is_quantised = name, False
         while marked := QUANTISED.search(plain) or SAME.search(plain):
             is_quantised = is_quantised or bool(QUANTISED.search(plain))
@@ -88,7 +91,7 @@ def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "
         return
     text = config.get("base_model_name_or_path")
     text = text[:LONGEST_NAME] if isinstance(text, str) else ""
-    if not text:
+    if text in UNNAMED:
         yield notice("base_unnamed", FIELD, "The configuration names no base model: only the shapes could be compared.")
         return
     named = NamedBase.read(text)

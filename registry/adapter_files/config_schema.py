@@ -116,6 +116,8 @@ FIELDS: dict[str, tuple[Check, str]] = {
 FIELDS |= dict.fromkeys(("auto_mapping", "qalora_group_size", "loftq_config", "eva_config"), (is_unread, ""))
 # It says how whole modules are trained, and those are checked by themselves.
 FIELDS["ensure_weight_tying"] = (is_flag, "true or false")
+# Tasks whose answer is no text.
+OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 # What trainers write beside PEFT's fields: who saved the adapter, of what, and at which rates. PEFT reads none of it.
 INFORMATIVE = {
     *("transformers_version", "unsloth_version", "library_name", "model_type", "architectures", "_name_or_path"),
@@ -189,6 +191,9 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
                 yield unknown_field(name)
         elif not FIELDS[name][0](value):
             yield fault("bad_field", f"{CONFIG}.{name}", f"{name} must be {FIELDS[name][1]}.", ROUTES.get(name, ""))
+    if (task := config.get("task_type")) in OTHER_TASKS:
+        cause = f"It was trained for {task}; its head is not here, and engines answer with text."
+        yield notice("task_type", f"{CONFIG}.task_type", cause)
     if ignored:
         cause = (
             f"Fields that PEFT does not read, or that are switched off, were left out: {listed(sorted(ignored), 8)}."
@@ -210,9 +215,28 @@ def method_fault(config: dict[str, Any]) -> Finding | None:
         return None
     if "fine_tune_type" in config or "lora_parameters" in config:
         return fault("mlx", f"{CONFIG}.peft_type", "This is a configuration of MLX, not of PEFT.", CONVERT)
-    named = printable(method)[:40] if isinstance(method, str) else "not named"
+    if not isinstance(method, str):
+        return unnamed_method(config)
+    named = printable(method)[:40]
+    if named.rpartition(".")[2].upper() == "LORA":
+        route = "Write LORA: PEFT reads no other spelling."
+        return fault("other_method", f"{CONFIG}.peft_type", f"peft_type is {named}, not LORA.", route)
     cause = f"peft_type is not LORA: the method is {named}, and engines serve LORA."
     return fault("other_method", f"{CONFIG}.peft_type", cause, METHOD_ROUTES.get(named, MERGE))
+
+
+def unnamed_method(config: dict[str, Any]) -> Finding:
+    """Return the fault of a configuration without a method, which is not PEFT's, with what it seems to be."""
+    inner = next((name for name, value in config.items() if isinstance(value, dict) and "peft_type" in value), "")
+    cause, route = (
+        "peft_type is not named: PEFT did not write this file.",
+        "Send the adapter_config.json beside the weights.",
+    )
+    if inner:
+        route = f"PEFT's configuration lies inside it, in {printable(inner)[:40]!r}: send that object alone."
+    elif {"hidden_size", "vocab_size"} & config.keys():
+        cause = "peft_type is not named: this is the configuration of a whole model."
+    return fault("other_method", f"{CONFIG}.peft_type", cause, route)
 
 
 def unknown_field(name: str) -> Finding:

@@ -27,6 +27,8 @@ LORA = re.compile(
     re.ASCII,
 )
 BEFORE = {"base_model", "model", "module", "language_model", "text_model", "llm"}
+# The trained one of several models that a trainer wraps: TRL's with a value head, and those of reinforcement learning.
+BEFORE |= {"pretrained_model", "policy", "actor", "actor_module", "student"}
 # Several of a Llama's modules as one, in base models that have them so.
 FUSED = {"qkv_proj", "gate_up_proj"}
 EMBEDDINGS = re.compile(

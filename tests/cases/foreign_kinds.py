@@ -207,6 +207,19 @@ ACCEPTED: dict[str, Accepted] = {
     "a text model within an image model": Accepted(
         lambda at: write(at, named("base_model.model.model.text_model.{module}.lora_{side}.weight")), {"renamed"}
     ),
+    "TRL's model with a value head": Accepted(
+        lambda at: write(at, named("pretrained_model.base_model.model.{module}.lora_{side}.default.weight")),
+        {"renamed"},
+    ),
+    "an actor of reinforcement learning": Accepted(
+        lambda at: write(at, named("actor_module.base_model.model.{module}.lora_{side}.weight")), {"renamed"}
+    ),
+    "a classifier's task without its head": Accepted(lambda at: write(at, task_type="SEQ_CLS"), {"task_type"}),
+    "a base model as text of Python": Accepted(lambda at: write(at, base_model_name_or_path="None"), {"base_unnamed"}),
+    "a base model with its branch": Accepted(lambda at: write(at, base_model_name_or_path="acme/tiny@main")),
+    "a base model with its commit": Accepted(
+        lambda at: write(at, base_model_name_or_path="acme/tiny@0123456789abcdef"), {"base_revision"}
+    ),
     "without the weights' ending": Accepted(
         lambda at: write(at, named("base_model.model.{module}.lora_{side}")), {"renamed"}
     ),
@@ -360,6 +373,28 @@ REFUSED: dict[str, Refused] = {
     "bias = all": Refused(lambda at: write(at, bias="all"), *("bad_field", f"{CONFIG}.bias", "bias = none")),
     "a method that is no text": Refused(
         lambda at: write(at, peft_type=["LORA"]), *("other_method", f"{CONFIG}.peft_type", "not named")
+    ),
+    "a method in small letters": Refused(
+        lambda at: write(at, peft_type="lora"), *("other_method", f"{CONFIG}.peft_type", "Write LORA")
+    ),
+    "a method as Python prints it": Refused(
+        lambda at: write(at, peft_type="PeftType.LORA"), *("other_method", f"{CONFIG}.peft_type", "Write LORA")
+    ),
+    "a whole model's configuration": Refused(
+        lambda at: write(at, raw_config=json.dumps({"hidden_size": 16, "vocab_size": 40}).encode()),
+        *("other_method", f"{CONFIG}.peft_type", "configuration of a whole model"),
+    ),
+    "PEFT's configuration inside another": Refused(
+        lambda at: write(at, raw_config=json.dumps({"default": plain_config()}).encode()),
+        *("other_method", f"{CONFIG}.peft_type", "in 'default'"),
+    ),
+    "an actor and its critic": Refused(
+        lambda at: write(
+            at,
+            named("actor.base_model.model.{module}.lora_{side}.weight")
+            | named("critic.base_model.model.{module}.lora_{side}.weight"),
+        ),
+        *("unknown_tensor", WEIGHTS, "critic"),
     ),
     "prompt tuning": Refused(
         lambda at: write(at, {"prompt_embeddings": np.ones((8, 16), "f4")}, peft_type="PROMPT_TUNING"),

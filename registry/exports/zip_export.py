@@ -23,7 +23,7 @@ from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.scratch_files import require_space, temporary_file
 from adapterhub.workspace import place_for_child, scratch, work_folder
 from registry.adapter_files.manifest import Manifest
-from registry.models import Adapter, AdapterVersion, VersionStatus
+from registry.models import Adapter, AdapterVersion
 
 EXPORT_S = 300
 # A fixed date, the earliest that a zip can hold, so that equal files make equal archives.
@@ -84,7 +84,7 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
     Unavailable if the store or the child process fails, TooMany if the project has too many such children, and
     OutOfSpace.
     """
-    if version.status == VersionStatus.UNSERVABLE:
+    if version.is_kept:
         message = f"Engines cannot serve {version}: download it as it is, or reduce it to a plain LoRA and export that."
         raise Conflict(message, code="unservable")
     if form == Format.GGUF and not find_spec("gguf"):

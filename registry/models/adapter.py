@@ -367,7 +367,10 @@ class AdapterVersion(models.Model):
                 raise InvalidTransition(
                     f"{version} is served by an alias or a rollout: move that to another version first."
                 )
-            AdapterVersion.objects.filter(pk=self.pk).update(status=VersionStatus.ARCHIVED)
+            # What was kept without one is told from what was rejected by its signature, and stays downloadable.
+            kept_unsigned = version.status == VersionStatus.UNSERVABLE and not version.signature
+            late = {"signature": sign(version.kept_identity(), signing_key())} if kept_unsigned else {}
+            AdapterVersion.objects.filter(pk=self.pk).update(status=VersionStatus.ARCHIVED, **late)
             AuditEvent.record(Tag.VERSION_ARCHIVED, version, by=by, project=version.project, reason=reason)
         self.refresh_from_db()
 
@@ -418,13 +421,25 @@ class AdapterVersion(models.Model):
         """Check the stored signature of the version's identity. Raises ArtifactError unless a trusted key made it."""
         require_signed(self.signature, self.identity(), trusted_keys())
 
+    @property
+    def is_kept(self) -> bool:
+        """True for a version that is kept though engines cannot serve it, archived or not; its message says why."""
+        was_kept = self.status == VersionStatus.ARCHIVED and bool(self.message and self.signature)
+        return self.status == VersionStatus.UNSERVABLE or was_kept
+
+    def kept_identity(self) -> dict[str, Any]:
+        """Return the content to sign of a version that engines cannot serve: no replica loads by such a signature."""
+        return {**self.identity(), "unservable": True}
+
     def require_downloadable(self) -> None:
         """Check the signature before a download. Raises ArtifactError if it is not valid.
 
-        An unservable version has no signature; its files are compared with its digest only.
+        An unservable version may be older than the signatures of such ones: its files are compared with its digest.
         """
-        if self.status != VersionStatus.UNSERVABLE:
+        if not self.is_kept:
             self.require_signature()
+        elif self.signature:
+            require_signed(self.signature, self.kept_identity(), trusted_keys())
 
     def served_folder(self) -> Path:
         """Return a verified copy of the files in SERVED_DIR, from which replicas load. Raises ArtifactError."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import transaction
 
+from adapterhub.audit.installation_key import signing_key
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -21,6 +22,7 @@ from registry.adapter_files.safetensors_header import read_header
 from registry.adapter_files.served_config import write_config
 from registry.adapter_files.tensor_names import WEIGHTS
 from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
+from registry.version_signature import sign
 
 
 def keep(
@@ -72,6 +74,7 @@ def keep(
             report=inspection.report(),
             created_by=by.user,
         )
+        version.signature = sign(version.kept_identity(), signing_key())
         version.save(force_insert=True)
         AuditEvent.record(
             Tag.VERSION_KEPT,

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import Project, User
+from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.actor import system
 from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster, VersionStatus
+from registry.uploads import unservable
 from registry.uploads.unservable import keep
 from tests.builders.rest import client as api_client
 from tests.builders.rest import problem
@@ -91,7 +93,9 @@ def test_what_peft_computes_is_kept_as_it_was(kind: str, foreign: Adapter, alice
     with pytest.raises(Invalid):
         AdapterVersion.publish(foreign, folder, method="upload", by=alice.as_actor(), foreign=True)
     version = keep(foreign, folder, by=alice.as_actor())
-    assert (version.status, version.signature) == (VersionStatus.UNSERVABLE, "")
+    assert version.status == VersionStatus.UNSERVABLE
+    with pytest.raises(ArtifactError, match="other content"):
+        version.require_signature()
     stored = version.stored(tmp_path / "stored")
     assert torch.allclose(logits(base, stored), expected, atol=1e-5)
     config = json.loads((stored / "adapter_config.json").read_bytes())
@@ -229,6 +233,33 @@ def test_the_check_and_the_upload_say_that_it_can_be_kept(ci: str, foreign: Adap
         format="multipart",
     )
     assert (checked.json()["accepted"], checked.json()["reducible"]) == (False, True)
+
+
+def test_a_kept_version_is_downloaded_after_it_was_archived(
+    client: Any, ci: str, foreign: Adapter, alice: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is from before such versions were signed. No replica loads either."""
+    place = "/api/v1/adapters/foreign/versions/"
+    weights = {}
+    for number, kind in ((1, "DoRA"), (2, "LoHa")):
+        folder = trained(foreign.base_model.folder, tmp_path / kind, KINDS[kind][0]())
+        weights[number] = (folder / "adapter_model.safetensors").read_bytes()
+        if number == 2:
+            monkeypatch.setattr(unservable, "sign", lambda *_: "")
+        keep(foreign, folder, by=alice.as_actor())
+    client.force_login(alice)
+    for version in foreign.versions.all():
+        version.archive(reason="old", by=alice.as_actor())
+        answer = api_client(ci).get(f"{place}{version.number}/download/")
+        packed = b"".join(answer.streaming_content)  # type: ignore[attr-defined]
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            assert archive.read("adapter_model.safetensors") == weights[version.number]
+        problem(api_client(ci).get(f"{place}{version.number}/export/"), 409, "unservable")
+        page = client.get(f"/adapters/foreign/v{version.number}/").content.decode()
+        assert "Download its files" in page
+        assert "cannot be served" in page
+        with pytest.raises(ArtifactError, match="other content"):
+            version.fetch(tmp_path / "served")
 
 
 def test_the_page_offers_the_reduction_and_queues_it(

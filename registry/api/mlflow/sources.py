@@ -15,8 +15,9 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import Scope
-from registry.exports.zip_export import fetched
+from registry.exports.zip_export import readable
 from registry.models import Adapter, AdapterVersion, StagedFile
+from registry.models.staged_file import OF_BROWSERS
 from registry.uploads.receiving import Received, receive_local
 from registry.uploads.staging import take
 
@@ -73,7 +74,7 @@ def staged_below(place: str, adapter: Adapter) -> list[StagedFile]:
     """Return the staged files of a place `uploads/<project>/<name>`; none of another project than the adapter's."""
     kind, _, rest = place.partition("/")
     project, _, name = rest.partition("/")
-    if kind != "uploads" or project != adapter.project.slug or not name:
+    if kind != "uploads" or project != adapter.project.slug or not name or name.startswith(OF_BROWSERS):
         return []
     return list(StagedFile.objects.filter(project=adapter.project).below(name))
 
@@ -86,7 +87,9 @@ def from_version(name: str, number: int, request: Request, folder: Path) -> Rece
             f"There is no version {number} of {name!r}, or you cannot see it.", field="source", code="bad_source"
         )
     observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.project, resource=request.path)
-    copied = fetched(version, folder.with_name("copied"))
+    with readable(version):
+        version.require_downloadable()
+        copied = version.stored(folder.with_name("copied"))
     for path in copied.iterdir():
         path.rename(folder / path.name)
     return Received(folder, (f"Copied from {version.served_name}.",))

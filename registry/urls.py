@@ -16,6 +16,7 @@ from registry.pages import (
     rollouts,
     settings,
 )
+from registry.pages.uploads import parts as upload_parts
 from registry.pages.uploads import views as uploads
 
 register_converter(ReferenceConverter, "reference")
@@ -26,6 +27,7 @@ urlpatterns = [
     path("adapters/<reference:slug>/", adapters.adapter, name="adapter"),
     path("adapters/<reference:slug>/edit/", creation.edit_adapter, name="edit-adapter"),
     path("adapters/<reference:slug>/upload/", uploads.upload_version, name="upload-version"),
+    path("adapters/<reference:slug>/upload/part/", upload_parts.take_part, name="upload-part"),
     path("adapters/<reference:slug>/upload/check/", uploads.check_upload, name="check-upload"),
     path("adapters/<reference:slug>/v<int:number>/archive/", creation.archive_version, name="archive-version"),
     path("adapters/<reference:slug>/v<int:number>/", adapters.version, name="version"),

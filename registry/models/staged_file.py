@@ -11,6 +11,8 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import Project, User
 
 KEPT_FOR = timedelta(days=1)
+# The folder of files that browsers send in parts; no program's path begins so.
+OF_BROWSERS = ".browser"
 
 
 class StagedFileQuerySet(models.QuerySet["StagedFile"]):

@@ -53,26 +53,34 @@ def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[
     return Received(folder, notes)
 
 
-def receive_local(files: Mapping[str, Path], folder: Path) -> Received:
-    """Put the adapter among files of the server's own into a new folder. Raises Invalid if there is none.
+def receive_local(files: Mapping[str, Path], folder: Path, paths: Sequence[str] = ()) -> Received:
+    """Put the adapter among files on this server into a new folder. Raises Invalid if there is none.
 
-    `files` maps each path as it was sent to the file, which is moved. One file may be a zip.
+    `files` maps each path, or with `paths` each file's name, to the file, which is moved. The rest is as in `receive`.
     """
     folder.mkdir()
     try:
-        (first, *others) = files.values()
+        first, *others = files.values()
         if not others and is_zip_file(first):
             with first.open("rb") as packed:
                 chosen, parts = unpack(packed, folder, settings.UPLOAD_BYTES)
             notes: tuple[str, ...] = ("The zip was unpacked.", *chosen.notes)
         else:
-            chosen = select(list(files))
-            parts = [files[path].rename(folder / str(place)) for place, path in enumerate(chosen.files)]
+            chosen = select(paths or list(files))
+            names = [base_name(path) if paths else path for path in chosen.files]
+            if missing := [name for name in names if name not in files]:
+                raise not_sent(missing[0])
+            parts = [files[name].rename(folder / str(place)) for place, name in enumerate(names)]
             notes = chosen.notes
         put_together(parts, folder)
     except Unreadable as error:
         raise refusal([error.finding]) from None
     return Received(folder, notes)
+
+
+def not_sent(name: str) -> Invalid:
+    """Return the refusal of a file that was named and not sent."""
+    return refusal([fault("not_sent", FILES, f"{printable(name)} was named and not sent.", "Send the folder again.")])
 
 
 def is_zip_file(path: Path) -> bool:
@@ -90,8 +98,7 @@ def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Pat
     parts = []
     for place, path in enumerate(chosen.files):
         if base_name(path) not in by_name:
-            cause = f"{printable(base_name(path))} was named and not sent."
-            raise refusal([fault("not_sent", FILES, cause, "Send the folder again.")])
+            raise not_sent(base_name(path))
         parts.append(folder / str(place))
         write_upload(by_name[base_name(path)], parts[-1])
     return parts

@@ -189,6 +189,7 @@ NEEDS = {
     "evaluate-version POST": TRAIN,
     "cancel-evaluation POST": TRAIN,
     "check-upload POST": PUBLISH,
+    "upload-part POST": PUBLISH,
     "compress-version POST": TRAIN,
     "reduce-version GET": TRAIN,
     "reduce-version POST": TRAIN,

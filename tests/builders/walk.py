@@ -40,6 +40,7 @@ PUBLIC = {
 POST_ONLY = {
     "promote",
     "check-upload",
+    "upload-part",
     "freeze-dossier",
     "move-alias",
     "default-alias",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.models import Sum
 
-from registry.models import Adapter, AdapterVersion
+from registry.models import Adapter, AdapterVersion, StagedFile
+from registry.pages.uploads import parts
 from registry.uploads import verification
 from tests.builders import write_adapter
 from tests.e2e.axe import violations
@@ -116,3 +119,45 @@ def test_a_zip_is_unpacked_and_a_refused_one_says_why(
     button.click()
     page.wait_for_url("**/adapters/eu.dora/v1/")
     assert AdapterVersion.objects.get().lineage["conversions"][0] == "The zip was unpacked."
+
+
+@pytest.mark.slow
+def test_an_interrupted_upload_goes_on_by_itself_and_after_the_page_was_opened_again(
+    page: Any, adapter: Adapter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 1000)
+    offsets: list[int] = []
+    broken = {"after": 2}
+
+    def pass_on(route: Any) -> None:
+        body = (route.request.post_data_buffer or b"").decode(errors="replace")
+        offset = re.search(r'name="offset"\r\n\r\n(\d+)', body)
+        if offset and len(offsets) >= broken["after"]:
+            route.abort()
+            return
+        offsets.extend([int(offset[1])] if offset else [])
+        route.continue_()
+
+    def choose() -> None:
+        page.goto("/adapters/eu.dora/upload/")
+        page.get_by_label("Or its folder").set_input_files(folder)
+        page.get_by_role("heading", name="It can be published").wait_for()
+        page.get_by_role("button", name="Publish as the next version").click()
+
+    page.route("**/upload/part/", pass_on)
+    choose()
+    page.get_by_text("It goes on by itself").wait_for()
+    page.screenshot(path=tmp_path / "upload-interrupted.png", full_page=True)
+    arrived = StagedFile.objects.aggregate(Sum("size_bytes"))["size_bytes__sum"]
+    assert (len(offsets), AdapterVersion.objects.count()) == (2, 0)
+    # The page is closed in the middle; the same folder goes on behind what has arrived.
+    choose()
+    page.get_by_text("It goes on by itself").wait_for()
+    assert StagedFile.objects.aggregate(Sum("size_bytes"))["size_bytes__sum"] == arrived
+    # The connection is back: the open page goes on without a click.
+    broken["after"] = 10**6
+    page.wait_for_url("**/adapters/eu.dora/v1/")
+    assert len(offsets) == len({*offsets}) or sorted(offsets).count(0) <= 2, offsets
+    stored = AdapterVersion.objects.get().stored(tmp_path / "stored")
+    assert (stored / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert not StagedFile.objects.exists()

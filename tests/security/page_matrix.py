@@ -97,7 +97,7 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    confirm_base evaluations fold keep listing pattern task
+    confirm_base evaluations fold keep listing modified offset pattern size staged task
     address also_named anyway at base_model cache_mb cache_s canary check code config days default description
     device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
     format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters
@@ -138,6 +138,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "revoke-role": {"held": "", "reason": "x"},
     "evaluate-version": {"dataset": "@dataset"},
     "upload-version": {"confirm_base": "x"},
+    "upload-part": {"name": "a", "size": 5, "modified": 1},
     "datasets": {"project": "@project pk", "name": "fresh", "file": "@file"},
     "decide-erasure": {"reason": "x", "meaning": "approved"},
     "grant-cluster": {"project": "far"},

@@ -102,13 +102,80 @@
     }
   }
 
-  function send() {
-    const body = fields(), request = new XMLHttpRequest();
-    if (isZip()) body.delete("listing");
-    for (const file of chosen) body.append("files", file);
+  // Large files go in parts: one that broke off goes on by itself, and after a reload when the same file is chosen again.
+  const PART = Number(form.dataset.partBytes), PATIENCE_MS = 60_000, MOST_PAUSE_MS = 8_000;
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+  class Refused extends Error {}
+
+  async function ask(file, offset) {
+    const body = new FormData();
+    body.set("csrfmiddlewaretoken", form.elements.csrfmiddlewaretoken.value);
+    for (const [name, value] of [["name", file.name], ["size", file.size], ["modified", file.lastModified]]) body.set(name, value);
+    if (offset !== undefined) {
+      body.set("offset", offset);
+      body.set("part", file.slice(offset, offset + PART), "part");
+    }
+    const reply = await fetch(form.dataset.part, { method: "POST", body, signal: AbortSignal.timeout(300_000) });
+    if (reply.status === 409) {
+      const received = await ask(file);
+      if (received === offset) throw new Refused(await reply.text());
+      return received;
+    }
+    if (reply.status >= 400 && reply.status < 500) throw new Refused(await reply.text());
+    if (!reply.ok) throw new Error(reply.statusText);
+    return (await reply.json()).received;
+  }
+
+  async function sendParts(file, told) {
+    let received, failedSince = 0, wait = 500;
+    while (received === undefined || received < file.size) {
+      try {
+        received = await ask(file, received);
+        failedSince = 0;
+        wait = 500;
+        told(received);
+      } catch (error) {
+        if (error instanceof Refused) throw error;
+        failedSince = failedSince || Date.now();
+        if (Date.now() - failedSince > PATIENCE_MS) throw error;
+        say("The connection broke off. It goes on by itself as soon as the server answers.");
+        await pause(wait);
+        wait = Math.min(2 * wait, MOST_PAUSE_MS);
+        received = undefined;
+      }
+    }
+  }
+
+  async function send() {
+    const all = chosen.reduce((sum, file) => sum + file.size, 0);
+    if (all <= PART) return finish((body) => chosen.forEach((file) => body.append("files", file)));
     button.disabled = true;
     bar.hidden = false;
     bar.value = 0;
+    let before = 0;
+    try {
+      for (const file of chosen) {
+        await sendParts(file, (received) => { bar.value = (before + received) / all; });
+        before += file.size;
+      }
+    } catch (error) {
+      bar.hidden = true;
+      button.disabled = false;
+      if (error instanceof Refused) return shown(error.message);
+      const share = Math.floor(100 * bar.value);
+      return say(`The connection broke off at ${share} %, and nothing was published. Publish again, also tomorrow after choosing the same files: it goes on there.`);
+    }
+    const sent = chosen.map((file) => [file.name, file.size, file.lastModified]);
+    return finish((body) => body.set("staged", JSON.stringify(sent)));
+  }
+
+  function finish(add) {
+    const body = fields(), request = new XMLHttpRequest();
+    if (isZip()) body.delete("listing");
+    add(body);
+    button.disabled = true;
+    bar.hidden = false;
     request.upload.addEventListener("progress", (event) => { if (event.lengthComputable) bar.value = event.loaded / event.total; });
     request.addEventListener("loadend", () => {
       bar.hidden = true;

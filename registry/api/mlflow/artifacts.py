@@ -22,6 +22,7 @@ from registry.api.mlflow.base import MlflowViewSet
 from registry.api.mlflow.sources import ROUTE, version_or_404
 from registry.exports.zip_export import file_sizes, verified_file
 from registry.models import StagedFile
+from registry.models.staged_file import OF_BROWSERS
 from registry.uploads.staging import drop, replace, take
 
 MOST_SEGMENTS, LONGEST_PATH = 20, 900
@@ -89,7 +90,7 @@ class ArtifactViewSet(MlflowViewSet):
         else:
             project, name = self.upload_place(path, is_folder=True)
             files = StagedFile.objects.filter(project=project)
-            below = files.below(name) if name else files
+            below = files.below(name) if name else files.exclude(path__startswith=f"{OF_BROWSERS}/")
             sizes = {file.path[len(name) + 1 if name else 0 :]: file.size_bytes for file in below}
         return Response({"files": list(entries(sizes))})
 
@@ -111,6 +112,8 @@ class ArtifactViewSet(MlflowViewSet):
         segments = name.split("/") if name else []
         if kind != "uploads" or not slug or not (name or is_folder):
             raise Invalid(f"{path[:200]!r} is no place for files. {ROUTE}", field="path", code="bad_path")
+        if segments[:1] == [OF_BROWSERS]:
+            raise Http404
         if len(name) > LONGEST_PATH or len(segments) > MOST_SEGMENTS or {"", ".", ".."} & {*segments}:
             raise Invalid(
                 f"A path has at most {MOST_SEGMENTS} parts and {LONGEST_PATH} letters, none of them empty, . or ..",

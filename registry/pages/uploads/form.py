@@ -8,6 +8,8 @@ from django import forms
 
 # A run's folder holds a few hundred files; what lies deeper is not looked for.
 MOST_FILES, LONGEST_PATH = 5000, 1000
+# An adapter is one file of weights, or its shards.
+MOST_SENT = 100
 
 
 class ListingField(forms.JSONField):
@@ -23,6 +25,26 @@ class ListingField(forms.JSONField):
         return [(path, size) for path, size in pairs]
 
 
+class ChosenField(forms.JSONField):
+    """A list of [name, bytes, time of the last change] of files that came in parts."""
+
+    default_error_messages = {"chosen": "Expected at most %(most)s files with name, bytes and time."}
+
+    def to_python(self, value: Any) -> Any:
+        """Return the files as tuples. Raises ValidationError."""
+        files = super().to_python(value) or []
+        if not isinstance(files, list) or len(files) > MOST_SENT or not all(map(is_chosen, files)):
+            raise forms.ValidationError(self.error_messages["chosen"], "chosen", {"most": MOST_SENT})
+        return [tuple(file) for file in files]
+
+
+def is_chosen(file: Any) -> bool:
+    """Return True if it is a list of a name of bounded length, a size in bytes and a time in milliseconds."""
+    if not isinstance(file, list) or len(file) != 3 or not is_file(file[:2]):
+        return False
+    return type(file[2]) is int and 0 <= file[2] < 2**48
+
+
 def is_file(pair: Any) -> bool:
     """Return True if the pair is a list of a path, as text of bounded length, and a size in bytes."""
     if not isinstance(pair, list) or len(pair) != 2:
@@ -35,6 +57,7 @@ class UploadForm(forms.Form):
     """The options of an upload, and the listing of the chosen files, which are read from the request."""
 
     listing = ListingField(required=False, widget=forms.HiddenInput)
+    staged = ChosenField(required=False, widget=forms.HiddenInput)
     fold = forms.BooleanField(
         required=False,
         label="Fold different scales into B (fold)",

@@ -11,31 +11,23 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.pages import accepts_files, errors_on, visible_or_404
-from adapterhub.api.permissions import actor_of, require_scope
-from adapterhub.core.tenancy import Scope
+from adapterhub.api.pages import accepts_files, errors_on
+from adapterhub.api.permissions import actor_of
 from adapterhub.workspace import scratch
 from registry.adapter_files.findings import Finding
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.manifest import parsed
 from registry.adapter_files.reducible import is_reducible
 from registry.adapter_files.selection import select
-from registry.models import Adapter, AdapterVersion, VersionStatus
+from registry.models import AdapterVersion, StagedFile, VersionStatus
 from registry.pages.forms import cleaned
+from registry.pages.uploads import parts
 from registry.pages.uploads.form import UploadForm
-from registry.uploads.receiving import publish, receive
+from registry.pages.uploads.parts import adapter_to_publish
+from registry.uploads import staging
+from registry.uploads.receiving import publish, receive, receive_local
 
 PART, PAGE = "registry/_upload_answer.html", "registry/upload.html"
-
-
-def adapter_to_publish(request: HttpRequest, slug: str) -> Adapter:
-    """Return the adapter in the URL.
-
-    Raises Http404 if the person does not see it, and NotAllowed without scope publish.
-    """
-    adapter = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    require_scope(request, adapter.project, Scope.PUBLISH)
-    return adapter
 
 
 def options(fields: dict[str, Any]) -> dict[str, Any]:
@@ -87,11 +79,15 @@ def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
     adapter = adapter_to_publish(request, slug)
     is_script = bool(request.headers.get("HX-Request"))
     form = UploadForm(request.POST if request.method == "POST" else None)
-    context: dict[str, Any] = {"adapter": adapter, "upload": form}
+    context: dict[str, Any] = {"adapter": adapter, "upload": form, "part_bytes": parts.PART_BYTES}
     if form.is_valid():
         with errors_on(form), scratch() as place:
-            files = request.FILES.getlist("files")
-            received = receive(files, place / "given", [path for path, _ in form.cleaned_data["listing"]])
+            paths = [path for path, _ in form.cleaned_data["listing"]]
+            staged = parts.whole_files(request, adapter, form.cleaned_data["staged"])
+            if staged:
+                received = receive_local(parts.taken(staged, place / "sent"), place / "given", paths)
+            else:
+                received = receive(request.FILES.getlist("files"), place / "given", paths)
             inspection = adapter.inspect_folder(received.folder, **options(form.cleaned_data))
             context |= {"notes": received.notes} | answer(inspection, form.cleaned_data)
             if context["is_accepted"]:
@@ -104,6 +100,7 @@ def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
                     lineage={"conversions": list(received.notes)} if received.notes else {},
                     by=actor_of(request),
                 )
+                staging.drop(StagedFile.objects.filter(pk__in=[file.pk for file in staged.values()]))
                 return published(request, version, is_script=is_script)
     context |= {"is_accepted": False, "is_kept": False}
     return render(request, PART if is_script else PAGE, context, status=422 if request.method == "POST" else 200)

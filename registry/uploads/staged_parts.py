@@ -22,9 +22,9 @@ class Counted:
     def __init__(self, source: IO[bytes], most: int) -> None:
         self._source, self._most, self.size = source, most, 0
 
-    def read(self, count: int = BLOCK) -> bytes:
-        """Return up to `count` bytes. Raises TooLarge."""
-        block = self._source.read(min(count, BLOCK) if count > 0 else BLOCK)
+    def read(self, count: int = -1) -> bytes:
+        """Return up to `count` bytes, as a file does: all that are left for -1. Raises TooLarge."""
+        block = self._source.read(count)
         self.size += len(block)
         if self.size > self._most:
             raise TooLarge(f"There is room for {self._most} more bytes: publish or wait, then send it again.")
@@ -61,7 +61,7 @@ class FolderParts:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
                 with path.open("xb") as sink:
-                    while block := source.read():
+                    while block := source.read(BLOCK):
                         sink.write(block)
                 flush_entry(path)
             except BaseException:
@@ -70,7 +70,7 @@ class FolderParts:
         return name
 
     def join(self, key: str, names: Iterable[str], target: Path) -> None:
-        """Write the parts to `target`. Raises OutOfSpace."""
+        """Write the parts to `target`. Raises FileNotFoundError for a missing one, and OutOfSpace."""
         with space_in(target.parent), target.open("wb") as sink:
             for name in names:
                 with (self._root / key / name).open("rb") as source:
@@ -95,10 +95,15 @@ class BucketParts:
         return name
 
     def join(self, key: str, names: Iterable[str], target: Path) -> None:
-        """Download the parts to `target`. Raises StoreAway and OutOfSpace."""
+        """Download the parts to `target`. Raises FileNotFoundError for a missing one, StoreAway and OutOfSpace."""
         with self._bucket.answering(), space_in(target.parent), target.open("wb") as sink:
             for name in names:
-                self._bucket.client.download_fileobj(self._bucket.bucket, self._place(key, name), sink)
+                # boto's own download into a file would begin each part at the file's first byte.
+                try:
+                    part = self._bucket.client.get_object(Bucket=self._bucket.bucket, Key=self._place(key, name))
+                except self._bucket.client.exceptions.NoSuchKey:
+                    raise FileNotFoundError(name) from None
+                shutil.copyfileobj(part["Body"], sink, BLOCK)
 
     def drop(self, key: str) -> None:
         """Delete the file's objects. Raises StoreAway."""

@@ -82,7 +82,9 @@ def take(file: StagedFile, target: Path) -> Path:
     try:
         parts().join(file.pk.hex, [name for name, _ in file.parts], target)
     except FileNotFoundError:
-        raise Conflict(f"{file} is no longer there: send it again.", code="upload_dropped") from None
+        target.unlink(missing_ok=True)
+    if not target.exists() or target.stat().st_size != file.size_bytes:
+        raise Conflict(f"{file} is no longer there as a whole: send it again.", code="upload_dropped")
     return target
 
 

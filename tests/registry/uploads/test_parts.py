@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def test_an_upload_goes_on_where_it_broke_off(person: Client, adapter: Adapter, 
 
 
 def test_a_bucket_keeps_the_parts_as_a_folder_does(
-    bucket: S3Store, person: Client, adapter: Adapter, folder: Path, tmp_path: Path
+    bucket: S3Store, person: Client, adapter: Adapter, alice: User, folder: Path, tmp_path: Path
 ) -> None:
     for name in (CONFIG, WEIGHTS):
         content = (folder / name).read_bytes()
@@ -77,6 +79,11 @@ def test_a_bucket_keeps_the_parts_as_a_folder_does(
     assert publish(person, folder).status_code == 204
     stored = AdapterVersion.objects.get().stored(tmp_path / "stored")
     assert (stored / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    # More than what goes to a bucket in one piece.
+    large = os.urandom(9 * 2**20)
+    file = staging.replace(adapter.project, "run/large", io.BytesIO(large), by=alice.as_actor())
+    assert staging.take(file, tmp_path / "large").read_bytes() == large
+    assert staging.drop(StagedFile.objects.all()) == 1
     pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.bucket, Prefix="hub/incoming/")
     assert [item["Key"] for page in pages for item in page.get("Contents", [])] == []
 

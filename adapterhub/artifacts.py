@@ -69,7 +69,10 @@ def manifest_bytes(files: list[File]) -> bytes:
 
 
 def digest_of(files: list[File]) -> str:
-    """Return the sha256, in hexadecimal, of the canonical manifest."""
+    """Return the sha256, in hexadecimal, of the files' manifest in canonical JSON.
+
+    The digest depends on the order of `files`; `manifest_of` sorts them by path.
+    """
     return hashlib.sha256(manifest_bytes(files)).hexdigest()
 
 

@@ -107,7 +107,10 @@ def thinned(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def histogram(frame: Frame, bins: Sequence[int], step: int, limit: int) -> dict[str, Any]:
-    """Return bars of the counts `bins`, each bar `step` wide, and the x of `limit`, None if that is beyond the bars."""
+    """Return the bars of a histogram, one for each count in `bins`, and the x of the line at `limit`.
+
+    A bar covers `step` units of the data. The x is None if `limit` is at or beyond the end of the last bar.
+    """
     most, reach = max(bins), len(bins) * step
     wide = (frame.width - 2 * frame.margin) / len(bins)
     bars = [

@@ -95,7 +95,7 @@ def space_in(folder: Path) -> Iterator[None]:
 
 
 def out_of_space(folder: Path) -> OutOfSpace:
-    """Return the OutOfSpace that names the folder."""
+    """Return an OutOfSpace error for the caller to raise; its message names the folder whose disk is full."""
     return OutOfSpace(f"The disk of {folder} is full and nothing was kept: make room there, then try again.")
 
 

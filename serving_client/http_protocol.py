@@ -161,7 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._stalled = self.loop.call_later(self.stall_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """End the deadline, as the caller reads again."""
+        """Cancel the deadline that `pause_writing` started: the caller reads again."""
         if self._stalled:
             self._stalled.cancel()
             self._stalled = None

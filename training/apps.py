@@ -9,7 +9,7 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        """Connect the receivers, and register decisions on erasures with the signer."""
+        """Connect the signal receivers, and register erasures with the signer: people approve or reject them."""
         from adapterhub.accounts.signer.kinds import KINDS, Kind, by_method
         from training import receivers  # noqa: F401 - its import connects them
         from training.models import Erasure

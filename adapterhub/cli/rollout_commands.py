@@ -140,7 +140,7 @@ def tried(api: Client, rollout: Rollout, reason: str) -> Rollout | None:
 
 
 def rollback(name: Name, reason: Reason, as_json: AsJson = False) -> None:
-    """Let the stable version serve all traffic again, even after the promotion."""
+    """Roll back the alias' newest rollout: the stable version serves all traffic again, even after the promotion."""
     with hub() as api:
         done = api.send(calls.roll_back(newest(api, name), reason))
     say(done, f"{name} serves {done['stable']}", as_json)

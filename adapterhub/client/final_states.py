@@ -15,7 +15,7 @@ STOPPED = {*ENDED, "paused"}
 
 
 def require_waitable(call: Call[Any]) -> None:
-    """Raise ValueError unless the call reads an object or begins something that can be read."""
+    """Raise ValueError unless the call reads an object, or its answer names an object that can be read again."""
     if call.method != "GET" and call.reading is None:
         raise ValueError(f"{call.method} {call.path} starts nothing that can be waited for.")
 

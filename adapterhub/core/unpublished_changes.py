@@ -8,7 +8,7 @@ _is_unpublished = ContextVar("is_unpublished", default=False)
 
 
 def begin_request() -> None:
-    """Mark that no change of this thread waits to be published, whatever an earlier request left behind."""
+    """Clear the mark of unpublished changes, which an earlier request of this thread may have left set."""
     _is_unpublished.set(False)
 
 

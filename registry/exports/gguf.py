@@ -69,7 +69,7 @@ def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Return an (out, rank) matrix with each head's rows in two halves again: the inverse of `interleaved`."""
+    """Return an (out, rank) matrix with each head's interleaved rows as two halves again, undoing `interleaved`."""
     return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 

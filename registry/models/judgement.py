@@ -97,9 +97,10 @@ def sides(rollout: Rollout) -> dict[str, Arm]:
 
 
 def progress(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Progress:
-    """Return the time and the users that the present step still needs at the time `at`.
+    """Return how far the present step is at the time `at`: seconds left to hold, users so far and users required.
 
-    The users counted are those of the smaller arm. Numbers are read from the database if not given.
+    The users so far are those of the smaller arm. `approval` says if the step asks for a person's approval.
+    `numbers` are read from the database if not given.
     """
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))

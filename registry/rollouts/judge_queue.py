@@ -59,9 +59,10 @@ def judge_waiting() -> int:
 
 
 def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
-    """Yield batches of scores until LONGEST_S have passed or a sample gets no score.
+    """Take samples from the queue in batches and yield the scores of each batch.
 
-    The rest waits for the next run.
+    Ends when the queue is empty, when LONGEST_S have passed, or after a batch in which a sample got no score. The
+    samples of a batch are deleted, with or without a score; those still in the queue wait for the next run.
     """
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end and (names := cast(list[bytes], client.rpop(SAMPLES, AT_ONCE))):

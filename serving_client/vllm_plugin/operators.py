@@ -132,9 +132,10 @@ def lora_update_aside(
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
 ) -> torch.Tensor:
-    """Start computing the adapters' update on a stream of its own; return the tensor, which is not filled yet.
+    """Start computing the adapters' update on a second stream; `lora_add_joined` waits for the returned tensor.
 
-    Its content is undefined if the batch has no adapter or is left to vLLM's kernels.
+    If no row has an adapter, or `takes_rows` is False for the batch, nothing is computed and the content is
+    undefined.
     """
     update = _room(inputs, lora_a_weights, lora_b_weights)
     if no_lora_flag_cpu.item() or not takes_rows(token_lora_mapping):

@@ -89,7 +89,7 @@ class Scan:
 
     @property
     def rows(self) -> int:
-        """Return the number of all rows."""
+        """Return the number of valid rows, of all splits; broken lines are not counted."""
         return len(self.contents)
 
     @property

@@ -25,7 +25,10 @@ WORKER = system("gpu-worker")
 
 
 class GpuJob(LeasedJob):
-    """A leased job of a project on a dataset and a base model."""
+    """An abstract leased job that belongs to a project and uses a dataset and a base model.
+
+    `tags` has the audit tag of each status.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")

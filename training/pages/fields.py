@@ -132,7 +132,10 @@ class WordsField(forms.CharField):
         self.number = number
 
     def to_python(self, value: Any) -> list[Any]:  # type: ignore[override]  # a field gives what it likes
-        """Return the words or numbers as a list. Raises ValidationError for a word that is not a number."""
+        """Return the comma-separated words as a list, as numbers if the field has `number`.
+
+        Raises ValidationError if the field has `number` and a word is not a number.
+        """
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
         try:
             return [self.number(word) for word in words] if self.number else words

@@ -37,7 +37,11 @@ FIELDS = {"serving": "hyperparameters.max_length"}
 
 
 def check(run: TrainingRun) -> dict[str, Any]:
-    """Return data, memory, disk, serving, time and queue of the run, each with a verdict or number and a sentence."""
+    """Return the preflight check of the run by part: data, memory, disk, serving, time and queue.
+
+    Each part has a verdict or numbers, and a sentence. Raises Invalid if a dataset is not ready or the model
+    cannot render a row, or for a base model whose shape the estimator does not know.
+    """
     return {"data": data(run), **needs(run), "time": time(run), "queue": queue(run)}
 
 
@@ -129,9 +133,10 @@ def parts_of(run: TrainingRun) -> list[Part] | None:
 
 
 def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
-    """Return a sample of a dataset's rows in the base model's tokens; None without a tokenizer or without the data.
+    """Return a sample of the dataset's training rows, tokenised for the base model.
 
-    Raises Invalid if the dataset is not ready or the model cannot render a row.
+    None without a tokenizer, or if the data is missing. Raises Invalid if the dataset is not ready or the model
+    cannot render a row.
     """
     dataset.require_ready()
     if not dataset.digest:

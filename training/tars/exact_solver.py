@@ -41,7 +41,11 @@ def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges)
 
 
 def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
-    """Return the number of parameters that one cell of the table stands for, so that the table fits into memory."""
+    """Return the number of parameters that one column of the table stands for.
+
+    It is the greatest common divisor of the weights, or a multiple of it if the table would have over MOST_CELLS
+    cells.
+    """
     unit = math.gcd(*weights)
     return unit * max(1, -(-(budget // unit) * modules // MOST_CELLS))
 

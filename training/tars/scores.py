@@ -108,9 +108,10 @@ def measure(
     config: AnalysisConfig,
     progress: Callable[[int, int], None],
 ) -> Scores:
-    """Measure the signals that the settings need on the task's data, the reference and a probe; return the scores.
+    """Measure the signals that the settings need, on the task's data, the reference and a probe; return the scores.
 
-    `progress` gets (work done, work in all). With the kinds `mlp`, attention is left out.
+    `progress` gets (work done, work in all). If the settings' `kinds` are `mlp`, attention modules are not
+    measured: their signals are None and their scores 0.
     """
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]

@@ -96,7 +96,10 @@ def answer(request: HttpRequest, pk: UUID, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Revoke an invitation of a project that the person leads, then redirect to the list. Raises Http404, Conflict."""
+    """Revoke an invitation of a project that the person administers, then redirect to the list of invitations.
+
+    Raises Http404 if there is none that the person may revoke, and Conflict unless it is open.
+    """
     invitation = get_object_or_404(Invitation, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(invitation, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{invitation.address} can no longer accept.")

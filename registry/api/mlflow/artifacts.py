@@ -56,7 +56,7 @@ class ArtifactViewSet(MlflowViewSet):
         return Response({})
 
     def fetch(self, request: Request, path: str) -> FileResponse:
-        """Return the content of one file. For a version's file the read of its weights is recorded.
+        """Return the content of one file. Reading any file of a version is recorded as a read of the version's weights.
 
         404 for an unknown file.
         """

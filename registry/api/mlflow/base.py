@@ -104,7 +104,7 @@ class MlflowViewSet(ProjectViewSet):
         return version
 
     def name_of(self, adapter: Adapter) -> str:
-        """Return the adapter's slug, or with its project for a caller who sees several."""
+        """Return the registered model's name: the adapter's slug, for a caller of several projects `project.slug`."""
         if not hasattr(self, "_sees_several"):
             self._sees_several = projects_of(self.request)[:2].count() > 1
         return adapter.ref if self._sees_several else adapter.slug

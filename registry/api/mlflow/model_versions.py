@@ -51,7 +51,7 @@ class VersionSerializer(serializers.Serializer[Any]):
 
 
 class NewVersionSerializer(serializers.Serializer[Any]):
-    """The version to create: the place of its files, and what MLflow knows of its run."""
+    """The version to create: the adapter's name, the place of its files, and MLflow's run, description and tags."""
 
     name = serializers.CharField(max_length=250)
     source = serializers.CharField(max_length=1000)  # type: ignore[assignment]  # a name that DRF uses, too

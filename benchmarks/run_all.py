@@ -16,12 +16,14 @@ PARTS = {
     "multi_gpu_arm.py",
     "tars_quality_plot.py",
     "rollout_statistics_plot.py",
+    "product_clients.py",
+    "product_figures.py",
     "vllm_engine.py",
     "vllm_tiles.py",
     "vllm_adapters_plot.py",
 }
 NEED_A_MODEL = {"methods.py", "multi_gpu.py"}
-NEED_VLLM = {"vllm_adapters.py", "vllm_tokens.py"}
+NEED_VLLM = {"routing_policies.py", "vllm_adapters.py", "vllm_tokens.py", "whole_product.py"}
 
 
 def main() -> int:

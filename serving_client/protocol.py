@@ -126,6 +126,11 @@ class AliasRoute:
     created: int = 0
 
 
+# How the replicas of a version are chosen: the one with the fewest requests in flight, or the one whose prefix cache
+# has probably seen the beginning of the prompt.
+LEAST_LOADED, PREFIX_AFFINITY = "least_loaded", "prefix_affinity"
+
+
 @dataclass(frozen=True)
 class VersionRoute:
     """A servable version and the replicas that hold it; without replicas it is cold.
@@ -133,7 +138,8 @@ class VersionRoute:
     `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
     of more than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica
     will hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane. `share`
-    is the key of the project's limits on the cluster that serves it, if there are any.
+    is the key of the project's limits on the cluster that serves it, if there are any. `routing` is how one of the
+    replicas is chosen: LEAST_LOADED or PREFIX_AFFINITY; a router treats any other value as LEAST_LOADED.
     """
 
     project: str
@@ -145,6 +151,7 @@ class VersionRoute:
     refusal: str | None = None
     created: int = 0
     share: str | None = None
+    routing: str = LEAST_LOADED
 
 
 @dataclass(frozen=True)
@@ -333,6 +340,7 @@ def _version(raw: dict[str, Any]) -> VersionRoute:
         raw.get("refusal"),
         int(raw.get("created", 0)),
         raw.get("share"),
+        str(raw.get("routing", LEAST_LOADED)),
     )
 
 

@@ -172,6 +172,7 @@ class Cluster(Strict):
     engine: Literal["embedded", "vllm"] = "embedded"
     max_lora_rank: Annotated[Whole, Field(ge=1, le=512)] = 64
     max_loras: Annotated[Whole, Field(ge=1)] = 8
+    routing: Literal["least_loaded", "prefix_affinity"] = "least_loaded"
     replicas: list[Annotated[str, AfterValidator(normalised)]] | None = None
     reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 

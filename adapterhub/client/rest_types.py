@@ -153,6 +153,7 @@ class Cluster(TypedDict):
     engine: str
     max_lora_rank: int
     max_loras: int
+    routing: str
     has_engine_key: bool
 
 

@@ -39,6 +39,7 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
             "engine",
             "max_lora_rank",
             "max_loras",
+            "routing",
             "has_engine_key",
             "reconciled_at",
             "created_at",
@@ -68,13 +69,16 @@ class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras", "engine_key"]
+        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras", "routing", "engine_key"]
         # The database refuses a second slug of the project.
         validators: list[Any] = []
 
 
 class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
-    """The changeable part of a cluster: how its engines were started, and their API key; what is left out stays."""
+    """The changeable part of a cluster: how its engines were started, their API key, and how routers choose.
+
+    What is left out stays.
+    """
 
     engine_key = EngineKeyField()
     reason = serializers.CharField(max_length=2000)
@@ -82,8 +86,8 @@ class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["engine", "max_lora_rank", "max_loras", "engine_key", "reason", "confirm"]
-        extra_kwargs = {name: {"required": False} for name in ("engine", "max_lora_rank", "max_loras")}
+        fields = ["engine", "max_lora_rank", "max_loras", "routing", "engine_key", "reason", "confirm"]
+        extra_kwargs = {name: {"required": False} for name in ("engine", "max_lora_rank", "max_loras", "routing")}
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields. Raises ValidationError if only `reason` and `confirm` are given."""

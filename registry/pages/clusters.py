@@ -17,6 +17,7 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Cluster, Replica, without_bodies
 from registry.pages.forms import AddressForm, ClusterForm, CuttingOffForm, GrantForm, ReasonForm, ShareForm, cleaned
+from registry.serving.batch_speed import batch_speed
 from registry.serving.cluster_state import cluster_state
 
 CLUSTER_VERBS: dict[str, type[Form]] = {
@@ -73,16 +74,20 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
     known = AdapterVersion.objects.filter(served_name__in=loaded_names).select_related("adapter__project")
     loaded = without_bodies(visible_rows(request, known, "adapter__project"), "")
     versions = {version.served_name: version for version in loaded}
+    releases = {replica.pk: replica.engine_version for replica in viewed.replicas.all()}
     for row in state:
         row["versions"] = [versions[name] for name in row["observed"] if name in versions]
         row["held_bytes"] = sum(version.size_bytes for version in row["versions"])
         row["free"] = max(0, viewed.max_loras - len(row["observed"]))
+        row["batch_speed"] = batch_speed(releases[row["id"]]) if viewed.engine == Cluster.Engine.VLLM else ""
     context = {
         "cluster": viewed,
         "state": state,
         "grants": [grant for grant in viewed.grants.all() if grant.withdrawn_at is None],
         "may_operate": Scope.OPERATE in scopes_in(request, viewed.project),
-        "form": ClusterForm(initial={"max_lora_rank": viewed.max_lora_rank, "max_loras": viewed.max_loras}),
+        "form": ClusterForm(
+            initial={name: getattr(viewed, name) for name in ("max_lora_rank", "max_loras", "routing")}
+        ),
     }
     return render(request, "registry/cluster.html", context)
 

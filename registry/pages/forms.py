@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from adapterhub.api.pages import CHOOSE, offer
 from adapterhub.core.errors import Invalid
-from registry.models import AdapterVersion, Alias, without_bodies
+from registry.models import AdapterVersion, Alias, Cluster, without_bodies
 from serving_client.vllm_slots import VLLM_RANKS
 
 OFFERED = 50
@@ -81,12 +81,13 @@ class CuttingOffForm(ReasonForm):
 
 
 class ClusterForm(CuttingOffForm):
-    """Form for how a cluster's engines were started; an empty key keeps the present one."""
+    """Form for how a cluster's engines were started and replicas are chosen; an empty key keeps the present one."""
 
     max_lora_rank = forms.TypedChoiceField(
         choices=[(rank, str(rank)) for rank in VLLM_RANKS], coerce=int, label="Highest rank"
     )
     max_loras = forms.IntegerField(min_value=1, max_value=100_000, label="Adapters a replica holds at once")
+    routing = forms.ChoiceField(choices=Cluster.Routing.choices, required=False, label="Routers choose the replica by")
     engine_key = forms.CharField(
         max_length=500,
         required=False,
@@ -95,12 +96,12 @@ class ClusterForm(CuttingOffForm):
         help_text="Empty leaves the present key. Remove one with REST or the command line.",
     )
 
-    field_order = ("max_lora_rank", "max_loras", "engine_key", "confirm", "reason")
+    field_order = ("max_lora_rank", "max_loras", "routing", "engine_key", "confirm", "reason")
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields, without the key if it is empty."""
+        """Return the fields, without the key and the routing if they are empty."""
         fields = super().clean() or self.cleaned_data
-        return fields if fields.get("engine_key") else {name: fields[name] for name in fields if name != "engine_key"}
+        return {name: fields[name] for name in fields if fields[name] or name not in ("engine_key", "routing")}
 
 
 class AddressForm(ReasonForm):

@@ -177,6 +177,13 @@ class ClusterForm(ProjectRowForm):
     max_loras = forms.IntegerField(
         min_value=1, max_value=10_000, initial=8, label="Adapters a replica", help_text="--max-loras of vLLM."
     )
+    routing = forms.ChoiceField(
+        choices=Cluster.Routing.choices,
+        initial=Cluster.Routing.LEAST_LOADED,
+        required=False,
+        label="Routers choose the replica by",
+        help_text="Prefix affinity sends prompts with the same beginning to one replica, whose cache then has it.",
+    )
     replicas = ReplicasField(
         label="Replicas",
         help_text="Addresses of running engines that serve the base model, one on each line. More can be added later.",
@@ -187,6 +194,10 @@ class ClusterForm(ProjectRowForm):
         offer(self, base_model=BaseModel.objects.ready())
         preselect(self, "base_model")
         self.fields["replicas"].initial = free_engines()
+
+    def clean_routing(self) -> str:
+        """Return the chosen routing, or the default."""
+        return self.cleaned_data["routing"] or Cluster.Routing.LEAST_LOADED
 
 
 def free_engines() -> list[str]:

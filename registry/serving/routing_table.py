@@ -21,7 +21,9 @@ from registry.models.approved_versions import approved_names
 from registry.serving.valkey import valkey_for_publication
 from serving_client.engine_keys import kept_secret, sealed
 from serving_client.protocol import (
+    LEAST_LOADED,
     NEWEST_TABLE,
+    PREFIX_AFFINITY,
     ROUTING_CHANGES,
     ROUTING_TABLE,
     SAMPLES,
@@ -199,7 +201,10 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
 
     `only` are filters of the versions.
     """
-    replicas, granted, refusals = holders(), granted_clusters(), Refusals.read()
+    clusters = list(Cluster.objects.values_list("pk", "max_lora_rank", "routing"))
+    refusals = Refusals.read({cluster: rank for cluster, rank, _ in clusters})
+    affine = {cluster for cluster, _, routing in clusters if routing == PREFIX_AFFINITY}
+    replicas, granted = holders(), granted_clusters()
     limited = {(each.project_id, each.cluster_id): each.share_key for each in limited_grants()}
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "max_rank", "created_at")
@@ -216,6 +221,7 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
             refusals.of(name, rank, granted[key]),
             int(created.timestamp()),
             share_among([limited.get((pair[0], cluster)) for cluster in sorted(granted[key])]),
+            PREFIX_AFFINITY if granted[key] <= affine else LEAST_LOADED,
         )
         for name, digest, rank, created, project, base, longest, positions, *pair in rows
         if (key := tuple(pair)) in granted
@@ -244,12 +250,12 @@ class Refusals:
     refused: Mapping[int, set[str]]
 
     @classmethod
-    def read(cls) -> Refusals:
-        """Read the highest rank of all clusters, and what all usable replicas of each refused, from the database."""
+    def read(cls, limits: Mapping[int, int]) -> Refusals:
+        """Return the highest ranks, and what all usable replicas of each cluster refused, read from the database."""
         refused: dict[int, set[str]] = {}
         for cluster, names in Replica.objects.usable().values_list("cluster", "refused"):
             refused[cluster] = refused.get(cluster, set(names)) & set(names)
-        return cls(dict(Cluster.objects.values_list("pk", "max_lora_rank")), refused)
+        return cls(limits, refused)
 
     def of(self, name: str, rank: int, clusters: set[int]) -> str | None:
         """Return why none of the clusters will hold the version, as a sentence for callers of the router.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
@@ -54,12 +55,32 @@ def test_a_replica_is_drained_moved_and_deleted_with_what_that_cuts_off(
     assert not Replica.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ("0.24.1", "decode at 0.84 of the base model's speed"),
+        ("0.32.0", "its speed is not measured"),
+        ("0.99.0", "does not know vLLM 0.99.0"),
+    ],
+)
+def test_a_replica_of_vllm_says_what_many_adapters_cost(
+    holder: Replica, lead: Client, release: str, words: str
+) -> None:
+    assert "many adapters" not in text_of(lead.get("/clusters/cpu/")), "the embedded engine has its own kernels"
+    Cluster.objects.update(engine="vllm")
+    Replica.objects.update(engine_version=release)
+    assert words in html.unescape(text_of(lead.get("/clusters/cpu/")))
+
+
 def test_a_cluster_and_a_share_are_changed(holder: Replica, lead: Client) -> None:
     body = {"max_lora_rank": 64, "max_loras": 6, "engine_key": "sk-1", "reason": "restarted"}
     assert lead.post("/clusters/cpu/change/", body).status_code == 302
-    assert lead.post("/clusters/cpu/change/", {**body, "engine_key": "", "max_loras": 5}).status_code == 302
+    changed = {**body, "engine_key": "", "max_loras": 5, "routing": "prefix_affinity"}
+    assert lead.post("/clusters/cpu/change/", changed).status_code == 302
+    assert lead.post("/clusters/cpu/change/", {**changed, "routing": ""}).status_code == 302
     cluster = Cluster.objects.get()
-    assert (cluster.max_loras, cluster.engine_key) == (5, "sk-1")
+    assert (cluster.max_loras, cluster.engine_key, cluster.routing) == (5, "sk-1", "prefix_affinity")
+    assert "by the beginning of the prompt" in " ".join(text_of(lead.get("/clusters/cpu/")).split())
     assert "sk-1" not in text_of(lead.get("/clusters/cpu/"))
     share = {"project": "far", "slots": 3, "requests_per_s": "", "tokens_per_min": 600, "reason": "more"}
     assert lead.post("/clusters/cpu/change_grant/", share).status_code == 302

@@ -115,7 +115,7 @@ NAMES = (
     meaning method mixture mixture.weight named_versions object_type outcome page_size password pattern policy
     preset priority prompts quantum rank_max rank_min reason requests_per_s retention revision role rollout.alias
     rollout.cluster rollout.guardrails rollout.guardrails.kind rollout.guardrails.level rollout.guardrails.margin
-    rollout.guardrails.metric rollout.reason rollout.steps rollout.steps.approval rollout.steps.hold_s
+    rollout.guardrails.metric rollout.reason rollout.steps rollout.steps.approval rollout.steps.hold_s routing
     rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight samples scopes score seen settings sha256
     size slots source source_sha256 split start_values status steps steps.approval steps.hold_s steps.min_samples
     steps.shadow steps.weight tag tags targeting targeting.allow targeting.deny targeting.holdout task

@@ -103,7 +103,7 @@ NAMES = (
     format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters
     mapping max_length max_lora_rank max_loras max_rank max_tokens meaning method more name named_versions
     object_type overrides page password plan preset preview priority prompt prompts quantum quorum rank rank_max
-    rank_min reads reason recompute refusal replicas retention revision role samples scopes seen session sharded
+    rank_min reads reason recompute refusal replicas retention revision role routing samples scopes seen session sharded
     since slug sort source split start_values state status tag tags temperature theme uniform_rank until url verify
     weight
     confirm engine_key requests_per_s slots tokens_per_min by

@@ -62,7 +62,7 @@ class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["slug", "engine", "max_lora_rank", "max_loras"]
+        fields = ["slug", "engine", "max_lora_rank", "max_loras", "routing"]
 
 
 class DeclarationSerializer(serializers.Serializer[Any]):

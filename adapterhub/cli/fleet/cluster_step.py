@@ -8,7 +8,7 @@ from adapterhub.cli.plan_state import Change, State, known
 from adapterhub.client import fleet
 from adapterhub.client.rest_types import Replica
 
-LIMITS = ("engine", "max_lora_rank", "max_loras")
+LIMITS = ("engine", "max_lora_rank", "max_loras", "routing")
 
 
 class TheCluster:

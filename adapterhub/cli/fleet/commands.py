@@ -85,11 +85,13 @@ def create(
     engine: Annotated[str | None, typer.Option(help="embedded or vllm.")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     max_loras: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
+    routing: Annotated[str | None, typer.Option(help="least_loaded or prefix_affinity.")] = None,
     engine_key_file: KeyFile = "",
     as_json: AsJson = False,
 ) -> None:
     """Create a cluster."""
-    fields = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras) | key_in(engine_key_file)
+    limits = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing)
+    fields = limits | key_in(engine_key_file)
     with hub() as api:
         created = api.send(fleet.create_cluster(project_of(api, project), slug, base_model, **fields))
     say(created, f"{created['project']}.{created['slug']}", as_json)
@@ -102,12 +104,14 @@ def change(
     engine: Annotated[str | None, typer.Option(help="embedded or vllm.")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     max_loras: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
+    routing: Annotated[str | None, typer.Option(help="least_loaded or prefix_affinity.")] = None,
     engine_key_file: KeyFile = "",
     confirm: Confirm = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change how the cluster's engines were started, or their API key."""
-    fields = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras) | key_in(engine_key_file)
+    """Change how the cluster's engines were started, their API key, or how routers choose a replica."""
+    limits = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing)
+    fields = limits | key_in(engine_key_file)
     with hub() as api:
         changed = api.send(fleet.change_cluster(name, reason, confirm=confirm, **fields))
     say(changed, f"{name} changed", as_json)

@@ -20,6 +20,7 @@ from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
 from registry.models.fleet.grant import ClusterGrant
 from serving_client.engine_hosts import normalised
+from serving_client.protocol import LEAST_LOADED, PREFIX_AFFINITY
 from serving_client.vllm_slots import VLLM_RANKS
 
 # The purpose of the key that encrypts engines' API keys in the database.
@@ -53,12 +54,22 @@ class Cluster(models.Model):
         EMBEDDED = "embedded"
         VLLM = "vllm", "vLLM"
 
+    class Routing(models.TextChoices):
+        LEAST_LOADED = LEAST_LOADED, "Least loaded"
+        PREFIX_AFFINITY = PREFIX_AFFINITY, "Prefix affinity"
+
     project = models.ForeignKey(Project, models.PROTECT, related_name="clusters")
     slug = models.SlugField()
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="clusters")
     engine = models.CharField(max_length=20, choices=Engine.choices, default=Engine.EMBEDDED)
     max_lora_rank = models.PositiveIntegerField(default=64, choices=[(rank, str(rank)) for rank in VLLM_RANKS])
     max_loras = models.PositiveIntegerField(default=8, help_text="Adapters a replica holds at once.")
+    routing = models.CharField(
+        max_length=20,
+        choices=Routing.choices,
+        default=Routing.LEAST_LOADED,
+        help_text="How routers choose among the replicas that hold a version.",
+    )
     sealed_key = models.BinaryField(default=b"", editable=False, help_text="Its engines' API key, encrypted.")
     created_at = models.DateTimeField(default=now, editable=False)
     reconciled_at = models.DateTimeField(null=True, editable=False, help_text="End of its last complete round.")
@@ -223,7 +234,7 @@ class Cluster(models.Model):
         AuditEvent.record(tag, self, by=by, project=self.project, after=after, reason=reason)
 
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
-        """Change the limits that its engines were started with, the kind of engine, or the API key (`engine_key`).
+        """Change the limits that its engines were started with, the kind of engine, the API key, or the routing.
 
         The audit trail records the change, and of the key only that it changed; routers and replicas follow on commit.
         Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is

@@ -32,6 +32,7 @@ from serving_client.router.resolve import Target, authenticate, is_current, pars
 from serving_client.router.response_cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.table_follower import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
+from serving_client.router.upstream.replica_choice import prefix_of
 from serving_client.router.upstream.replicas import Reply, Untaken, Upstream, whole
 from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for
 
@@ -183,7 +184,8 @@ class Proxy:
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         is_stream = bool(body.get("stream"))
         async with AsyncExitStack() as stack:
-            post = partial(self.upstream.post, path=path, headers=headers, is_stream=is_stream)
+            prefix = partial(prefix_of, body)
+            post = partial(self.upstream.post, path=path, headers=headers, is_stream=is_stream, prefix=prefix)
             reply = await self.reply_of_holder(
                 answer, lambda route: stack.enter_async_context(post(route, body=payload))
             )

@@ -1,23 +1,23 @@
-"""Calls to replicas: the least loaded one that holds the version, and another only before the first byte."""
+"""Calls to replicas: one that holds the version, and another only before the first byte."""
 
 from __future__ import annotations
 
 import io
 import logging
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import aiohttp
 
-from serving_client.protocol import VersionRoute
+from serving_client.protocol import PREFIX_AFFINITY, VersionRoute
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import EMBEDDINGS, RESPONSES
 from serving_client.router.upstream.breaker import Breaker
 from serving_client.router.upstream.engine_access import EngineKeys
 from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
+from serving_client.router.upstream.replica_choice import by_prefix, least_loaded
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +90,25 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
+        self,
+        route: VersionRoute,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        *,
+        is_stream: bool,
+        prefix: Callable[[], str] | None = None,
     ) -> AsyncIterator[Reply]:
-        """Ask the replicas of the route one after the other, the least loaded first.
+        """Ask the replicas of the route one after the other, the least loaded first, or by the prompt's `prefix`.
 
         Yield the reply of the first that gives one.
 
         Raises Refusal 502 if none does or one fails, 504 after timeout_s, and 404 for a path that the engine lacks;
         Untaken if none of them has begun to work on it.
         """
+        key = f"{route.digest}|{prefix()}" if prefix and route.routing == PREFIX_AFFINITY else None
         attempts_left, is_untaken = MOST_BROKEN, True
-        for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
+        for url in (*self.ordered(route.replicas, key), *self.ordered(route.spare, key)):
             with self._counted(url):
                 try:
                     reply = await self._ask(url, path, body, headers, is_stream)
@@ -128,10 +136,11 @@ class Upstream:
             raise Untaken(502, *NOBODY, retry_after_s=1)
         raise Refusal(502, *(NOBODY if attempts_left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
-    def least_loaded(self, replicas: Sequence[str]) -> list[str]:
-        """Return the replicas, those with an open breaker last, by requests in flight; equals in random order."""
-        shuffled = random.sample(replicas, len(replicas))
-        return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
+    def ordered(self, replicas: Sequence[str], key: str | None) -> list[str]:
+        """Return the replicas in the order in which they are asked, by the key of a prompt if there is one."""
+        if key is None or len(replicas) < 2:
+            return least_loaded(replicas, self.in_flight, self.breaker.is_open)
+        return by_prefix(key, replicas, self.in_flight, self.breaker.is_open)
 
     def _judge(self, url: str, status: int) -> None:
         """Record a status for the breaker: 5xx and 3xx are failures, 404 and other 4xx come from a working replica."""

@@ -116,3 +116,12 @@ def test_many_changes_become_a_table(fresh_database: str, alias: Alias, monkeypa
         publish_changes([alias.pk])
     assert client.zcard(ROUTING_CHANGES) == 0
     assert table_in(client).aliases["eu/compliance"].stable == alias.version.served_name
+
+
+def test_routers_hear_how_a_cluster_chooses_the_replica(fresh_database: str, alias: Alias, alice: User) -> None:
+    name = alias.version.served_name
+    assert routing_table().versions[name].routing == "least_loaded"
+    client = empty()
+    alias.cluster.change(routing="prefix_affinity", reason="long system prompts", by=alice.as_actor())
+    publish()
+    assert table_in(client).versions[name].routing == "prefix_affinity"

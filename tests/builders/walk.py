@@ -36,6 +36,8 @@ PUBLIC = {
     "socialaccount_login_error",
     "socialaccount_signup",
 }
+# Routes that programs call, and no browser opens.
+PROGRAMS = ("api:", "mlflow:")
 # Pages that take only POST answer 405 to GET.
 POST_ONLY = {
     "promote",

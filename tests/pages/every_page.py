@@ -10,7 +10,7 @@ from django.urls import get_resolver, reverse
 from adapterhub.accounts.models import ApiToken
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
-from tests.builders.walk import POST_ONLY, PUBLIC, routes
+from tests.builders.walk import POST_ONLY, PROGRAMS, PUBLIC, routes
 from tests.pages.realistic import ANSWERS_BY_PROMPT, World
 from training.models import Compression, Dataset, Evaluation
 
@@ -25,7 +25,7 @@ OF_ADMINISTRATORS = {"new-project", "people"}
 
 def pages_to_cover() -> set[str]:
     names = {name for name, _, _ in routes(get_resolver().url_patterns)}
-    return {name for name in names - PUBLIC - POST_ONLY - PARTS - OF_ADMINISTRATORS if not name.startswith("api:")}
+    return {name for name in names - PUBLIC - POST_ONLY - PARTS - OF_ADMINISTRATORS if not name.startswith(PROGRAMS)}
 
 
 def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[str, str]:

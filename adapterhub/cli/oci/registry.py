@@ -49,8 +49,8 @@ class Artifacts:
         asked_for = challenge_of(f"{'http' if plain_http else 'https'}://{host}/v2/")
         self._registry: Registry = oras.provider.Registry(host, insecure=plain_http, auth_backend=asked_for)
         # The library repeats each failure, refused passwords too, for two minutes; a push that is repeated goes on.
-        once = type(self._registry).do_request.__wrapped__  # type: ignore[attr-defined]
-        self._registry.do_request = MethodType(once, self._registry)  # type: ignore[method-assign]
+        once = type(self._registry).do_request.__wrapped__
+        self._registry.do_request = MethodType(once, self._registry)
         self._registry.auth.load_configs(self._container)
         if asked_for == "basic" and not hasattr(self._registry.auth, "_basic_auth"):
             raise ValueError(f"authentication is needed: run `docker login {host}` first.")

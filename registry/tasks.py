@@ -96,7 +96,7 @@ def check_version(pk: int) -> None:
 
 @shared_task
 def check_versions() -> None:
-    """Check versions whose check is overdue because the task message or the worker was lost."""
+    """Check, one after another, the versions whose check is overdue because the task message or the worker was lost."""
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
 
@@ -109,7 +109,7 @@ def drop_staged_files() -> None:
 
 @shared_task
 def compare_served() -> None:
-    """Compare what an engine computes with a version that it loaded with what PEFT computes."""
+    """Compare one version that was not compared yet, as an engine computes it, with what PEFT computes."""
     served_comparison.compare_next()
 
 

@@ -25,7 +25,8 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
     """Return one fault that names every embedding which differs from the base model's, or an empty list.
 
     `copies` maps names of tensors in the folder `adapter` to the embedding that each holds (`embed_tokens` or
-    `lm_head`); `base` is the base model's folder. Raises Unreadable.
+    `lm_head`); `base` is the base model's folder. Raises Unreadable if the header of the adapter's weights cannot be
+    read.
     """
     changed = [name for name, embedding in copies.items() if not is_copy(adapter / WEIGHTS, name, base, embedding)]
     if not changed:
@@ -38,7 +39,7 @@ def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
     """Return True if the tensor is a copy of the base model's embedding, exact or rounded to a type of fewer bits.
 
     `name` is the tensor in the file `weights`; `embedding` is `embed_tokens` or `lm_head`. False if it differs, or if
-    the base model's files hold no such embedding. Raises Unreadable.
+    the base model's files hold no such embedding. Raises Unreadable if the header of `weights` cannot be read.
     """
     for place in PLACES[embedding]:
         for shard in sorted(base.glob("*.safetensors")):

@@ -133,7 +133,10 @@ def other_base(text: str, base: BaseFacts, confirmation: str) -> Finding:
 
 
 def revision_findings(config: dict[str, Any], named: NamedBase, base: BaseFacts) -> Iterator[Finding]:
-    """Yield a notice if the adapter was trained on a revision that is not known to be the served one."""
+    """Yield a notice if the configuration names a revision other than `main` and the base model's registered one.
+
+    The revision is that of the configuration, else the commit in the base model's name; without either there is none.
+    """
     revision = str(config.get("revision") or named.commit or "")
     if revision and revision not in (base.revision, "main"):
         served = f"revision {base.revision!r}" if base.revision else "an unnamed revision"

@@ -174,7 +174,7 @@ METHOD_ROUTES |= dict.fromkeys(("XLORA", "POLY"), "It mixes several adapters: se
 
 
 def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
-    """Yield every fault of a configuration, and one notice that lists the ignored fields.
+    """Yield every fault of a configuration, and notices on ignored fields and on a task whose answer is no text.
 
     Ignored are unknown fields that are switched off and those of INFORMATIVE. A configuration of a method other than
     LoRA yields only the fault that says so.

@@ -27,7 +27,10 @@ def adapted_modules(config: Config, modules: Iterable[str]) -> set[str] | None:
 
 
 def is_adapted(config: Config, targets: Any, module: str) -> bool:
-    """Return True if PEFT adapts the module under these `targets`. Raises Undecided if RE2 cannot run a pattern."""
+    """Return True if PEFT adapts the module: `targets` name it, its layer is chosen, and it is not excluded.
+
+    Raises Undecided if RE2 cannot run a pattern.
+    """
     excluded = config.get("exclude_modules") or ()
     if names_module(excluded, module):
         return False
@@ -59,7 +62,7 @@ def whole_match(pattern: str, text: str) -> bool:
 def is_in_layers(config: Config, module: str) -> bool:
     """Return True if the module's layer is in `layers_to_transform`, or if that is missing or empty.
 
-    Raises Undecided.
+    Raises Undecided if RE2 cannot run a pattern of `layers_pattern`.
     """
     wanted = config.get("layers_to_transform")
     if wanted is None or wanted == []:

@@ -74,7 +74,7 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> 
 
 
 def shared(modules: list[str]) -> Config:
-    """Return the fields that the configuration of every method has."""
+    """Return the fields of every method's configuration: task type, inference mode, and `modules` as the targets."""
     return {"task_type": "CAUSAL_LM", "target_modules": modules, "inference_mode": True}
 
 

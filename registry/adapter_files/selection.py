@@ -38,7 +38,7 @@ class Selection:
 
 
 def select(paths: Iterable[str]) -> Selection:
-    """Choose the adapter in the topmost folder, else the newest checkpoint.
+    """Choose the adapter whose folder contains all the others, else the checkpoint with the highest step.
 
     Hidden files, among them those that macOS adds to an archive, are left out and not mentioned in the notes. Raises
     Unreadable if there is no complete adapter, or no way to choose among several.
@@ -79,7 +79,7 @@ def is_weights(path: str) -> bool:
 
 
 def chosen_folder(folders: list[PurePosixPath]) -> PurePosixPath:
-    """Return the folder that contains all the others, else the newest of checkpoints beside one another.
+    """Return the folder that contains all the others; of checkpoints beside one another, the one with the highest step.
 
     Raises Unreadable for other folders, of which none can be preferred.
     """
@@ -116,7 +116,7 @@ def selection_in(folder: PurePosixPath, paths: list[str], others: list[PurePosix
 
 
 def weights_in(paths: list[str]) -> tuple[str, ...]:
-    """Return the path of the weights, or those of all shards in order.
+    """Return the path of the weights, or those of all shards in order; a file named WEIGHTS is preferred to all others.
 
     Raises Unreadable if several files could be the weights, or a shard is missing.
     """

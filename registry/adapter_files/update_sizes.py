@@ -43,7 +43,7 @@ class UpdateSize:
 def weight_norms(base: Path) -> dict[str, float]:
     """Return the Frobenius norm of each linear module's weight by module name, from all safetensors files in `base`.
 
-    Weights of integer types, and files whose header cannot be read, are left out.
+    Weights of other types than F64, F32, F16 and BF16, and files whose header cannot be read, are left out.
     """
     norms = {}
     for shard in sorted(base.glob("*.safetensors")):
@@ -58,7 +58,8 @@ def weight_norms(base: Path) -> dict[str, float]:
 def update_sizes(folder: Path, config: Mapping[str, Any], norms: Mapping[str, float]) -> dict[str, UpdateSize]:
     """Return the size of every module's update in a checked adapter's folder, by module name.
 
-    `norms` holds the Frobenius norms of the base weights by module. Raises Unreadable.
+    `norms` holds the Frobenius norms of the base weights by module. Raises Unreadable if the header of the weights
+    cannot be read.
     """
     scales, tensors = Scales(dict(config)), read_header(folder / WEIGHTS)
     sizes = {}
@@ -80,7 +81,11 @@ def matrix(path: Path, tensor: Tensor) -> np.ndarray:
 
 
 def size_findings(sizes: Mapping[str, UpdateSize]) -> Iterator[Finding]:
-    """Yield a fault if the adapter changes nothing in float32, and notices of small or idle updates and zero rows."""
+    """Yield findings on the updates: too small to count, modules without any update, and many rows of zeros in B.
+
+    An adapter whose largest update is lost in float32 is a fault, all else is a notice. The updates are judged as too
+    small only if every module's share is known.
+    """
     shares = [size.share for size in sizes.values() if size.share is not None]
     if shares and len(shares) == len(sizes) and max(shares) < LOST:
         cause = f"The largest update is {max(shares):.1e} of its base weight, too little to change it in float32."

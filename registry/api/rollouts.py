@@ -215,7 +215,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=WeightSerializer)
     @action(detail=True, methods=["post"], url_path="set-weight")
     def set_weight(self, request: Request, pk: str) -> Response:
-        """Change the share of users, in percent, whom the candidate serves."""
+        """Change the share of users, in percent, whom the candidate of an active rollout serves."""
         return self.move("set_weight", WeightSerializer)
 
     @extend_schema(request=TransitionSerializer)

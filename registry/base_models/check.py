@@ -24,8 +24,8 @@ EXPECTED = (SoftTimeLimitExceeded, NotFetched, ArtifactError, DomainError, OSErr
 def check(pk: int) -> None:
     """Fetch and inspect the base model with primary key `pk`, unless its check has ended or another worker runs it.
 
-    Any failure rejects the model with the reason, so that none stays `checking`. If a rejected model had no folder
-    before, the files that were fetched are deleted.
+    Any failure rejects the model with the reason, so that none stays `checking`; so does a check that was interrupted
+    JOB_ATTEMPTS times. If a rejected model had no folder before, the files that were fetched are deleted.
     """
     model = BaseModel.begin_check(pk)
     if model is None:

@@ -77,9 +77,9 @@ def development(version: AdapterVersion) -> dict[str, Any]:
 
 
 def data_of(lineage: dict[str, Any]) -> Any:
-    """Return the digest of the training data from a version's lineage.
+    """Return the digest of the training data from a version's lineage, or NOT_KNOWN.
 
-    For a mixture, a list of digests with their weights.
+    For a mixture it is a list of {dataset, weight}: the main dataset with weight 1, then the others.
     """
     digest = lineage.get("dataset") or NOT_KNOWN
     mixture = lineage.get("mixture")

@@ -30,8 +30,8 @@ class Past:
 def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]:
     """Return the version's graph as {nodes, edges}, from its origins to what followed from it.
 
-    `nodes` are {id, kind, name, at}; `edges` are pairs [from, to] of ids, in order of time. `past` is read from the
-    database unless it is given.
+    `nodes` are {id, kind, name, at}. `edges` are pairs [earlier, later] of ids: from each origin to the version, and
+    from the version to each later node. `past` is read from the database unless it is given.
     """
     before, after = origins(version), consequences(version, past or Past.of(version))
     own = node("version", version.pk, version.served_name, version.created_at)

@@ -104,7 +104,11 @@ def of_rollout(event: AuditEvent) -> dict[str, Any]:
 
 
 def trial_at(alias: Alias, at: datetime) -> Trial | None:
-    """Return the rollout that gave some users its candidate at that time, from its audit events; None if none did."""
+    """Return the alias' rollout that gave some users its candidate at that time; None if none did.
+
+    Only the rollout that was opened last before that time is considered. Weight and status are those of its newest
+    audit event by then; a paused rollout gives no users its candidate.
+    """
     related = ("alias__project", "candidate__adapter__project")
     opened = alias.rollouts.filter(opened_at__lte=at).select_related(*related)
     if (rollout := opened.order_by("-opened_at").first()) is None:

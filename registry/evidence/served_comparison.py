@@ -38,10 +38,10 @@ Verdict = ServedComparison.Verdict
 
 
 def compare_next() -> ServedComparison | None:
-    """Compare the oldest version that a healthy replica holds and that was not compared yet on its engine's release.
+    """Compare the oldest uncompared version of the first healthy replica that has one; return the result, or None.
 
-    A version that could not be compared is tried again after an hour. Returns the comparison, None if nothing is to be
-    compared.
+    A version is uncompared if no replica with the same release of the engine was compared with it, or if the last
+    attempt gave no numbers and was over an hour ago.
     """
     for replica in Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster"):
         is_kept = ~Q(verdict=Verdict.NOT_COMPARED) | Q(created_at__gt=now() - AGAIN)
@@ -56,7 +56,8 @@ def compare_next() -> ServedComparison | None:
 def compare(version: AdapterVersion, replica: Replica) -> ServedComparison:
     """Compare the version on the replica with PEFT, and store and return the result.
 
-    It replaces an earlier attempt without numbers. An audit event is recorded unless verdict and reason stay the same.
+    An earlier comparison on this release of the engine is returned in its place if it has numbers, and replaced if it
+    has none. An audit event is recorded unless verdict and reason stay the same.
     """
     facts = measured(version, replica) | {"replica": replica.url, "created_at": now()}
     with transaction.atomic():
@@ -101,7 +102,7 @@ def reference_of(version: AdapterVersion) -> dict[str, Any]:
     """Return the numbers of PEFT: {tokens, base, adapted}.
 
     These are token ids, and log-probabilities without and with the adapter, from an earlier comparison of the version
-    or computed in a child process. Raises DomainError.
+    or computed in a child process. Raises DomainError if the files cannot be read or the child process fails.
     """
     earlier = version.served_comparisons.exclude(verdict=Verdict.NOT_COMPARED).first()
     if earlier:
@@ -117,7 +118,9 @@ def reference_of(version: AdapterVersion) -> dict[str, Any]:
 def judged(reference: dict[str, Any], base: list[float], adapted: list[float]) -> dict[str, Any]:
     """Return the fields of a comparison, with the verdict, from the engine's log-probabilities.
 
-    `base` are those of the base model, `adapted` those with the adapter, one for each token but the first.
+    `base` are those of the base model, `adapted` those with the adapter, one for each token but the first. `effect` is
+    the mean absolute change that the adapter makes in PEFT, `difference` how far the engine's change is from it on
+    average, both in nats per token.
     """
     in_peft = changes(reference["base"], reference["adapted"])
     in_engine = changes(base, adapted)

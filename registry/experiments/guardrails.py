@@ -214,8 +214,8 @@ def analysis(
 def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
     """Return the finding of one guardrail: interval, verdict, and the action that follows.
 
-    A bad verdict is not acted on if the control got worse too, and any other is not if an arm has no row since `since`:
-    guardrails and signals then pause, goals wait.
+    A bad verdict is not acted on if the control got worse too. Any other verdict is not acted on if an arm has no row
+    since `since` and `since` is at least STALE ago. Guardrails and signals then pause, goals wait.
     """
     own_rows = [row for row in rows if row.metric == guardrail.metric]
     control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)

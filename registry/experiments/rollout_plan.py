@@ -71,7 +71,8 @@ def bad(detail: str) -> Invalid:
 def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     """Check steps and guardrails together.
 
-    Raises Invalid for weights that do not rise, and for other plans that cannot be run.
+    Raises Invalid for weights that do not rise, a shadow step whose weight is not 0, a last weight above 50 with
+    guardrails, an invalid guardrail, and difference_rate without a shadow step.
     """
     weights = [step["weight"] for step in steps]
     if not steps or weights != sorted(set(weights)):

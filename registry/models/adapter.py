@@ -357,7 +357,8 @@ class AdapterVersion(models.Model):
     def archive(self, *, reason: str, by: Actor) -> None:
         """Mark the version archived, so that it can no longer be served, and record that.
 
-        Raises InvalidTransition if it is archived already, or an alias or an active rollout serves it.
+        An unservable version without a signature is signed. Raises InvalidTransition if the version is archived
+        already, or an alias or an active rollout serves it.
         """
         with transaction.atomic():
             version = AdapterVersion.objects.select_for_update().get(pk=self.pk)
@@ -442,13 +443,16 @@ class AdapterVersion(models.Model):
             require_signed(self.signature, self.kept_identity(), trusted_keys())
 
     def served_folder(self) -> Path:
-        """Return a verified copy of the files in SERVED_DIR, from which replicas load. Raises ArtifactError."""
+        """Return the folder below SERVED_DIR from which replicas load the version, with a verified copy of its files.
+
+        Raises ArtifactError if the signature is not valid, or files are missing or changed.
+        """
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """Copy the stored files to the folder `target`, verify files and signature, and return `target`.
+        """Copy the stored files to the folder `target`, after a check of the signature, and return `target`.
 
-        Raises ArtifactError.
+        Raises ArtifactError if the signature is not valid, or files are missing or do not match the version's digest.
         """
         self.require_signature()
         return self.stored(target)

@@ -97,7 +97,8 @@ class Alias(models.Model):
 
         With `default`, calls with the adapter's bare name then go to it. The first alias of a project on another
         project's cluster accepts the grant of that cluster. Raises Invalid for a policy or version that cannot be used,
-        and Conflict for a used name and as `set_default` does.
+        and Conflict for a used name, if an evaluation speaks against the version or one that the policy asks for is
+        missing, and as `set_default` does.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
@@ -123,10 +124,10 @@ class Alias(models.Model):
     ) -> None:
         """Serve another version at once, if the alias still serves the expected one, and record that.
 
-        A version that the alias never served must have the evaluations that its policy asks for. Raises Conflict with
-        the served version if that is not the expected one, and while a rollout is active; NotAllowed for a protected
-        alias; Invalid for a version that the cluster cannot serve; PreconditionFailed if `expected_tag` is given and is
-        not the ETag.
+        Evaluations are checked unless the alias has served the version before. Raises Conflict with the served version
+        if that is not the expected one, while a rollout is active, if an evaluation speaks against the version or one
+        that the policy asks for is missing, and as `point_to` does; NotAllowed for a protected alias; Invalid for a
+        version that the cluster cannot serve; PreconditionFailed if `expected_tag` is given and is not the ETag.
         """
         with transaction.atomic():
             alias = (
@@ -324,7 +325,7 @@ def served(version: AdapterVersion) -> dict[str, str]:
 
 
 def require_of_project(version: AdapterVersion, project: Project) -> None:
-    """Check that the version belongs to the project. Raises Invalid."""
+    """Raise Invalid unless the version belongs to the project."""
     if version.adapter.project_id != project.pk:
         raise Invalid(
             "There is no such version in this project: check its served name.", field="version", code="unknown_version"

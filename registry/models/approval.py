@@ -150,8 +150,8 @@ class Approval(models.Model):
         """Sign the request and record that; the last signature of the quorum approves it.
 
         `seen` is the digest of the evidence that the signer read; empty means the request's own. Raises Conflict if the
-        evidence differs from that or has changed since the request, which then lapses; InvalidTransition if the request
-        is not pending; NotAllowed for a person who may not sign.
+        evidence differs from that or has changed since the request, which then lapses, and for a second signature of
+        one person; InvalidTransition if the request is not pending; NotAllowed for a person who may not sign.
         """
         self.lapse_when_changed(by=by)
         with transaction.atomic():
@@ -197,8 +197,8 @@ class Approval(models.Model):
     def review(self, *, reason: str, by: Actor) -> None:
         """Sign the review of a break-glass change, and record that.
 
-        Raises InvalidTransition if no glass was broken or it is reviewed already, and NotAllowed for a person who may
-        not sign.
+        Raises InvalidTransition if no glass was broken or it is reviewed already, NotAllowed for a person who may not
+        sign, and Conflict for one who has signed already.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.GLASS_BROKEN)

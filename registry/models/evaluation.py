@@ -105,7 +105,8 @@ def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
     """Return an error message if evaluations speak against replacing `stable` by the version, otherwise "".
 
-    They do if its loss is significantly higher, or if a QLoRA version was never measured on its 16-bit base.
+    They do if the latest one against `stable` shows a significantly higher loss, or if a QLoRA version was never
+    measured on its 16-bit base.
     """
     last = measured(version).filter(against=stable).first()
     change: dict[str, Any] | None = last.difference_to_other() if last else None
@@ -146,6 +147,9 @@ def shortfall(version: AdapterVersion, wanted: dict[str, Any]) -> str:
 
 
 def require_no_objection(version: AdapterVersion, stable: AdapterVersion | None = None) -> None:
-    """Check that no evaluation speaks against serving the version, in place of `stable` if given. Raises Conflict."""
+    """Raise Conflict if an evaluation speaks against serving the version, see `objection`.
+
+    Without `stable` only a QLoRA version that was never measured on its 16-bit base is refused.
+    """
     if message := objection(version, stable) if stable else unmeasured(version):
         raise Conflict(message, field="version", code="evaluation_objects")

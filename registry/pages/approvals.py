@@ -128,9 +128,10 @@ def verdicts_for(approval: Approval) -> dict[str, Any] | None:
 @login_required
 @require_POST
 def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Approve, reject or review the approval, or break the glass, as `verb` says; raise Http404 for another verb.
+    """Approve, reject or review the approval, or break the glass, as `verb` says, and redirect to the approval.
 
-    Raises NotAllowed for a person without the verb's scope, and the errors of the signer.
+    Raises Http404 for another verb, NotAllowed without the verb's scope and for a person who may not sign or has not
+    signed in recently, and as the approval's method does.
     """
     if verb not in VERBS:
         raise Http404

@@ -97,7 +97,10 @@ def new_base_model(request: HttpRequest) -> HttpResponse:
 
 
 def register(request: HttpRequest, fields: dict[str, Any]) -> BaseModel:
-    """Register and return the base model that the form's fields name. Raises Invalid or Conflict."""
+    """Register and return the base model that the form's fields name: an engine's, one of the hub, or a folder.
+
+    Raises Invalid for a used slug, for a source of the hub that no operator has listed, and as `served_by` does.
+    """
     by = actor_of(request)
     if fields["engine"]:
         name, source = served_by(fields["engine"])
@@ -118,9 +121,10 @@ def slug_for(name: str) -> str:
 
 
 def served_by(url: str) -> tuple[str, str]:
-    """Ask the engine at `url` for its base model; return the model's name and its source: a folder here, or a hub id.
+    """Ask the engine at `url` for its base models; return (name, source) of the first that is known here.
 
-    Raises Invalid for an address that is not allowed or does not answer, and for a model of neither kind.
+    The source is a folder of the models folder or a hub id. Raises Invalid for an address that is not allowed or does
+    not answer, and if none of the models is known.
     """
     bases = replica_calls.base_models(url, settings.ENGINE_HOSTS)
     for name, root in bases.items():

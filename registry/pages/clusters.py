@@ -115,7 +115,11 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
-    """Call the cluster's method `verb`, one of CLUSTER_VERBS, with the form's fields; raise Http404 for another."""
+    """Call the cluster's method `verb`, one of CLUSTER_VERBS, with the form's fields, and return to the cluster's page.
+
+    After `remove` that is the list of clusters. Raises Http404 for another verb, NotAllowed without scope operate, and
+    as the method does.
+    """
     if verb not in CLUSTER_VERBS:
         raise Http404
     steered = operated(request, slug)
@@ -129,7 +133,7 @@ def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
 def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     """Call the replica's method `verb`, one of REPLICA_VERBS, with the form's fields, and return to the cluster's page.
 
-    Raises Http404 for another verb, and NotAllowed without scope operate.
+    Raises Http404 for another verb, NotAllowed without scope operate, and as the method does.
     """
     if verb not in REPLICA_VERBS:
         raise Http404

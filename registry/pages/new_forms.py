@@ -201,7 +201,10 @@ class ClusterForm(ProjectRowForm):
 
 
 def free_engines() -> list[str]:
-    """Return the URLs of the engines that the operator listed and that are not replicas yet, one for each port."""
+    """Return the URLs of the engines that the operator listed and that are not replicas yet, in alphabetical order.
+
+    Of several hosts with the same port only the first that is listed counts.
+    """
     taken = set(Replica.objects.values_list("url", flat=True))
     named: Iterable[str] = (entry for entry in settings.ENGINE_HOSTS if HOST_AND_PORT.fullmatch(entry))
     by_port = {entry.rpartition(":")[2]: f"http://{entry}" for entry in reversed(list(named))}

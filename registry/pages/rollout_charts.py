@@ -32,7 +32,11 @@ class Reading:
 
 
 def window(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> tuple[datetime, datetime]:
-    """Return the time when the candidate's traffic began, and the time when the measuring beside a control ended."""
+    """Return (start, end) of the time that a rollout's charts show.
+
+    The start is when the candidate's traffic began, else when the rollout was opened or created. The end is that of the
+    measuring beside a control: the promotion, else the rollout's end, else `at`.
+    """
     starts = [event.at for event in events if event.tag == Tag.ROLLOUT_STARTED]
     started = min(starts, default=rollout.opened_at or rollout.created_at)
     ends = [each.at for each in rollout.decisions.all() if each.outcome == Outcome.PROMOTED][:1]
@@ -40,7 +44,10 @@ def window(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> tupl
 
 
 def readings(rail: Guardrail, rows: Sequence[Minute], since: datetime, until: datetime, alpha: float) -> list[Reading]:
-    """Return the readings of a metric at up to CHART_POINTS of its measured minutes between both times."""
+    """Return the readings of a metric at up to CHART_POINTS of its measured minutes between both times, oldest first.
+
+    Each reading judges all that was measured from `since` to the end of its minute.
+    """
     first = since.replace(second=0, microsecond=0)
     own_rows = [row for row in rows if row.metric == rail.metric and row.arm is not Arm.BASELINE]
     within = sorted((row for row in own_rows if first <= row.at <= until), key=lambda row: row.at)
@@ -99,7 +106,7 @@ def reach_of(rail: Guardrail, extents: Sequence[float]) -> float:
 
 
 def in_words(rail: Guardrail, reading: Reading) -> dict[str, Any]:
-    """Return one row of the chart's table, with values and difference as text."""
+    """Return one row of the chart's table: the time, and each arm's users, their values and the difference as text."""
     control, candidate = ({"users": arm.users, "value": arm.value} for arm in (reading.control, reading.candidate))
     low, middle, high = ends_of(reading.interval, 1.0)
     known = {"lower": low, "estimate": middle, "upper": high} if is_closed(reading.interval) else None

@@ -39,7 +39,8 @@ def judge_all() -> None:
 def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
     """Judge the rollout, carry out the resulting action, and return the analysis.
 
-    Raises Conflict if it was changed meanwhile.
+    Rolling back and pausing happen at once; the rollout goes on only when its present step is done. Raises Conflict if
+    it was changed meanwhile, and NotAllowed if it may not move.
     """
     verdict = judge(rollout, at)
     numbers = judgement(rollout, at, verdict)

@@ -43,7 +43,7 @@ class Scored:
 
 
 def judge_waiting() -> int:
-    """Score the waiting samples, store the scores and return their number.
+    """Score the waiting samples for up to about LONGEST_S, store the scores and return their number.
 
     The samples are deleted. Returns 0 if no judge is configured, or while another worker scores.
     """

@@ -9,7 +9,10 @@ from registry.serving.desired_versions import desired_state
 
 
 def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return a row for each replica: the versions it should hold, those it was seen to hold, and the difference."""
+    """Return a row for each replica: the versions it should hold, those it was seen to hold, and the difference.
+
+    A replica that does not answer should hold the versions that every replica has, and a drained one none.
+    """
     replicas, desired = list(cluster.replicas.all()), desired_state(cluster)
     for replica in replicas:
         replica.cluster = cluster

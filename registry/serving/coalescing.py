@@ -28,7 +28,10 @@ class CoalescedRun:
         self.served = 0
 
     def join(self) -> None:
-        """Run the work, or return once a run that began after this call has ended. Raises StillRunning."""
+        """Run the work, or return once a run that began after this call has ended.
+
+        Raises StillRunning if another run does not end in time, and the error of the work if this caller ran it.
+        """
         ticket = next(self.tickets)
         if not self.turn.acquire(timeout=PATIENCE_S):
             raise StillRunning(f"Another publication has not ended within {PATIENCE_S:.0f} s")

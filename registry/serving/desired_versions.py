@@ -146,9 +146,10 @@ def line_of_work(served_name: str) -> str:
 
 
 def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
-    """Return the versions that routers requested in the last minute, and those of them that are still waited for.
+    """Return (requested, waiting): what routers requested in the last minute, and what of it is still waited for.
 
-    Both are empty, with a warning in the log, if Valkey is down.
+    `requested` maps served names to the time of the latest request; `waiting` lists served names, the longest waiting
+    first. Both are empty, with a warning in the log, if Valkey is down.
     """
     loaded = {name for replica in cluster.replicas.all() if replica.is_usable for name in replica.loaded}
     try:

@@ -51,7 +51,11 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
 
 
 def take_back_refused_moves(cluster: Cluster) -> None:
-    """Move an alias back to its former version if every usable replica refuses the one that it was just moved to."""
+    """Move an alias back to its former version if every usable replica refuses the one that it was just moved to.
+
+    Only a move within ROLLBACK_WINDOW to a version that is new to the alias is undone, and not to a version that is
+    refused as well.
+    """
     refused = [replica.refused for replica in cluster.replicas.all().usable()]
     by_all = set.intersection(*map(set, refused)) if refused else set()
     for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):

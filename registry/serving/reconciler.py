@@ -167,7 +167,8 @@ def take_out_of_use(observations: list[Observation], until: float) -> None:
 def load_missing(observations: list[Observation], until: float) -> None:
     """Load each desired version that a replica lacks or holds from another path, and probe those that others loaded.
 
-    What is loaded is published while slower replicas still load. No load begins after `until` (of time.monotonic()).
+    Versions that the replica refused before are not tried again. What is loaded is published while slower replicas
+    still load. No load begins after `until` (of time.monotonic()).
     """
     folders = Folders()
     requests = [(observation, list(load_requests(observation, folders))) for observation in observations]

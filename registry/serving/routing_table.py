@@ -235,7 +235,7 @@ def limited_grants() -> list[ClusterGrant]:
 
 
 def share_among(keys: list[str | None]) -> str | None:
-    """Return the key of the share that a version's requests count against, given the keys of its clusters.
+    """Return the share against which a version's requests count: the first of `keys`, those of its clusters.
 
     None if one of the clusters is the project's own, or is granted without a limit.
     """

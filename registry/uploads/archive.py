@@ -36,7 +36,7 @@ def unpack(file: IO[bytes], folder: Path, most_bytes: int) -> tuple[Selection, l
     """Unpack the adapter in a zip into the folder; return what was chosen, and the paths of its files.
 
     The files are named `0`, `1`, ...: the configuration first, then the weights. Raises Unreadable for a zip that is
-    damaged, encrypted, without an adapter, or whose adapter has more than `most_bytes`.
+    damaged, encrypted, without an adapter, or whose adapter has more than `most_bytes`, and OutOfSpace.
     """
     require_short_directory(file)
     try:

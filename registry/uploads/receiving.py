@@ -79,7 +79,7 @@ def receive_local(files: Mapping[str, Path], folder: Path, paths: Sequence[str] 
 
 
 def not_sent(name: str) -> Invalid:
-    """Return the refusal of a file that was named and not sent."""
+    """Return, without raising it, the error of a file that was named and not sent."""
     return refusal([fault("not_sent", FILES, f"{printable(name)} was named and not sent.", "Send the folder again.")])
 
 
@@ -125,8 +125,9 @@ def publish(
     """Publish an uploaded adapter as its adapter's next version and return it.
 
     With `fold` differing scales are folded into B. With `keep` an adapter that engines cannot serve is stored without
-    being served. Raises Invalid if both are given or the files are not valid, Conflict if they are published already,
-    and Unavailable if the child process that folds fails.
+    being served. Raises Invalid if both are given or the files are not valid; Conflict if they are published already,
+    cannot be folded, or could be served and are to be kept; Unavailable if the child process that folds fails, and
+    TooMany if the project has too many such children.
     """
     if keep and fold:
         raise Invalid("What is kept stays as it was sent, its scales, too: name keep or fold.", field="fold")

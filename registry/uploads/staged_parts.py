@@ -23,7 +23,10 @@ class Counted:
         self._source, self._most, self.size = source, most, 0
 
     def read(self, count: int = -1) -> bytes:
-        """Return up to `count` bytes, as a file does: all that are left for -1. Raises TooLarge."""
+        """Return up to `count` bytes, as a file does: all that are left for -1.
+
+        Raises TooLarge once more bytes than the limit have been read.
+        """
         block = self._source.read(count)
         self.size += len(block)
         if self.size > self._most:

@@ -22,19 +22,20 @@ log = logging.getLogger(__name__)
 
 
 def replace(project: Project, path: str, source: IO[bytes], *, by: Actor) -> StagedFile:
-    """Keep a whole file under the path; what was there before is dropped.
+    """Store a whole file under the path, in place of one that was there before, and return it.
 
-    Raises Conflict and TooLarge if the project's staged files leave no room, OutOfSpace and StoreAway.
+    Raises Conflict or TooLarge if the project's staged files leave no room, OutOfSpace if the disk is full, and
+    StoreAway if the store does not answer.
     """
     drop(StagedFile.objects.filter(project=project, path=path))
     return append(project, path, 0, source, by=by)
 
 
 def append(project: Project, path: str, offset: int, source: IO[bytes], *, by: Actor) -> StagedFile:
-    """Keep the next part of a file, whose first byte is the file's byte `offset`; return the file.
+    """Store the next part of a file, whose first byte is the file's byte `offset`, and return the file.
 
-    Bytes are stored before the row says so: a part that broke off leaves the file as it was. Raises Conflict if the
-    file has not `offset` bytes, and as `replace` does.
+    The file is created if there is none. Bytes are stored before the row says so: a part that broke off leaves the file
+    as it was. Raises Conflict if the file has not `offset` bytes, and as `replace` does.
     """
     stream = Counted(source, room_of(project))
     file, _ = StagedFile.objects.get_or_create(project=project, path=path, defaults={"created_by": by.user})
@@ -78,7 +79,10 @@ def room_of(project: Project) -> int:
 
 
 def take(file: StagedFile, target: Path) -> Path:
-    """Write the file's bytes to `target` and return it. Raises Conflict if they are no longer there, and StoreAway."""
+    """Write the file's bytes to `target` and return it.
+
+    Raises Conflict if they are no longer there as a whole, StoreAway if the store does not answer, and OutOfSpace.
+    """
     try:
         parts().join(file.pk.hex, [name for name, _ in file.parts], target)
     except FileNotFoundError:
@@ -89,7 +93,10 @@ def take(file: StagedFile, target: Path) -> Path:
 
 
 def drop(files: QuerySet[StagedFile]) -> int:
-    """Delete the files, their bytes first; return how many. One whose store does not answer is logged and left."""
+    """Delete the files, their bytes first, and return how many were deleted.
+
+    A file whose store does not answer is logged and left.
+    """
     dropped = 0
     for file in files:
         try:

@@ -103,9 +103,10 @@ def requested_shape(fields: dict[str, Any]) -> Shape:
 
 
 def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
-    """Return the plan to estimate, and the device's memory in bytes.
+    """Return the plan of a LoRA training with the request's hyperparameters, and the device's memory in bytes.
 
-    The memory is as stated, else that of the largest known device, else None.
+    The memory is `device_gb`, else that of the largest known device, else None. The plan is one for a GPU unless that
+    device is a CPU.
     """
     device = None if "device_gb" in fields else estimator_inputs.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA

@@ -44,7 +44,10 @@ Place = tuple[int, int]
 
 
 def place_of(request: Request) -> Place:
-    """Return (last step seen, log bytes seen) from Last-Event-ID, else from the query. Raises Invalid."""
+    """Return (last step seen, log bytes seen) from Last-Event-ID, else from `after` and `log_from` in the query.
+
+    Both are 0 if nothing is given. Raises Invalid unless they are two whole numbers.
+    """
     last_event = request.headers.get("Last-Event-ID", "")
     words = last_event.split(":") if last_event else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
@@ -55,7 +58,8 @@ def place_of(request: Request) -> Place:
 def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
     """Return a snapshot of the run: state, progress, and the metrics and log text that are new since `place`.
 
-    `place` is (last step seen, log bytes seen); `after` and `log_from` in the snapshot are the next one.
+    `place` is (last step seen, log bytes seen); `after` and `log_from` in the snapshot are the next one. It has at most
+    STEPS steps of metrics; `ended` is True once the run is over and no step is left to read.
     """
     step, position = place
     steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])

@@ -69,7 +69,7 @@ def require_answer(turns: list[Turn], column: str = "messages") -> None:
 def turn_of(message: Any, column: str) -> Turn:
     """Return a message as {role, content}, with its weight, calls, reasoning, name or id if it has them.
 
-    Raises BadLine.
+    Raises BadLine for an unknown role, for content that is not text, and for fields that cannot be honoured.
     """
     message = without_nulls(message)
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
@@ -264,7 +264,7 @@ def shared_calls(text: str, column: str) -> list[Turn]:
 
 
 def weight_of(message: Turn, column: str) -> Turn:
-    """Return {weight} if an answer's weight is not 1, else {}; a flag counts as 0 or 1.
+    """Return {weight} if an answer names a weight other than 1, else {}; true and false count as 1 and 0.
 
     Raises BadLine for a weight outside 0 to 1, and for fields that give different weights.
     """
@@ -325,7 +325,10 @@ def in_openais_words(tool: Turn) -> Turn:
 
 
 def unread_fields(value: Any) -> Iterable[str]:
-    """Yield the names of the fields that a message has and nothing reads, once for each message."""
+    """Yield the names of the fields that nothing reads, once for each message of the conversation that has one.
+
+    Among them are a name and a weight of system and user messages. Anything but a list of objects yields nothing.
+    """
     for message in value if isinstance(value, list) else ():
         if isinstance(message, dict):
             yield from (name for name, each in message.items() if each is not None and name not in KNOWN)

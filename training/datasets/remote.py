@@ -203,7 +203,10 @@ def size_of(folder: Path) -> int:
 
 
 def commit_of(source: Source) -> str:
-    """Return the hub's commit of the source's revision, the newest one if it names none. Raises Invalid."""
+    """Return the hub's commit of the source's revision, the newest one if it names none.
+
+    Raises Invalid if the hub does not answer or has no such dataset or revision.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

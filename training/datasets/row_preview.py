@@ -61,7 +61,8 @@ class Span:
 class Rendered:
     """A row as a training reads it: its number of tokens, the number that the loss counts, and its text in spans.
 
-    `side` is `chosen` or `rejected` for one side of a preference row, else "".
+    `tokens` includes those beyond max_length, `counted` does not. `side` is `chosen` or `rejected` for one side of a
+    preference row, else "".
     """
 
     tokens: int
@@ -118,9 +119,10 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
 
 def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING) -> Rendered:
-    """Return a row as the recipes read it, with its length and the number of tokens that the loss counts.
+    """Return a row as the recipes read it, its text shortened to SHOWN_CHARACTERS.
 
-    Raises NotReadable.
+    `tokens` is its whole length, `counted` the number of tokens within `max_length` that the loss counts. The row must
+    not be a preference pair. Raises NotReadable.
     """
     sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)

@@ -137,7 +137,7 @@ def is_absent(name: str, value: Any) -> bool:
 def use_of(named: Record) -> Row:
     """Return the record's columns document, source and weight, as far as it has them; a weight of 1 is left out.
 
-    Raises BadLine.
+    Raises BadLine for a document or source that is not text or a whole number, and for a weight outside 0 to 1.
     """
     used: Row = {}
     for column in ("document", "source"):
@@ -232,7 +232,7 @@ def line_of(row: Row) -> str:
 
 
 def content_hash(row: Row) -> int:
-    """Return a 64-bit hash of a row's trained content.
+    """Return a 64-bit hash of a row without its document, source, weight and split.
 
     It ignores case, white space and Unicode form.
     """

@@ -56,7 +56,7 @@ class Report:
 
     @property
     def rows(self) -> int:
-        """Return the number of all rows."""
+        """Return the number of valid rows, of all splits; broken lines are not counted."""
         return sum(self.splits.values())
 
 
@@ -154,7 +154,7 @@ class Scan:
         self.keys.add(row.row)
 
     def divide(self) -> Any:
-        """Divide the rows into splits and return a mask that is True for held-out rows.
+        """Divide the rows into splits, store each split's hashes, and return a mask that is True for held-out rows.
 
         They are divided by the column `split` if a row is held out by it, else by groups.
         """

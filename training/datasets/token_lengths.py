@@ -88,7 +88,10 @@ def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: Re
 
 
 def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
-    """Yield a random sample of the file's rows, always the same for the same file and with the first row in it."""
+    """Yield a random sample of SAMPLED_ROWS of the file's `rows` rows, or all of them, and always the first row.
+
+    The sample is the same for every file of this number of rows.
+    """
     chosen = {0, *random.Random(0).sample(range(rows), min(rows, SAMPLED_ROWS))}  # noqa: S311 - a sample, no secret
     with file.open("rb") as stream:
         for place, line in enumerate(stream):

@@ -29,9 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def mirror() -> int:
-    """Copy up to BATCH ended runs that are not mirrored yet; return how many were copied.
+    """Copy up to BATCH ended runs that are not mirrored yet, those that ended first before others; return their number.
 
-    0 without an MLflow server, and, with a warning in the log, if the server fails.
+    0 without an MLflow server, and, with a warning in the log, if the server fails; runs copied before that stay
+    copied.
     """
     if not settings.MLFLOW_URL:
         return 0

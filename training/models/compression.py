@@ -194,7 +194,11 @@ def trained_with(version: AdapterVersion) -> Dataset | None:
 
 
 def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merged: bool) -> None:
-    """Check that the budget allows at least one rank and is smaller than the version. Raises Invalid."""
+    """Check that the budget allows at least one rank of one module and is smaller than the version. Raises Invalid.
+
+    The budget `max_rank` is checked by `check_max_rank`; it is the only one for a version that engines cannot serve and
+    for a compression with `keeps_merged`.
+    """
     ((kind, value),) = budget.items()
     if kind == MAX_RANK:
         check_max_rank(version, value)

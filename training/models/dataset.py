@@ -143,8 +143,9 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> Dataset:
         """Check and store a file, record that, and return its dataset.
 
-        A file over AT_ONCE_BYTES is checked later by a worker. The same content again gives the same dataset. Raises
-        BrokenLines, and Invalid for an unknown format, too few rows or erased content.
+        A file over AT_ONCE_BYTES, for a compressed one by estimate, is stored and checked later by a worker. The same
+        content again gives the same dataset. Raises BrokenLines, Invalid for an unknown format, too few rows or erased
+        content, and TooMany if the project has too many checks in child processes.
         """
         dataset = cls(
             project=project,
@@ -381,7 +382,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> dict[str, Any]:
         """Return the first rows as a training on the model reads them, with the lengths of rows in tokens.
 
-        Raises Invalid.
+        Raises Invalid if the dataset is not ready, or the model's tokenizer cannot render the rows.
         """
         file = self.folder() / "train.jsonl"
         try:

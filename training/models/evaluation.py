@@ -79,7 +79,9 @@ class Evaluation(GpuJob):
     ) -> Evaluation:
         """Queue an evaluation, record that, and return it.
 
-        Raises Invalid that names the field, and Conflict if the queue is full.
+        Without `task` a dataset or prompts must be given; a task is combined with nothing else. Raises Invalid that
+        names the field for versions, data, prompts, a pattern or a task that cannot be used, and Conflict if the queue
+        is full.
         """
         require_measurable(version, against)
         if task:

@@ -144,7 +144,7 @@ def kinds() -> list[type[GpuJob]]:
 
 
 def running(project: Project) -> int:
-    """Return the number of the project's jobs that hold a lease."""
+    """Return the number of the project's jobs of every kind that hold a lease."""
     return count(project, status__in=LEASED)
 
 

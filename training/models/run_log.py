@@ -49,9 +49,10 @@ class RunLog(models.Model):
 
     @classmethod
     def since(cls, run: Any, position: int) -> tuple[str, int]:
-        """Return the log text from the part with byte `position` on, at most four parts, and where it ends.
+        """Return (log text from byte `position` on, the byte where it ends), of at most four stored parts.
 
-        The end is a byte offset, too.
+        The text begins with the stored part that holds this byte, so it may begin earlier. Without such a part it is
+        "", and the end is `position`.
         """
         parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
         if not parts:

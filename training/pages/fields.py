@@ -81,7 +81,10 @@ class MixtureField(forms.CharField):
         return [Mixed(self.one_named(project, name), weight) for name, weight in mixture]
 
     def one_named(self, project: int, name: str) -> Dataset:
-        """Return the dataset of the project (a key) with this name or number. Raises ValidationError."""
+        """Return the project's dataset with this number or, if no dataset has that number, with this name.
+
+        `project` is the project's key. Raises ValidationError if there is none, or several have the name.
+        """
         of_project = self.datasets.filter(project=project)
         if name.isdecimal() and len(name) < 19 and (numbered := of_project.filter(pk=int(name)).first()):
             return numbered

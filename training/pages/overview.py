@@ -77,7 +77,7 @@ def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def trainable(request: HttpRequest) -> QuerySet[Adapter]:
-    """Return the newest adapters of projects in which the person may train."""
+    """Return the TRAINABLE newest live adapters of the projects in which the person may train, newest first."""
     projects = allowed(request, Scope.TRAIN).filter(archived_at=None)
     adapters = Adapter.objects.live().filter(project__in=projects).select_related("project")
     return adapters.order_by("-created_at")[:TRAINABLE]

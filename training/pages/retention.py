@@ -86,9 +86,10 @@ def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Approve or reject a pending erasure as a second person, after a recent sign-in.
+    """Approve or reject a pending erasure as a second person, and redirect to the dataset.
 
-    Raises Http404 without a pending erasure and for another verb, NotAllowed, and the errors of the signer.
+    Raises Http404 without a pending erasure and for another verb, NotAllowed for a person who may not sign or has not
+    signed in recently, and Conflict under a legal hold or before the retention period ends.
     """
     erasure = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):

@@ -107,7 +107,7 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
     """Return the preflight check, the adviser's ranking, and the file, request and command that launch the form's run.
 
-    Raises NotAllowed without scope train, and Invalid.
+    Raises NotAllowed without scope train, and Invalid for a run that cannot be planned.
     """
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)

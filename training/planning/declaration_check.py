@@ -143,7 +143,10 @@ class DeclarationCheck:
         return stored
 
     def dataset(self) -> Dataset:
-        """Return the declared dataset, or an unsaved one for a file that is still to be uploaded. Raises Invalid."""
+        """Return the declared dataset, or an unsaved one for a file that is still to be uploaded.
+
+        Raises Invalid if the project has no dataset of the declared number.
+        """
         pk = self.declared["dataset"]
         if pk is None:
             columns = self.declared["columns"]
@@ -268,7 +271,11 @@ class DeclarationCheck:
         return Cluster(project=self.project, base_model=base, **wanted)
 
     def serving_cluster(self, alias: Alias | None, reference: str | None, base: BaseModel | None) -> Cluster:
-        """Return the cluster that serves the alias, or that is to serve a new one. Raises Invalid."""
+        """Return the cluster that serves the alias, or if `alias` is None the one that `reference` names.
+
+        Raises Invalid for a new alias without a cluster, for another cluster than the alias is on, and for one that
+        does not serve the project.
+        """
         if alias is None:
             if not reference:
                 name = self.declared["rollout"]["alias"]

@@ -173,7 +173,7 @@ def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: Rea
 def data(run: TrainingRun) -> dict[str, Any]:
     """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture contributes.
 
-    Raises Invalid.
+    The verdict is UNKNOWN if the rows cannot be measured. Raises Invalid as `parts_of` does.
     """
     parts, length = parts_of(run), run.hyperparameters["max_length"]
     if parts is None:
@@ -246,7 +246,7 @@ def row_length(run: TrainingRun) -> int:
     """Return the length in tokens to which the rows of a batch are padded.
 
     It is the longest row's, with a margin if not all rows were measured, and at most `max_length`; with packing or
-    without measured rows it is `max_length`. Raises Invalid.
+    without measured rows it is `max_length`. Raises Invalid as `parts_of` does.
     """
     most: int = run.hyperparameters["max_length"]
     parts = parts_of(run)
@@ -287,7 +287,10 @@ def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
-    """Return a sentence with the smallest change that makes the run fit the device."""
+    """Return a sentence with the first change that makes the run fit the device.
+
+    Tried in turn are a smaller batch, recomputation, and QLoRA, which is no choice for preferences.
+    """
     if batch := largest_batch(shape, plan, device_bytes):
         return f"batch_size {batch} fits."
     if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
@@ -299,7 +302,11 @@ def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
 
 
 def time(run: TrainingRun) -> dict[str, Any]:
-    """Return an estimate of the seconds, from past runs of the same base model and method; None without such a run."""
+    """Return {seconds, tokens, text}, and the pace `tokens_per_second` if it is known.
+
+    The pace is the median of past runs of the same base model, method and devices; `seconds` is None without such a run
+    or if the rows cannot be measured. Raises Invalid as `parts_of` does.
+    """
     speeds = past_paces(run)
     tokens = planned_tokens(run)
     if not speeds or tokens is None:
@@ -310,7 +317,10 @@ def time(run: TrainingRun) -> dict[str, Any]:
 
 
 def past_paces(run: TrainingRun) -> list[float]:
-    """Return the final tokens per second of the newest successful runs of the same base model, method and devices."""
+    """Return the last tokens per second of up to PAST_RUNS successful runs of the same base model, method and devices.
+
+    They are the newest ones; a run that logged no pace is left out.
+    """
     alike = type(run).objects.filter(base_model=run.base_model, method=run.method, status=JobStatus.SUCCEEDED)
     paces = []
     for past in alike.filter(hyperparameters__devices=run.devices)[:PAST_RUNS]:
@@ -374,7 +384,11 @@ def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> di
 
 
 def queue(run: TrainingRun) -> dict[str, Any]:
-    """Return the numbers of running jobs, of jobs queued before the run, and of devices, and a sentence."""
+    """Return {ahead, running, devices, free, text}: the jobs of all projects, and the devices, that decide on the wait.
+
+    `ahead` are queued jobs of the same or a higher priority, `devices` those that a worker reported recently; `free` is
+    True if a device is free and no job is ahead.
+    """
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())

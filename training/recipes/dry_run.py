@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> int:
 
 
 def dry_run(record: Record, method: str, steps: int) -> Record:
-    """Run the recipe for a few steps in a child process; return the time, memory and energy that all steps would take.
+    """Run the recipe for `steps` steps in a child process; return what all of the run's steps would take.
 
-    Raises BadInput with the recipe's error if it ends before its second step.
+    The result is that of `Watch.answer`. Raises BadInput with the recipe's error if it ends before its second step.
     """
     with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
         folder = Path(name)

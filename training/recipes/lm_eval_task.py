@@ -53,9 +53,10 @@ def main(arguments: list[str]) -> int:
 
 
 def run(task: Task, events: Events) -> None:
-    """Run the task with lm-eval, write OUTPUT/result.json and log the scores as an event. Raises BadInput.
+    """Wait until the router serves the version, run the task with lm-eval, and write OUTPUT/result.json.
 
-    It first waits until the router serves the version.
+    The scores are logged as an event. Raises BadInput if lm-eval or the folder of tasks is missing, the version is not
+    served, lm-eval fails, or it writes no number.
     """
     require_harness(task)
     if not task.tasks.is_dir():

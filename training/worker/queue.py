@@ -65,7 +65,7 @@ def claim() -> GpuJob | None:
 
 
 def hosts() -> list[Host]:
-    """Return the hosts of all workers that reported recently."""
+    """Return a Host for each host whose worker reported within REPORTED_WITHIN, with the devices of that host."""
     devices: dict[str, list[Device]] = {}
     for device in Device.objects.alive():
         devices.setdefault(device.host, []).append(device)

@@ -80,7 +80,10 @@ class ArtifactViewSet(MlflowViewSet):
         return FileResponse(copy, content_type="application/octet-stream")
 
     def contents(self, request: Request) -> Response:
-        """List the files and folders at the path."""
+        """List the files and folders that lie directly in the folder at the path; the list is empty if there are none.
+
+        404 for an unknown version or project.
+        """
         path = self.query(PathSerializer)["path"].strip("/")
         kind, _, rest = path.partition("/")
         if kind == "versions":
@@ -95,7 +98,10 @@ class ArtifactViewSet(MlflowViewSet):
         return Response({"files": list(entries(sizes))})
 
     def version_place(self, rest: str) -> Any:
-        """Return the version of `<adapter>/<number>/...`. Raises Http404 and NotAllowed."""
+        """Return the version of `<adapter>/<number>/...`.
+
+        Raises Http404 if the caller sees no such version, and NotAllowed without scope read.
+        """
         name, _, further = rest.partition("/")
         number = further.partition("/")[0]
         if not (number.isdecimal() and number.isascii() and len(number) < 10):
@@ -105,7 +111,8 @@ class ArtifactViewSet(MlflowViewSet):
     def upload_place(self, path: str, *, is_folder: bool = False) -> tuple[Project, str]:
         """Return the project and the path in it of `uploads/<project>/...`.
 
-        Raises Invalid for another place, Http404 for a project that the caller does not see, and NotAllowed.
+        The path may be empty only with `is_folder`. Raises Invalid for another place or a path that is too long,
+        Http404 for a project that is archived or that the caller does not see, and NotAllowed without scope publish.
         """
         kind, _, rest = path.strip("/").partition("/")
         slug, _, name = rest.partition("/")
@@ -128,7 +135,10 @@ class ArtifactViewSet(MlflowViewSet):
 
 
 def entries(sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield MLflow's entries of a folder: each file in it, and each folder once. `sizes` has every path below it."""
+    """Yield MLflow's entries for what lies directly in a folder: each subfolder once, then each file with its size.
+
+    `sizes` maps every path below the folder to its bytes.
+    """
     folders = sorted({path.partition("/")[0] for path in sizes if "/" in path})
     yield from ({"path": folder, "is_dir": True} for folder in folders)
     for path, size in sizes.items():

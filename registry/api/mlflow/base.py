@@ -41,7 +41,7 @@ OURS = "hub."
 
 
 def not_in_mlflow(way: str, field: str = "") -> Invalid:
-    """Return the refusal of a call of MLflow's that the registry does not carry out; `way` is the one that it has."""
+    """Return the Invalid to raise for an MLflow call that is not supported; the text `way` says what to do instead."""
     return Invalid(way, field=field, code="not_in_mlflow")
 
 
@@ -70,7 +70,10 @@ class MlflowViewSet(ProjectViewSet):
         return response
 
     def query(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """Return the query parameters, validated by the serializer. Raises Invalid for unknown ones."""
+        """Return the query parameters, validated by the serializer class.
+
+        Raises Invalid for unknown parameters and ValidationError for invalid values.
+        """
         serializer = serializer_class(data=self.request.query_params, context={"request": self.request})
         require_known(serializer, self.request.query_params)
         serializer.is_valid(raise_exception=True)
@@ -78,14 +81,17 @@ class MlflowViewSet(ProjectViewSet):
         return validated
 
     def fields(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """Return the fields of the body or, of a GET, of the query."""
+        """Return the validated fields of the request: of the query for a GET, else of the body.
+
+        Raises Invalid for unknown fields and ValidationError for invalid values.
+        """
         return self.query(serializer_class) if self.request.method == "GET" else self.read(serializer_class)
 
     def adapter(self, name: str) -> Adapter:
         """Return the adapter that a registered model's name means, if the caller has the action's scope there.
 
         Raises Http404 for one that the caller does not see, Conflict for a name that several projects have, and
-        NotAllowed.
+        NotAllowed without the scope.
         """
         rows = seen_in(self.queryset.all(), "project", self.request)
         adapter: Adapter | None = named(rows, "project", "slug", name) if re.match(REFERENCE_IN_BODY, name) else None
@@ -95,7 +101,10 @@ class MlflowViewSet(ProjectViewSet):
         return adapter
 
     def version(self, name: str, number: str) -> AdapterVersion:
-        """Return a version of the named adapter. Raises Http404 and as `adapter` does."""
+        """Return the version with this number of the named adapter.
+
+        Raises Http404 if there is none, and what `adapter` raises.
+        """
         adapter = self.adapter(name)
         version = adapter.versions.filter(number=int(number)).first() if re.fullmatch(r"\d{1,9}", number) else None
         if version is None:
@@ -111,7 +120,7 @@ class MlflowViewSet(ProjectViewSet):
 
 
 def require_project(request: Request, adapter: Adapter, scope: Scope) -> None:
-    """Require a further scope in the adapter's project. Raises NotAllowed."""
+    """Raise NotAllowed unless the caller has `scope` in the adapter's project."""
     require_scope(request, adapter.project, scope)
 
 

@@ -16,7 +16,7 @@ NEWEST = 1
 
 
 def tag(text: str) -> Json:
-    """Return an adapter's tag, `key=value` or a bare word, as MLflow's."""
+    """Return an adapter's tag, a text `key=value` or a bare word, as MLflow's dict with `key` and `value`."""
     key, _, value = text.partition("=")
     return {"key": key, "value": value}
 
@@ -36,7 +36,7 @@ def aliases_of(adapters: Iterable[Adapter]) -> dict[int, list[Alias]]:
 
 
 def registered_model(adapter: Adapter, name: str, aliases: list[Alias]) -> Json:
-    """Return the adapter as MLflow's registered model, with its NEWEST newest versions and its aliases."""
+    """Return the adapter as MLflow's registered model `name`, with its newest version and with `aliases`."""
     newest = adapter.versions.order_by("-number")[:NEWEST]
     ours = {f"{OURS}project": adapter.project.slug, f"{OURS}base_model": adapter.base_model.slug}
     return {
@@ -53,9 +53,9 @@ def registered_model(adapter: Adapter, name: str, aliases: list[Alias]) -> Json:
 
 
 def model_version(version: AdapterVersion, name: str, adapter: Adapter, aliases: list[Alias]) -> Json:
-    """Return the version as MLflow's model version; `aliases` are those of its adapter.
+    """Return the version as MLflow's model version of the registered model `name`.
 
-    Only those that serve this version are named.
+    Of `aliases`, those of the adapter, only the ones that serve this version are named.
     """
     sent = version.lineage.get("mlflow", {})
     ours = {

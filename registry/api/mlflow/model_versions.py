@@ -76,7 +76,10 @@ class ModelVersionViewSet(MlflowViewSet):
         return Response({"model_version": model_version(version, self.name_of(adapter), adapter, aliases)})
 
     def create(self, request: Request) -> Response:
-        """Publish the adapter at the source as the next version, which is pending until its numbers are read."""
+        """Publish the adapter at the source as the next version, which is pending until its numbers are read.
+
+        The staged files that it was made of are deleted.
+        """
         fields = self.read(NewVersionSerializer)
         adapter = self.adapter(fields["name"])
         tags = {tag["key"]: tag["value"] for tag in fields["tags"]}
@@ -105,7 +108,7 @@ class ModelVersionViewSet(MlflowViewSet):
         return self.answer(self.version(**self.names()))
 
     def names(self) -> dict[str, str]:
-        """Return the arguments of `version` that the request holds."""
+        """Return the name and the number in the query, as the arguments of `version`."""
         fields = self.query(VersionSerializer)
         return {"name": fields["name"], "number": fields["version"]}
 
@@ -138,7 +141,10 @@ class ModelVersionViewSet(MlflowViewSet):
         return Response({"model_versions": answers, **further})
 
     def refuse(self, way: str) -> Response:
-        """Raise which names the registry's way, for a version that the caller may change."""
+        """Raise Invalid with the text WAYS[way], which says what to do instead.
+
+        Raises Http404 or NotAllowed in its place for a version that the caller does not see or may not change.
+        """
         sent = self.request.data if isinstance(self.request.data, dict) else {}
         self.version(str(sent.get("name", "")), str(sent.get("version", "")))
         raise not_in_mlflow(WAYS[way])
@@ -165,7 +171,10 @@ class ModelVersionViewSet(MlflowViewSet):
 
 
 def choices_of(tags: dict[str, str]) -> dict[str, Any]:
-    """Take the choices of an upload out of the tags and return them. Raises Invalid for an unknown tag of ours."""
+    """Remove the `hub.` tags from `tags` and return them as an upload's choices: `fold`, `keep` and `confirmation`.
+
+    Choices without a tag get False or "". Raises Invalid for an unknown tag, and for a value that is not true or false.
+    """
     choices: dict[str, Any] = {"fold": False, "keep": False, "confirmation": ""}
     for key in [key for key in tags if key.startswith(OURS)]:
         value = tags.pop(key)
@@ -181,7 +190,10 @@ def choices_of(tags: dict[str, str]) -> dict[str, Any]:
 
 
 def lookup_of(condition: Condition) -> Q:
-    """Return the lookup of one comparison of a search for versions. Raises Invalid."""
+    """Return the database lookup for one comparison of a search for versions.
+
+    Raises Invalid for a field, or a comparison of it, that cannot be searched for.
+    """
     known = "name =, !=, LIKE, ILIKE, IN, version_number =, run_id = and IN, source_path = and tags.<key> = and !="
     field, first = condition.field.lower(), (condition.values or ("",))[0]
     if field == "name":

@@ -68,7 +68,7 @@ class TagKeySerializer(NameSerializer):
 
 
 class LatestSerializer(NameSerializer):
-    """The registered model whose newest version is search for, and its stages: none but `None` has any."""
+    """The registered model whose newest version is searched for, and its stages, of which only `None` exists."""
 
     stages = serializers.ListField(child=serializers.CharField(max_length=50), required=False, default=list)
 
@@ -100,7 +100,7 @@ class RegisteredModelViewSet(MlflowViewSet):
         return Response({"registered_model": registered_model(adapter, self.name_of(adapter), aliases)})
 
     def create(self, request: Request) -> Response:
-        """Create an adapter. Its base model is the tag `hub.base_model`."""
+        """Create an adapter; the tag `hub.base_model` names its base model. Conflict if the adapter exists already."""
         fields = self.read(NewModelSerializer)
         project, slug = self.place(fields["name"])
         if Adapter.objects.filter(project=project, slug=slug).exists():
@@ -162,7 +162,7 @@ class RegisteredModelViewSet(MlflowViewSet):
         return self.model(adapter)
 
     def set_tag(self, request: Request) -> Response:
-        """Set a tag of an adapter, which keeps it as the text `key=value`."""
+        """Set a tag of an adapter, in place of its tags with the same key. It is stored as the text `key=value`."""
         fields = self.read(ModelTagSerializer)
         adapter = self.adapter(fields["name"])
         text = as_text(fields["key"], fields["value"])
@@ -180,7 +180,10 @@ class RegisteredModelViewSet(MlflowViewSet):
         return Response({})
 
     def newest(self, request: Request) -> Response:
-        """Return the newest version, as MLflow's deprecated get-latest-versions does for no stage."""
+        """Return the adapter's newest version, as MLflow's deprecated get-latest-versions does for no stage.
+
+        Any other stage than `None` is refused.
+        """
         fields = self.fields(LatestSerializer)
         if stages := {*fields["stages"]} - {"None", ""}:
             raise not_in_mlflow(
@@ -192,7 +195,7 @@ class RegisteredModelViewSet(MlflowViewSet):
         return Response({"model_versions": versions})
 
     def served(self, request: Request) -> Response:
-        """Return the version that an alias serves."""
+        """Return the version that the alias serves. 404 unless the alias serves a version of the named adapter."""
         fields = self.query(AliasOfSerializer)
         adapter = self.adapter(fields["name"])
         aliases = aliases_of([adapter])[adapter.pk]
@@ -205,7 +208,8 @@ class RegisteredModelViewSet(MlflowViewSet):
     def set_alias(self, request: Request) -> Response:
         """Move an alias to a version of the adapter, or create it on the one cluster that can serve the version.
 
-        The alias' own rules hold: a protected one is moved by an approved rollout alone.
+        Nothing changes if it serves the version already. Conflict if it serves another adapter. The alias' own rules
+        hold: a protected one is moved by an approved rollout alone.
         """
         fields = self.read(NewAliasOfSerializer)
         version = self.version(fields["name"], fields["version"])
@@ -226,7 +230,10 @@ class RegisteredModelViewSet(MlflowViewSet):
         return Response({})
 
     def refuse(self, way: str) -> Response:
-        """Raise which names the registry's way, for an adapter that the caller may change."""
+        """Raise Invalid with the text WAYS[way], which says what to do instead.
+
+        Raises Http404 or NotAllowed in its place for an adapter that the caller does not see or may not change.
+        """
         name = self.request.data.get("name") if isinstance(self.request.data, dict) else None
         self.adapter(str(name or ""))
         raise not_in_mlflow(WAYS[way])
@@ -283,7 +290,10 @@ def as_text(key: str, value: str) -> str:
 
 
 def only_cluster(adapter: Adapter) -> Cluster:
-    """Return the one cluster on which an alias of the adapter can be. Raises Invalid for none and for several."""
+    """Return the only cluster of the adapter's base model that serves its project.
+
+    Raises Invalid for none and for several.
+    """
     clusters = Cluster.objects.serving(adapter.project).filter(base_model=adapter.base_model).distinct()[:3]
     if len(clusters) != 1:
         names = ", ".join(str(cluster) for cluster in clusters) or "none"
@@ -297,7 +307,10 @@ def only_cluster(adapter: Adapter) -> Cluster:
 
 
 def lookup_of(condition: Condition) -> Q:
-    """Return the lookup of one comparison of a search for adapters. Raises Invalid."""
+    """Return the database lookup for one comparison of a search for adapters.
+
+    Raises Invalid for a field, or a comparison of it, that cannot be searched for.
+    """
     known = "name =, !=, LIKE, ILIKE, IN and tags.<key> = and !="
     if condition.field.lower() == "name":
         return name_condition(condition, "")

@@ -74,7 +74,7 @@ def unreadable(rest: str) -> Invalid:
 
 
 def unknown(condition: Condition, known: str) -> Invalid:
-    """Return the Invalid for a comparison that the search does not make."""
+    """Return the Invalid to raise for a comparison that the search cannot make; `known` lists those that it can."""
     return Invalid(
         f"{condition.field} {condition.verb} cannot be searched for here; {known} can.",
         field="filter",
@@ -83,7 +83,10 @@ def unknown(condition: Condition, known: str) -> Invalid:
 
 
 def name_condition(condition: Condition, path: str) -> Q:
-    """Return the lookup of a registered model's name; `path` leads from a row to its adapter, and may be empty."""
+    """Return the database lookup for a comparison with a registered model's name, which may be `project.slug`.
+
+    LIKE and ILIKE compare the slug alone. `path` leads from a row to its adapter; it is empty if the rows are adapters.
+    """
     slug, project_path = f"{path}slug", f"{path}project__slug"
     if condition.verb in ("LIKE", "ILIKE"):
         pattern = "".join({"%": ".*", "_": "."}.get(letter, re.escape(letter)) for letter in condition.values[0])
@@ -96,7 +99,10 @@ def name_condition(condition: Condition, path: str) -> Q:
 
 
 def ordered(rows: QuerySet[Any], wanted: list[str], fields: dict[str, str], default: list[str]) -> QuerySet[Any]:
-    """Return the rows in the wanted order, and among equal ones in the default's. Raises Invalid for another field."""
+    """Return the rows in the order of `wanted`, texts such as `name DESC`, then in the order of `default`.
+
+    `fields` maps MLflow's field names to those of the rows. Raises Invalid for a field that it lacks.
+    """
     keys = []
     for text in wanted:
         match = ORDER.fullmatch(text)

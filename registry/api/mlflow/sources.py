@@ -71,7 +71,10 @@ def received(source: str, adapter: Adapter, request: Request, folder: Path) -> R
 
 
 def staged_below(place: str, adapter: Adapter) -> list[StagedFile]:
-    """Return the staged files of a place `uploads/<project>/<name>`; none of another project than the adapter's."""
+    """Return the staged files at or below a place `uploads/<project>/<name>`.
+
+    Returns [] for a project other than the adapter's, for any other place, and for files that browsers uploaded.
+    """
     kind, _, rest = place.partition("/")
     project, _, name = rest.partition("/")
     if kind != "uploads" or project != adapter.project.slug or not name or name.startswith(OF_BROWSERS):
@@ -96,7 +99,10 @@ def from_version(name: str, number: int, request: Request, folder: Path) -> Rece
 
 
 def version_at(name: str, number: int, request: Request) -> AdapterVersion | None:
-    """Return the version of the named adapter, if the caller sees it. Raises NotAllowed without scope read there."""
+    """Return the version of the named adapter; None if there is none that the caller sees.
+
+    Raises NotAllowed without scope read in its project.
+    """
     adapters = seen_in(Adapter.objects.select_related("project", "base_model"), "project", request)
     adapter = named(adapters, "project", "slug", name)
     if adapter is None:

@@ -21,9 +21,10 @@ class Command(BaseCommand):
         parser.add_argument("folder", type=Path)
 
     def handle(self, *, alias: str, folder: Path, **_: Any) -> None:
-        """Write the bundle.
+        """Write the bundle of what the alias serves into the new folder.
 
-        Raises CommandError for an unknown alias, a folder that exists, or files that cannot be read.
+        If several projects have an alias of this name, the first is taken. Raises CommandError for an unknown alias, a
+        folder that exists, or files that cannot be read.
         """
         record = Alias.objects.filter(name=alias).first()
         if record is None:

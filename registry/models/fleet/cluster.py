@@ -263,7 +263,10 @@ class Cluster(models.Model):
             require_confirmed(str(self), sorted(above.values_list("served_name", flat=True)), confirm=confirm)
 
     def drain(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Drain all replicas. Raises Conflict if they hold versions that serve requests, unless `confirm` is given."""
+        """Drain all replicas that are not drained yet, and record each drain.
+
+        Raises Conflict if they hold versions that serve requests, unless `confirm` is given.
+        """
         with transaction.atomic():
             replicas = list(self.replicas.select_for_update().filter(draining_since=None).order_by("pk"))
             loaded = {name for replica in replicas if replica.is_healthy for name in replica.loaded}

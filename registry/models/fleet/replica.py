@@ -241,7 +241,10 @@ class Replica(models.Model):
         return self.twin_of or Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
 
     def is_engine_of(self, other: Replica) -> None:
-        """Store that both replicas are one engine, as a marker adapter showed, until one has another address."""
+        """Store that this replica is the same engine as the older replica `other`, as a marker adapter showed.
+
+        It holds until one of them gets another address.
+        """
         self.twin_of = other
         self.keep("twin_of")
 

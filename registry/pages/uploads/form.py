@@ -31,7 +31,10 @@ class ChosenField(forms.JSONField):
     default_error_messages = {"chosen": "Expected at most %(most)s files with name, bytes and time."}
 
     def to_python(self, value: Any) -> Any:
-        """Return the files as tuples. Raises ValidationError."""
+        """Return the files as tuples (name, bytes, milliseconds).
+
+        Raises ValidationError for anything else, or too many.
+        """
         files = super().to_python(value) or []
         if not isinstance(files, list) or len(files) > MOST_SENT or not all(map(is_chosen, files)):
             raise forms.ValidationError(self.error_messages["chosen"], "chosen", {"most": MOST_SENT})

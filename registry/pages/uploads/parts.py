@@ -46,7 +46,10 @@ def adapter_to_publish(request: HttpRequest, slug: str) -> Adapter:
 
 
 def place_of(request: HttpRequest, adapter: Adapter, chosen: Chosen) -> str:
-    """Return the place of a person's file for an adapter: the same one when the same file is chosen again."""
+    """Return the path under which the person's file for the adapter is staged.
+
+    It is the same one when a file of this name, size and time of change is chosen again.
+    """
     digest = hashlib.sha256("\n".join(map(str, chosen)).encode(errors="replace")).hexdigest()
     return f"{OF_BROWSERS}/{adapter.pk}/{request.user.pk}/{digest}"
 
@@ -57,7 +60,8 @@ def place_of(request: HttpRequest, adapter: Adapter, chosen: Chosen) -> str:
 def take_part(request: HttpRequest, slug: str) -> JsonResponse:
     """Keep the part of a file that begins at `offset`, and say how many bytes of the file have arrived.
 
-    Without a part it says so alone, which is where a browser goes on. Raises TooLarge for more than the file has.
+    Without a part it says so alone, which is where a browser goes on. Raises Conflict if the part ends behind the end
+    of its file or does not begin where the arrived bytes end, and as `staging.append` does.
     """
     adapter = adapter_to_publish(request, slug)
     fields = cleaned(PartForm(request.POST))

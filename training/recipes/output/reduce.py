@@ -82,9 +82,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
-    """Reduce the adapter, write the LoRA to `out` and a report to `out`.json. Raises BadInput.
+    """Reduce the adapter, write the LoRA to `out` and a report to `out`.json.
 
-    With `data` the report has the held-out losses; with `merged` the merged model is written, too.
+    With `data` the report has the held-out losses; with `merged` the merged model is written, too. Raises BadInput if
+    the model or the adapter cannot be opened, the adapter changes no linear module, the data cannot be read, or the
+    merged model does not compute the same.
     """
     tokenizer, model = load_named(options.model, "--model")
     adapted = opened(model, options.adapter)

@@ -71,8 +71,9 @@ class Method:
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     """Train the run by the method, and write its output and OUTPUT/result.json.
 
-    It continues from the last complete checkpoint if there is one. Every process of the run calls it. Raises BadInput,
-    and Diverged for a result that is no better than before. If a cancel was requested, the process ends.
+    It continues from the last complete checkpoint if there is one. Every process of the run calls it. Raises BadInput
+    for files or settings that cannot be used, and Diverged for a loss that is not finite or a result that is worse than
+    the model was before. If a cancel was requested, the process ends.
     """
     started, chosen = time.monotonic(), run.hyperparameters
     state = distributed.join(run, events)

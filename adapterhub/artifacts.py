@@ -64,7 +64,7 @@ def file_of(folder: Path, path: Path) -> File:
 
 
 def manifest_bytes(files: list[File]) -> bytes:
-    """Return the manifest as canonical JSON."""
+    """Return path, size and sha256 of the files, in the given order, as canonical JSON (RFC 8785)."""
     return rfc8785.dumps({"files": [asdict(file) for file in files]})
 
 
@@ -77,7 +77,7 @@ def digest_of(files: list[File]) -> str:
 
 
 def verify(folder: Path, digest: str) -> None:
-    """Check that the folder's files match the digest. Raises ArtifactError."""
+    """Raise ArtifactError unless the folder's files match the digest."""
     actual = digest_of(manifest_of(folder))
     if actual != digest:
         raise ArtifactError(f"{folder} holds {actual[:12]}, not {digest[:12]}: its files were changed.")
@@ -291,9 +291,10 @@ class S3Store:
         return True
 
     def put_dir(self, folder: Path) -> str:
-        """Upload the folder unless its content is stored already; return its digest. Raises StoreAway.
+        """Upload the folder unless its content is stored already; return its digest.
 
-        The manifest is written in both cases, which renews the time at which the artifact was last put.
+        The manifest is written in both cases, which renews the time at which the artifact was last put. Raises
+        StoreAway if the bucket does not answer.
         """
         files = manifest_of(folder)
         digest = digest_of(files)
@@ -333,7 +334,7 @@ class S3Store:
     def fetch_dir(self, digest: str, target: Path) -> Path:
         """Download the artifact to `target` and verify it, unless an intact copy is there; return `target`.
 
-        Raises ArtifactError and StoreAway.
+        Raises ArtifactError if it is missing or damaged, and StoreAway if the bucket does not answer.
         """
         if is_intact(target, digest):
             return target
@@ -390,7 +391,10 @@ class S3Store:
             self.client.put_object_legal_hold(Bucket=self.bucket, Key=key, LegalHold={"Status": "ON"})
 
     def download_urls(self, digest: str, seconds: int) -> dict[str, str]:
-        """Return a link to each file of the artifact by its name, valid for `seconds` without credentials."""
+        """Return a link to each file of the artifact by its name, valid for `seconds` without credentials.
+
+        Raises StoreAway if the bucket does not answer.
+        """
         with self.answering():
             files = {key.rsplit("/", 1)[1]: key for key in self.keys(digest)}
         return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}

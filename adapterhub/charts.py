@@ -68,8 +68,8 @@ def overlay(
 ) -> dict[str, Any]:
     """Return SVG lines through several (step, value) series in one frame, with the ends of both axes.
 
-    Each line has its place in `series` as `number` and its last value as `now`; a series below two points has no line.
-    `mark` is the place of the `marked` point.
+    Each line has its place in `series` as `number` and its last value as `now`; a series below two points has no line,
+    and at least one must have two. `mark` is the place of the `marked` point.
     """
     drawn = [(number, thinned(known)) for number, known in enumerate(series) if len(known) > 1]
     steps = [step for _, known in drawn for step, _ in known]

@@ -257,7 +257,10 @@ def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def contents(name: str, path: str) -> str:
-    """Return the text, without surrounding spaces, of the file that a variable names. Raises BadSetting."""
+    """Return the text, without surrounding spaces, of the file `path`.
+
+    Raises BadSetting, with the variable `name`, if the file cannot be read.
+    """
     try:
         return Path(path).read_text().strip()
     except OSError as error:
@@ -265,7 +268,7 @@ def contents(name: str, path: str) -> str:
 
 
 def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 0, most: int = 2**31) -> int:
-    """Return the variable as a whole number in [least, most]. Raises BadSetting."""
+    """Return the variable as a whole number in [least, most]. Raises BadSetting for any other text."""
     text = read(name, environ)
     if not text.isdecimal() or not least <= int(text) <= most:
         raise BadSetting(f"{name}={text!r} is not a whole number from {least} to {most}: set it to one, or unset it.")
@@ -273,7 +276,7 @@ def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 
 
 
 def flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True for 1 and False for 0. Raises BadSetting."""
+    """Return True for 1 and False for 0. Raises BadSetting for any other text."""
     return integer(name, environ, most=1) == 1
 
 
@@ -291,7 +294,10 @@ def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def prices(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
-    """Parse `prompt=0.5,gpu_hour=2` into prices by kind; empty without any. Raises BadSetting."""
+    """Parse `prompt=0.5,gpu_hour=2` into prices by kind; empty without any.
+
+    Raises BadSetting for an unknown kind or a price that is no number from 0 on.
+    """
     priced: dict[str, float] = {}
     for entry in words(name, environ):
         kind, _, price = entry.partition("=")
@@ -307,7 +313,7 @@ def prices(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, floa
 
 
 def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the variable's IP addresses and networks, separated by commas. Raises BadSetting."""
+    """Return the variable's IP addresses and networks, separated by commas. Raises BadSetting for any other word."""
     for word in words(name, environ):
         try:
             ip_network(word)
@@ -317,7 +323,10 @@ def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def engine_hosts(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the HOST:PORT at which replicas may be; by default those of the embedded engines. Raises BadSetting."""
+    """Return the HOST:PORT at which replicas may be; by default those of the embedded engines.
+
+    Raises BadSetting if the port or the number of the embedded engines is invalid.
+    """
     first, count = integer("ADAPTERHUB_ENGINE_PORT", environ), integer("ADAPTERHUB_ENGINES", environ)
     hosts = ("127.0.0.1", "localhost", "[::1]", read("ADAPTERHUB_HOST", environ))
     embedded = [f"{host}:{first + engine}" for engine in range(count) for host in hosts]
@@ -330,7 +339,7 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def roles(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, list[tuple[str, str]]]:
-    """Return `group=project:role,...` as {group: [(project, role)]}. Raises BadSetting."""
+    """Return `group=project:role,...` as {group: [(project, role)]}. Raises BadSetting for an entry of another form."""
     granted: dict[str, list[tuple[str, str]]] = {}
     for entry in words(name, environ):
         group, _, grant = entry.rpartition("=")

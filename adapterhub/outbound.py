@@ -31,9 +31,11 @@ class Forbidden(ValueError):
 
 
 def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> tuple[str, str]:
-    """Return the https URL with its host name resolved to a public address, and the host name. Raises Forbidden.
+    """Return the https URL with its host name resolved to a public address, and the host name.
 
     `allowed` are host names. `may_be_inside` permits an address in the own network; only for hosts that operators set.
+    Raises Forbidden for another scheme or host, a user name in the URL, and an address that is missing or not
+    permitted.
     """
     parts = urlsplit(url)
     try:
@@ -51,11 +53,12 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
 
 
 def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
-    """Return the endpoints of a replica's address: each resolved address with port and path. Raises Forbidden.
+    """Return the endpoints of a replica's address: each resolved address with port and path, sorted.
 
     `allowed` are hosts, hosts with a port, domains (`.engines.example`), and networks, in which every address must lie.
     An engine may be in the own network and speak http, for an operator listed it; a link-local address, where clouds
-    keep their credentials, must be listed itself. The error does not reveal to what a name resolves.
+    keep their credentials, must be listed itself. Raises Forbidden if the list does not allow it; the error does not
+    reveal to what a name resolves.
     """
     if (target := target_of(url)) is None:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
@@ -116,7 +119,7 @@ def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress
 def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None, **client: Any) -> int:
     """Send a POST to an allowed host and return the response's status; redirects are not followed.
 
-    Raises Forbidden, and httpx.HTTPError.
+    Raises Forbidden for an address that is not allowed, and httpx.HTTPError if the request fails.
     """
     with sent(pinned(url, allowed), body, headers, **client) as answer:
         return answer.status_code
@@ -125,7 +128,8 @@ def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, st
 def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: Any) -> tuple[int, bytes]:
     """Send a POST to a host that an operator set; return the status and the content of the response.
 
-    Raises Forbidden, and httpx.HTTPError, also for a response over MOST_BYTES or LONGEST_S seconds.
+    Raises Forbidden for another address, and httpx.HTTPError if the request fails or the response has over MOST_BYTES
+    or takes over LONGEST_S seconds.
     """
     end = time.monotonic() + LONGEST_S
     with sent(pinned(url, [host], may_be_inside=True), body, headers, **client) as answer:

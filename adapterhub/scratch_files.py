@@ -25,16 +25,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
-    """Yield a new folder in `parent` and delete it afterwards. Raises OutOfSpace when the disk is full."""
+    """Yield a new folder in `parent` and delete it afterwards.
+
+    Raises OutOfSpace when the disk is full, also in the block.
+    """
     with space_in(parent), tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, locked(Path(name)):
         yield Path(name)
 
 
 @contextmanager
 def temporary_file(parent: Path) -> Iterator[IO[bytes]]:
-    """Yield a nameless temporary file; after the block it stays open for the caller, at position 0. Raises OutOfSpace.
+    """Yield a nameless temporary file; after the block it stays open for the caller, at position 0.
 
-    After an error it is closed here: bytes that were not written would fail once more when it is collected.
+    Raises OutOfSpace if the disk is full. After an error the file is closed here: bytes that were not written would
+    fail once more when it is collected.
     """
     with space_in(parent):
         file = tempfile.TemporaryFile(dir=parent)  # noqa: SIM115 - the caller closes it

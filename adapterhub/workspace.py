@@ -40,7 +40,10 @@ def work_folder() -> Path:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield a new folder in the work folder; it is deleted afterwards. Raises OutOfSpace when the disk is full."""
+    """Yield a new folder in the work folder and delete it afterwards.
+
+    Raises OutOfSpace when the disk is full, also in the block.
+    """
     with scratch_files.temporary_folder(work_folder()) as folder:
         yield folder
 
@@ -85,7 +88,10 @@ def one_of(name: str, count: int, whose: str) -> Iterator[None]:
 
 
 def free_place(name: str, count: int) -> IO[str] | None:
-    """Return the file of a free place, open and locked; None if all `count` are taken. Raises OutOfSpace."""
+    """Return the file of a free place, open and locked; None if all `count` are taken.
+
+    Raises OutOfSpace if the disk is full.
+    """
     folder = settings.HOME / "places"
     for number in range(count):
         with scratch_files.space_in(folder):
@@ -116,7 +122,7 @@ class WorkFolderUploadHandler(TemporaryFileUploadHandler):
     """Django's handler of large uploads, with files in the work folder. Raises OutOfSpace when its disk is full."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
-        """Create the file. Raises OutOfSpace."""
+        """Create the file of an upload in the work folder. Raises OutOfSpace if its disk is full."""
         FileUploadHandler.new_file(self, *args, **kwargs)
         with scratch_files.space_in(work_folder()):
             self.file = WorkFolderFile(str(self.file_name), self.content_type, 0, self.charset, self.content_type_extra)
@@ -133,6 +139,6 @@ class WorkFolderUploadHandler(TemporaryFileUploadHandler):
             raise
 
     def file_complete(self, file_size: int) -> Any:
-        """Return the complete file. Raises OutOfSpace."""
+        """Return the complete file. Raises OutOfSpace if its disk is full."""
         with scratch_files.space_in(work_folder()):
             return super().file_complete(file_size)

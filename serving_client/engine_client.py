@@ -129,7 +129,10 @@ class EngineClient:
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
-        """Unload `name`; running answers finish with it. Raises AdapterNotLoaded, EngineFailed."""
+        """Unload `name`; running answers finish with it.
+
+        Raises AdapterNotLoaded for an unknown name, and EngineFailed for any other error response.
+        """
         response = self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         if response.status == 404:
             raise AdapterNotLoaded(error_message(response))
@@ -141,7 +144,8 @@ class EngineClient:
     ) -> Completion:
         """Return the completion of a prompt; `fields` are further fields of the request.
 
-        Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        Raises AdapterNotLoaded for an unknown model, EngineRejected if the engine refuses the request or answers that
+        the weights compute NaN, and EngineFailed for any other error response.
         """
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **fields}
         response = self._send("POST", "/v1/completions", self._naming(model) | body)
@@ -155,7 +159,7 @@ class EngineClient:
     def prompt_logprobs(self, model: str, tokens: list[int]) -> list[float]:
         """Return the log-probability of each token but the first, given those before it.
 
-        Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        Raises what `complete` raises.
         """
         body = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
         response = self._send("POST", "/v1/completions", self._naming(model) | body)
@@ -169,7 +173,7 @@ class EngineClient:
             return [float(entry[str(token)]["logprob"]) for entry, token in pairs]
 
     def is_finite(self, model: str, prompt: str) -> bool:
-        """Return True if the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """Return True if the model computes finite numbers. Raises what `complete` raises.
 
         With NaN or infinity vLLM repeats token 0 for ever, which in most vocabularies is "!" and in some the end of
         text or nothing readable. A sound model may answer the same, so such an answer is followed by a request that

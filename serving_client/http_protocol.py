@@ -120,7 +120,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._end(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the deadlines and remove the connection from the counts."""
+        """Cancel the deadlines and remove the connection from the counts."""
         self._stop_waiting()
         self.resume_writing()
         self._leave()
@@ -133,7 +133,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._await_head()
 
     def on_headers_complete(self) -> None:
-        """End the head's deadline and note that the connection is busy."""
+        """Cancel the head's deadline and note that the connection is busy."""
         self._stop_waiting()
         self.open_connections.is_busy(self)
         super().on_headers_complete()

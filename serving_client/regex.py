@@ -45,7 +45,7 @@ def reason(error: re2.error) -> str:
 
 
 def contains(pattern: str, text: str) -> bool:
-    """Return True if the text holds a match of the pattern. Raises BadPattern."""
+    """Return True if the text holds a match of the pattern. Raises BadPattern for one that `compiled` refuses."""
     return compiled(pattern).search(text) is not None
 
 

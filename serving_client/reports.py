@@ -92,7 +92,10 @@ class Sample:
 
     @classmethod
     def from_json(cls, text: bytes) -> Sample:
-        """Parse a sample; fields added by a newer router are ignored. Raises ValueError."""
+        """Parse a sample; fields added by a newer router are ignored.
+
+        Raises ValueError if it is not JSON or lacks a field.
+        """
         return _record(cls, orjson.loads(text))
 
 

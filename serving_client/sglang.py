@@ -29,7 +29,11 @@ class SglangClient(EngineClient):
             return str(answer["version"])
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load the folder `path` as `name`. Raises AdapterAlreadyLoaded, EngineRejected, EngineFailed."""
+        """Load the folder `path` as `name`.
+
+        Raises AdapterAlreadyLoaded for a taken name, EngineFailed if the engine is broken or overloaded, and
+        EngineRejected for any other refusal.
+        """
         response = self._send("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if is_success(response):
             return
@@ -41,7 +45,10 @@ class SglangClient(EngineClient):
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
-        """Unload `name` after its running answers. Raises AdapterNotLoaded, EngineFailed."""
+        """Unload `name` after its running answers.
+
+        Raises AdapterNotLoaded for an unknown name, and EngineFailed for any other error response.
+        """
         response = self._send("POST", "/unload_lora_adapter", {"lora_name": name})
         if is_success(response):
             return
@@ -50,7 +57,7 @@ class SglangClient(EngineClient):
 
     @functools.cached_property
     def base(self) -> str:
-        """The base model's name, which the replica is asked for. Raises EngineError."""
+        """The base model's name, asked of the replica once. Raises EngineError if it does not answer as an engine."""
         return next(model.name for model in self.models() if model.parent is None)
 
     def _naming(self, model: str) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class TensorRtClient(EngineClient):
             raise AdapterAlreadyLoaded(f"{name} is loaded from {self._paths[name]}.")
 
     def unload_adapter(self, name: str) -> None:
-        """Forget the folder of `name`. Raises AdapterNotLoaded."""
+        """Forget the folder of `name`. Raises AdapterNotLoaded for a name that this client was not given."""
         if self._paths.pop(name, None) is None:
             raise AdapterNotLoaded(f"{name} is not known here.")
 
     @functools.cached_property
     def base(self) -> str:
-        """The base model's name, which the replica is asked for. Raises EngineError."""
+        """The base model's name, asked of the replica once. Raises EngineError if it does not answer as an engine."""
         return super().models()[0].name
 
     def _naming(self, model: str) -> dict[str, Any]:

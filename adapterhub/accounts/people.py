@@ -39,18 +39,18 @@ def close(user: User, *, by: Actor, reason: str) -> None:
 
 
 def reopen(user: User, *, by: Actor, reason: str) -> None:
-    """Let the person sign in again, with the password from before."""
+    """Let the person sign in again, with the password from before, and record it."""
     change(user, by=by, reason=reason, is_active=True)
 
 
 def forget_password(user: User, *, by: Actor, reason: str) -> None:
-    """Make the password unusable, so that the person chooses another by a link."""
+    """Make the password unusable and record it; the person has to choose another by a link."""
     user.set_unusable_password()
     change(user, by=by, reason=reason, password=user.password)
 
 
 def choose_password(user: User, password: str, *, by: Actor) -> None:
-    """Set the password that the person chose."""
+    """Set the password that the person chose, and record that it changed."""
     user.set_password(password)
     change(user, by=by, password=user.password)
 

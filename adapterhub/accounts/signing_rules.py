@@ -48,7 +48,7 @@ def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") ->
 
 
 def has_signed_in_lately(request: HttpRequest | Request) -> bool:
-    """Return True if the session's sign-in is at most ten minutes old."""
+    """Return True if the session's sign-in is at most ten minutes old; False without a sign-in."""
     since: float = time.time() - request.session.get("signed_in_at", 0)
     return since <= FRESH_S
 

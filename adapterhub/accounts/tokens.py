@@ -101,7 +101,7 @@ def limit(token: ApiToken, *, reason: str, by: Actor, **limits: float | None) ->
 
 
 def require_limitable(scopes: list[str], limits: dict[str, float | None]) -> None:
-    """Check that a token with these scopes can have these limits, which routers keep. Raises Invalid."""
+    """Raise Invalid for limits of a token without scope infer: routers keep them, and take only tokens with it."""
     named = [name for name, value in limits.items() if value is not None]
     if named and Scope.INFER not in scopes:
         raise Invalid(
@@ -116,7 +116,7 @@ def limits_of(token: ApiToken) -> dict[str, float | None]:
 
 
 def require_of_owner(token: ApiToken) -> None:
-    """Check that the roles of the token's owner in the project grant its scopes. Raises Invalid."""
+    """Raise Invalid unless the roles of the token's owner in the project grant all of its scopes."""
     if beyond := set(token.scopes) - token.scopes_now():
         raise Invalid(f"{token.owner} has no role here with {', '.join(sorted(beyond))}.", field="scopes")
 

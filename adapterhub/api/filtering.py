@@ -28,9 +28,10 @@ class Filtered(Protocol):
 
 
 class Narrowing(BaseFilterBackend):
-    """A filter backend for lists. A parameter given twice matches either value.
+    """A filter backend for lists.
 
-    An unknown one is refused, as ignoring it would show more rows than the caller meant.
+    A parameter given twice matches either value; of one that compares, such as `at__gte`, the last value counts. An
+    unknown one is refused, as ignoring it would show more rows than the caller meant.
     """
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:

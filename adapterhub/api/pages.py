@@ -76,10 +76,10 @@ def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "pro
 
 
 def visible_or_404(request: HttpRequest, queryset: QuerySet[Row], path: str = "project", **identity: Any) -> Row:
-    """Return the one object that `identity` names among those that the user sees. Raises Http404.
+    """Return the one object that `identity` names among those that the user sees.
 
     `path` is the lookup from an object to its project. The first of `identity` may be a reference, as `eu.dora`. Raises
-    Conflict if several projects have its name.
+    Http404 if the user sees none, and Conflict if several projects have its name.
     """
     (field, reference), *others = identity.items()
     rows = visible_rows(request, queryset, path).filter(**dict(others))

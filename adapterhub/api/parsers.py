@@ -26,12 +26,13 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class BoundedJSONParser(JSONParser):
-    """A JSON parser that refuses a body nested too deeply, with the name of the field."""
+    """A JSON parser that refuses a body nested too deeply or with an infinite number, and names the field."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         """Return the parsed body.
 
-        Raises Invalid for one that is nested too deeply, and DRF's ParseError for one that is no JSON.
+        Raises Invalid for one that is nested too deeply or holds an infinite number, and DRF's ParseError for one that
+        is no JSON.
         """
         body = stream.read()
         try:
@@ -50,7 +51,8 @@ class BoundedJSONField(serializers.JSONField):
     def to_internal_value(self, data: Any) -> Any:
         """Return the parsed value.
 
-        Raises Invalid for one nested too deeply, too long or with characters that cannot be stored.
+        Raises Invalid for one nested too deeply, too long, with an infinite number or with characters that cannot be
+        stored.
         """
         try:
             value = super().to_internal_value(data)
@@ -112,7 +114,7 @@ def require_shallow(field: str, value: Any) -> None:
 
 
 def require_finite(field: str, value: Any) -> None:
-    """Check that each number of parsed JSON is finite: 1e400 is infinite where it is read. Raises Invalid."""
+    """Raise Invalid if parsed JSON holds a number that is not finite: 1e400 is infinite where it is read."""
     waiting = [value]
     while waiting:
         part = waiting.pop()

@@ -156,7 +156,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Return the response for an internal error: a problem with the request's id below /api/, else the 500 page.
 
-    A full disk is met here, too, as Django reads a form's files before its view.
+    OutOfSpace gets its own error page: Django reads a form's files before its view, so a full disk may be met here.
     """
     if isinstance(error := sys.exception(), OutOfSpace):
         return error_page(request, error)

@@ -94,7 +94,10 @@ class CallerThrottle(BaseThrottle):
     """A throttle that counts each call on its token, else its user, else its address; sets `request.taken`."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        """Take the request from the bucket of its token, else user, else address, and return True. Raises TooMany."""
+        """Take the request from the bucket of its token, else user, else address, and return True.
+
+        Raises TooMany if that bucket is empty.
+        """
         if request.auth:
             require_room(request, f"token:{request.auth.pk}", settings.API_REQUESTS_PER_S)
         elif request.user.is_authenticated:

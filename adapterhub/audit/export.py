@@ -97,7 +97,10 @@ def host_of(witness: str) -> str:
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
-    """Write the bundle of `write_bundle` as a ZIP file at `archive`. Raises OutOfSpace."""
+    """Write the bundle of `write_bundle` as a ZIP file at `archive`.
+
+    Raises OutOfSpace if the work folder's disk is full.
+    """
     with scratch() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
         root = folder / "bundle"
         write_bundle(project, root)

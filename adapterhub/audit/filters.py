@@ -55,7 +55,10 @@ class AuditFilter(forms.Form):
         offer(self, project=projects)
 
     def events(self) -> QuerySet[AuditEvent]:
-        """Return the matching events of the projects, newest first; none while a field is invalid."""
+        """Return the matching events of the projects, newest first; none while a field is invalid.
+
+        Events that record reads are left out, unless `reads` is checked or `tag` is one of theirs.
+        """
         if not self.is_valid():
             return AuditEvent.objects.none()
         wanted = {CONDITIONS[name]: self.cleaned_data[name] for name in CONDITIONS if self.cleaned_data[name]}

@@ -184,7 +184,10 @@ def sequence_in(canonical: bytes) -> int | None:
 
 
 def read_export(path: Path) -> list[tuple[str, Link]]:
-    """Return the events of a JSONL export, each with the project that it names. Raises Unreadable."""
+    """Return the events of a JSONL export, each with the project that it names.
+
+    Raises Unreadable if the file or a line cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             return [read_line(number, line) for number, line in enumerate(stream, 1) if line.strip()]
@@ -193,7 +196,7 @@ def read_export(path: Path) -> list[tuple[str, Link]]:
 
 
 def read_line(number: int, line: bytes) -> tuple[str, Link]:
-    """Parse an exported line to its project and link. Raises Unreadable."""
+    """Parse an exported line to its project and link. Raises Unreadable, with `number`, for any other line."""
     try:
         row = json.loads(line)
         canonical = row["event"].encode()
@@ -212,7 +215,7 @@ def project_in(canonical: bytes) -> str:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """Read an Ed25519 public key in PEM. Raises Unreadable."""
+    """Read an Ed25519 public key in PEM. Raises Unreadable for any other file."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -225,7 +228,10 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
-    """Return every checkpoint below the folder, oldest first, with its signature verified. Raises Unreadable."""
+    """Return every checkpoint below the folder, oldest first, with its signature verified.
+
+    Raises Unreadable if it is no folder, or if one is no checkpoint or was not signed with the key.
+    """
     if not folder.is_dir():
         raise Unreadable(f"--checkpoints {folder} is not a folder: name the folder of the signed checkpoints.")
     checkpoints = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
@@ -233,7 +239,7 @@ def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
 
 
 def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
-    """Return the checkpoint in the file, with its signature verified. Raises Unreadable."""
+    """Return the checkpoint in the file. Raises Unreadable if it is none or was not signed with the key."""
     try:
         outer = json.loads(path.read_bytes())
         signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
@@ -289,7 +295,7 @@ class Manifest:
 
 
 def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
-    """Return the manifest in the file, with its signature verified. Raises Unreadable."""
+    """Return the manifest in the file. Raises Unreadable if it is none or was not signed with the key."""
     try:
         outer = json.loads(path.read_bytes())
         signed = outer["signed"].encode()
@@ -327,7 +333,11 @@ class Stamp:
 
 
 def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp | None]:
-    """Return the time-stamps beside the checkpoints; None in place of each that is not valid. Raises Unreadable."""
+    """Return the time-stamps beside the checkpoints; None in place of each that is not valid.
+
+    Raises Unreadable without the package rfc3161-client, without certificates in `roots`, and for a checkpoint of a
+    stamp that cannot be read or was not signed with the key.
+    """
     try:
         from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
     except ImportError:
@@ -393,9 +403,10 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
 def verdict(
     export: Path, folder: Path, public_key: Path, wanted: str = "", roots: Path | None = None
 ) -> dict[str, object]:
-    """Verify the export, a file or a bundle's folder; return {ok, project, sequence, fault, ...}. Raises Unreadable.
+    """Verify the export, a file or a bundle's folder; return {ok, project, sequence, fault, ...}.
 
     `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file.
+    Raises Unreadable for an input that cannot be used.
     """
     key = read_public_key(public_key)
     stamps = read_stamps(folder, key, roots) if roots else None

@@ -47,7 +47,7 @@ def looked_up(api: Client, project: str, file: Path) -> SameFile:
 def uploaded(api: Client, project: str, file: Path, timeout_s: float) -> int:
     """Upload the file, wait for its check, and return the id of the dataset with its content.
 
-    Raises Failed, TimedOut.
+    Raises Failed if the check rejects it, TimedOut after `timeout_s`.
     """
     return checked(api, api.send(calls.upload_dataset(project, file)), file.name, timeout_s)
 

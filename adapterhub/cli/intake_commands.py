@@ -171,7 +171,10 @@ def send(
     keep: bool = False,
     origin: str = "",
 ) -> None:
-    """Publish the adapter; `origin`, if given, is added to its lineage. The rest is as in `push`. Raises Ended."""
+    """Publish the adapter; `origin`, if given, is added to its lineage. The rest is as in `push`.
+
+    Raises Ended if there is no adapter or it cannot be converted.
+    """
     with hub() as api, ready(folder, layout) as made:
         noted = replace(made, notes=(origin, *made.notes)) if origin else made
         confirmed = {"confirm_base": confirm_base} if confirm_base else {}

@@ -46,7 +46,7 @@ def step_of(text: str) -> Step:
 
 
 def guardrail_of(text: str) -> Guardrail:
-    """Parse a guardrail METRIC:MARGIN[:KIND[:LEVEL]]. Raises Ended."""
+    """Parse a guardrail METRIC:MARGIN[:KIND[:LEVEL]]. Raises Ended for another form."""
     parts = numbers(text, "--guardrail", 4)
     rail: Guardrail = {"metric": parts[0], "margin": number(parts[1] if parts[1:] else "", "--guardrail")}
     if parts[2:]:
@@ -97,7 +97,10 @@ def promote(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Let the candidate serve all traffic; exit code 6 when a signature is missing or an evaluation objects."""
+    """Let the candidate of the alias' newest rollout serve all traffic.
+
+    Exit code 6 when a signature is missing or an evaluation objects.
+    """
     with hub() as api:
         last = newest(api, name)
         if last["waits_for_signature"] and not wait:

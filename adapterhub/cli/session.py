@@ -25,13 +25,16 @@ LONGEST_S = 4 * 3600.0
 
 
 def hub() -> Client:
-    """Return a client of the configured AdapterHub. Raises BadConfig."""
+    """Return a client of the configured AdapterHub. Raises BadConfig if address or token is missing or invalid."""
     configuration = config.load().complete()
     return Client(configuration.url, configuration.token)
 
 
 def project_of(api: Client, slug: str) -> str:
-    """Return the named project, else the configured one, else the only one that the token sees. Raises Ended."""
+    """Return the named project, else the configured one, else the only one that the token sees.
+
+    Raises Ended if the token sees none or several.
+    """
     return slug or config.load().project or only(projects_seen(api))
 
 

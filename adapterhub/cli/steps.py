@@ -55,7 +55,8 @@ class TheData:
     def plan(self, state: State) -> Change | None:
         """Return the upload of a file whose content the project lacks, or the check to wait for; None if there is none.
 
-        Stores the dataset in the state if it exists. Raises Ended for what is neither a file nor a number.
+        Stores the dataset in the state if it exists, and the columns of a file that the server has checked. Raises
+        Ended for what is neither a file nor a number.
         """
         if state.declared.data.isdecimal():
             return self.take(state, int(state.declared.data))
@@ -123,7 +124,10 @@ class TheRanks:
         return None
 
     def do(self, state: State) -> None:
-        """Run the analysis unless it runs already, and wait for its end. Raises Failed and TimedOut."""
+        """Run the analysis unless it runs already, and wait for its end.
+
+        Raises Failed if it does not succeed, and TimedOut.
+        """
         if state.analysis is None:
             wanted = known(state.declared.budget).model_dump(exclude_none=True)
             state.analysis = state.api.send(
@@ -203,7 +207,7 @@ class TheVersion:
     def do(self, state: State) -> None:
         """Train unless a run is in progress, and wait for it and for its version's check.
 
-        Raises Failed and TimedOut.
+        Raises Failed if one of them does not succeed, and TimedOut.
         """
         slug = state.declared.adapter.slug
         if state.run is None:
@@ -258,7 +262,10 @@ class TheGates:
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
-        """Evaluate the version unless that is in progress, wait for the result, and apply the gates. Raises Ended."""
+        """Evaluate the version unless that is in progress, wait for the result, and apply the gates.
+
+        Raises Ended if a gate refuses the version, Failed if the evaluation does not succeed, and TimedOut.
+        """
         version = known(state.version)
         if state.evaluation is None:
             other = {"against": self.serving(state)} if self.serving(state) else {}
@@ -304,7 +311,10 @@ class TheTasks(TheGates):
         return None
 
     def do(self, state: State) -> None:
-        """Run the tasks that were not run yet, wait for all, and check the scores. Raises Ended."""
+        """Run the tasks that were not run yet, wait for all, and check the scores.
+
+        Raises Ended if a score is too low or missing, Failed if a task does not succeed, and TimedOut.
+        """
         version = known(state.version)
         for task in [gate.task for gate in known(state.declared.gates).tasks]:
             job = state.tasks.get(task) or state.api.send(calls.evaluate(state.project, version, task=task))

@@ -24,7 +24,10 @@ LONGEST_S = 4 * 3600.0
 
 
 class Client:
-    """A client of AdapterHub's REST API with a token, which threads may share. Raises ApiError, Unreachable."""
+    """A client of AdapterHub's REST API with a token, which threads may share.
+
+    Its methods raise ApiError for an error response, and Unreachable if none comes.
+    """
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.Client(**options(url, token), **httpx_options)
@@ -36,7 +39,10 @@ class Client:
         self.http.close()
 
     def send(self, call: Call[T]) -> T:
-        """Send the call, again if that may help, and return its result. Raises ApiError and Unreachable."""
+        """Send the call, up to ATTEMPTS times if the connection or the server fails for the moment; return its result.
+
+        Raises ApiError for an error response, and Unreachable if no response came.
+        """
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = self.attempt(call, sent)
@@ -72,7 +78,10 @@ class Client:
         return answer
 
     def ended(self, call: Call[T], timeout_s: float, until: str = "") -> T:
-        """Return the object as soon as it has ended, well or not, or has the status `until`. Raises TimedOut."""
+        """Poll the object; return it once it has ended, well or not, is a paused rollout, or has the status `until`.
+
+        Raises TimedOut after `timeout_s`.
+        """
         return next(answer for answer in self.poll(call, timeout_s) if is_over(answer, until))
 
     def rows(self, call: Call[Page[Row]]) -> Iterator[Row]:
@@ -94,7 +103,10 @@ class Client:
 
 
 class AsyncClient:
-    """A client of AdapterHub's REST API with a token, for an event loop. Raises ApiError, Unreachable."""
+    """A client of AdapterHub's REST API with a token, for an event loop.
+
+    Its methods raise ApiError for an error response, and Unreachable if none comes.
+    """
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.AsyncClient(**options(url, token), **httpx_options)
@@ -108,7 +120,10 @@ class AsyncClient:
         await self.http.aclose()
 
     async def send(self, call: Call[T]) -> T:
-        """Send the call, again if that may help, and return its result. Raises ApiError and Unreachable."""
+        """Send the call, up to ATTEMPTS times if the connection or the server fails for the moment; return its result.
+
+        Raises ApiError for an error response, and Unreachable if no response came.
+        """
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = await self.attempt(call, sent)
@@ -144,7 +159,10 @@ class AsyncClient:
         return answer
 
     async def ended(self, call: Call[T], timeout_s: float, until: str = "") -> T:
-        """Return the object as soon as it has ended, well or not, or has the status `until`. Raises TimedOut."""
+        """Poll the object; return it once it has ended, well or not, is a paused rollout, or has the status `until`.
+
+        Raises TimedOut after `timeout_s`.
+        """
         return await anext(answer async for answer in self.poll(call, timeout_s) if is_over(answer, until))
 
     async def rows(self, call: Call[Page[Row]]) -> AsyncIterator[Row]:

@@ -21,7 +21,7 @@ def require_waitable(call: Call[Any]) -> None:
 
 
 def reading_of(call: Call[Any], answer: Any) -> Call[Any]:
-    """Return the call that reads the object again."""
+    """Return the call that reads the answer's object again: that of `reading`, else the call itself."""
     return call.reading(answer) if call.reading else call
 
 

@@ -47,9 +47,10 @@ def main() -> int:
 
 
 def run(console: Console, options: Options) -> int:
-    """Start the product, run the demo against it, and supervise it until it is stopped; return 0. Raises StartError.
+    """Start the product, run the demo against it, and supervise it until it is stopped; return 0.
 
-    With DEMO_EXIT set to 1 it ends after the last step.
+    With DEMO_EXIT set to 1 it ends after the last step. Raises StartError if the product does not start or a step
+    fails.
     """
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -90,7 +91,7 @@ def connect(options: Options, url: str) -> Hub:
 
 
 def ensure(home: Path, name: str, *options: str) -> None:
-    """Create the user unless there is one, with a generated password. Raises StartError."""
+    """Create the user unless there is one, with a generated password. Raises StartError if the command fails."""
     kept_password(home, name)
     manage(
         "ensure_user",

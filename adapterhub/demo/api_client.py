@@ -82,7 +82,7 @@ class Hub:
         return [row for page in self.pages(path, **params) for row in page]
 
     def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
-        """Yield the pages of a list. Raises StepFailed."""
+        """Yield the rows of a list, page by page. Raises StepFailed for an error response."""
         page = self.get(path, page_size=200, **params)
         yield page["results"]
         while page["next"]:
@@ -95,7 +95,10 @@ class Hub:
         return None if response.status_code == httpx.codes.NOT_FOUND else checked(response)
 
     def complete(self, model: str, prompt: str, user: str, tokens: int) -> Answer:
-        """Return a completion of exactly `tokens` tokens from the router, without sampling. Raises StepFailed."""
+        """Return a completion of exactly `tokens` tokens from the router, without sampling.
+
+        Raises StepFailed for an error response.
+        """
         body = {
             "model": model,
             "prompt": prompt,

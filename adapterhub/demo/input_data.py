@@ -28,7 +28,10 @@ SHORTEST_CHUNK = 400
 
 
 def prepare_model(home: Path) -> Path:
-    """Return the folder of the base model; on the first call it is downloaded and converted. Raises StartError."""
+    """Return the folder of the base model; on the first call it is downloaded and converted.
+
+    Raises StartError if the download or the conversion fails.
+    """
     folder = Layout(home).models / DEFAULT_MODEL
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=Layout(home).models) as scratch:

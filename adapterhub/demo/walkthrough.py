@@ -165,7 +165,10 @@ class Walkthrough:
         return next((job for job in jobs if fits(job)), None)
 
     def train(self, dataset: Json, analysis: Json | None, number: str, title: str) -> str:
-        """Train a version, or reuse that of an earlier demo, and return its served name. Raises StepFailed."""
+        """Train a version, or reuse that of an earlier demo, and return its served name.
+
+        Raises StepFailed if it does not succeed, is too small, or the held-out loss did not fall.
+        """
         self.step(int(number), title)
         plan = analysis and analysis["id"]
         done = self.reusable("training-runs/", dataset, lambda job: job["rank_analysis"] == plan)
@@ -305,7 +308,10 @@ class Walkthrough:
         return rollout
 
     def open_rollout(self, candidate: str, reason: str) -> Json:
-        """Open a rollout to half of the users, have it signed, wait until it runs, and return it. Raises StepFailed."""
+        """Open a rollout to half of the users, have it signed, wait until it runs, and return it.
+
+        Raises StepFailed if it is refused or does not run within 120 s.
+        """
         body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": reason}
         rollout: Json = self.olga.post("rollouts/", body)
         self.approve(rollout)
@@ -317,7 +323,7 @@ class Walkthrough:
         return wait_for(running, "Loading the candidate on every replica", 120)
 
     def promote(self, rollout: Json, candidate: str) -> None:
-        """Promote the candidate, as its signed plan allows."""
+        """Promote the candidate, as its signed plan allows, and wait until the router serves it alone."""
         self.step(8, "Promote v2 under the protected alias, as the signed plan allows")
         self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."})
         self.wait_for_router({candidate})

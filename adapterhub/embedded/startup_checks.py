@@ -63,7 +63,10 @@ def check_space(home: Path) -> None:
 
 
 def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
-    """Raise StartError unless every port of the host is free and none is used twice. `ports` are (variable, port)."""
+    """Raise StartError unless every port of the host is free and none is used twice. `ports` are (variable, port).
+
+    A port that is taken is tried again for PORT_WAIT_S seconds.
+    """
     _check_host(host)
     users_of_port: dict[int, str] = {}
     for variable, port in ports:

@@ -156,7 +156,7 @@ def announced_bytes(scope: Scope) -> int | None:
 def allowed(scope: Scope) -> tuple[str, int]:
     """Return the caller, `token:<id>` or `user:<id>`, and how many bytes they may send to this path.
 
-    Raises NotSignedIn, TooMany.
+    Raises NotSignedIn without a valid token or session, and TooMany for an address that fails too often.
     """
     try:
         request = ASGIRequest(scope, BytesIO())
@@ -170,7 +170,7 @@ def allowed(scope: Scope) -> tuple[str, int]:
 def caller_of(request: ASGIRequest) -> str:
     """Return the caller as `token:<id>` or `user:<id>`.
 
-    Raises NotSignedIn, and TooMany for an address that fails too often.
+    Raises NotSignedIn without a valid token or session, and TooMany for an address that fails too often.
     """
     try:
         if known := TokenAuthentication().authenticate(Request(request)):

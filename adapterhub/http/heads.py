@@ -16,7 +16,10 @@ CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
 def require_head(scope: dict[str, Any]) -> None:
-    """Check the headers of an ASGI request. Raises HeaderTooLong, and UnsupportedCharset for all but UTF-8."""
+    """Check the headers of an ASGI request.
+
+    Raises HeaderTooLong, and UnsupportedCharset for a character set that is neither UTF-8 nor ASCII.
+    """
     for name, value in scope["headers"]:
         longest = LONGEST_CONTENT_TYPE if name == b"content-type" else LONGEST_HEADER
         if len(value) > longest:
@@ -27,7 +30,7 @@ def require_head(scope: dict[str, Any]) -> None:
 
 
 def require_charset(content_type: str) -> None:
-    """Check the character set that a Content-Type names. Raises UnsupportedCharset."""
+    """Raise UnsupportedCharset if a Content-Type names a character set that is neither UTF-8 nor ASCII."""
     try:
         charset = parse_header_parameters(content_type)[1].get("charset", CHARSETS[0])
     except ValueError:

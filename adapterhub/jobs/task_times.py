@@ -51,13 +51,16 @@ def note_success(task: str) -> None:
 
 
 def success_ages() -> dict[str, float]:
-    """Return the seconds since each task's last success. Raises RedisError."""
+    """Return the seconds since the last success of each task, by name. Raises RedisError if Valkey does not answer."""
     with valkey() as client:
         return {name.decode(): max(0.0, time.time() - float(at)) for name, at in client.hgetall(TASK_SUCCESSES).items()}
 
 
 def queue_ages() -> dict[str, float]:
-    """Return for each queue the seconds that its oldest message has waited, 0 for an empty one. Raises RedisError."""
+    """Return for each queue the seconds that its oldest message has waited, 0 for an empty one.
+
+    Raises RedisError if Valkey does not answer.
+    """
     with valkey() as client, client.pipeline(transaction=False) as pipe:
         for queue in settings.QUEUES:
             pipe.lindex(queue, -1)
@@ -71,6 +74,6 @@ def age_of(raw: bytes | None) -> float:
 
 
 def is_empty(queue: str) -> bool:
-    """Return True if no message waits in the queue. Raises RedisError."""
+    """Return True if no message waits in the queue. Raises RedisError if Valkey does not answer."""
     with valkey() as client:
         return not client.llen(queue)

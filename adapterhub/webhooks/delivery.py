@@ -50,7 +50,7 @@ def due_in_turn() -> QuerySet[Delivery]:
 
 
 def attempt(delivery: Delivery) -> bool:
-    """Attempt a delivery, log the result, and return True; False if another worker makes the attempt."""
+    """Attempt a delivery, log the result, and return True; False if another worker has it or it is no longer due."""
     if not delivery.claim():
         return False
     body = json.dumps(body_of(delivery.event), ensure_ascii=False).encode()

@@ -140,7 +140,7 @@ class Delivery(models.Model):
         return f"{self.event.tag} to {self.webhook}"
 
     def claim(self) -> bool:
-        """Claim the delivery for one attempt and return True; False if another worker has it."""
+        """Claim the delivery for one attempt and return True; False if another worker has it or it is no longer due."""
         due = Delivery.objects.due().filter(pk=self.pk, attempts=self.attempts)
         claimed = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
         self.attempts += 1

@@ -42,8 +42,8 @@ class WebhookForm(forms.Form):
 def webhooks(request: HttpRequest) -> HttpResponse:
     """List the webhooks; create one on POST, whose secret is in this response only.
 
-    A refused form is shown again with its errors, as 422. Raises NotAllowed for who administers no project, and
-    Invalid.
+    A refused form is shown again with its errors, as 422. Raises NotAllowed for who administers no project, and Invalid
+    for an address or event that is not allowed.
     """
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = WebhookForm(request.POST or None, projects=projects)
@@ -63,7 +63,10 @@ def webhooks(request: HttpRequest) -> HttpResponse:
 
 
 def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
-    """Create the webhook and return its secret. Raises NotAllowed and Invalid."""
+    """Create the webhook and return its secret.
+
+    Raises NotAllowed without scope `admin` in the project, and Invalid for an address or event that is not allowed.
+    """
     require_scope(request, wanted["project"], Scope.ADMIN)
     events = wanted["events"].split()
     return Webhook.create(wanted["project"], wanted["url"], events, by=actor_of(request)).secret
@@ -91,7 +94,10 @@ def deliveries(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """Revoke a webhook, then redirect to the list. Raises Http404, and Invalid without a reason."""
+    """Revoke a webhook, then redirect to the list.
+
+    Raises Http404 for one of a project that the user does not administer, and Invalid without a reason.
+    """
     webhook = get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN))
     webhook.revoke(by=actor_of(request), reason=reason_in(request))
     return redirect("webhooks")
@@ -100,7 +106,10 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send a delivery again with the same id, then redirect to the list. Raises Http404, InvalidTransition."""
+    """Send a delivery again with the same id, then redirect to the list.
+
+    Raises Http404 for one of a project that the user does not administer, InvalidTransition for a revoked webhook.
+    """
     own_deliveries = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
         "webhook__project"
     )

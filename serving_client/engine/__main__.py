@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line; a wrong one ends the process with status 2, as argparse does."""
+    """Return the options of the command line; invalid arguments end the process with status 2, as argparse does."""
     parser = argparse.ArgumentParser(prog="python -m serving_client.engine", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the base model")
     parser.add_argument("--served-model-name", required=True, help="name of the base model for clients")

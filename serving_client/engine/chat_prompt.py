@@ -47,9 +47,9 @@ def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) 
 
 
 def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None, text: str) -> None:
-    """Raise ChatRefused if the template reads a field of a message nowhere, or leaves a message out.
+    """Raise ChatRefused if the template never reads a field of a message, or leaves a whole message out.
 
-    `text` is the rendered conversation.
+    `text` is the rendered conversation. Messages of the assistant and empty ones are not searched for in it.
     """
     source = str(tokenizer.get_chat_template(tools=tools))
     for place, turn in enumerate(messages):
@@ -70,8 +70,8 @@ def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None
 def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
     """Return the conversation as the template renders it, with the arguments of tool calls as objects.
 
-    If that fails and there are calls, it is rendered again with their arguments as JSON text. Raises what templates
-    raise.
+    If that fails and there are calls, it is rendered again with their arguments as JSON text. Raises one of REFUSALS if
+    the template fails.
     """
     source = str(tokenizer.get_chat_template(tools=tools))
     try:
@@ -90,8 +90,8 @@ def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> s
 def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
     """Return a turn with role, reasoning and tool calls in the form that the template reads; `source` is its text.
 
-    A developer becomes a system if the template lacks developers. With `as_text` the arguments of calls are JSON text,
-    else objects.
+    The role `developer` becomes `system` if the template does not know it. With `as_text` the arguments of calls are
+    JSON text, else objects.
     """
     plain = {
         name: value for name, value in turn.items() if name not in (*REASONING, "tool_calls") and value is not None

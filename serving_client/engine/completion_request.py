@@ -182,7 +182,7 @@ class CompletionRequest(Strict):
         return self.echo and self.limit == 0
 
     def require_consistent(self) -> None:
-        """Check the fields against each other. Raises ApiError 400."""
+        """Raise ApiError 400 if fields contradict each other, or if `n` asks for over MOST_IN_ALL answers in all."""
         if self.limit == 0 and not self.echo:
             raise bad_request("max_tokens must be at least 1, but for an 'echo' of the prompt alone.", "max_tokens")
         if self.prompt_logprobs is not None and self.stream:
@@ -192,7 +192,7 @@ class CompletionRequest(Strict):
             raise bad_request(f"'n' answers to each prompt may be {MOST_IN_ALL} in all: send more requests.", "n")
 
     def require_stream(self) -> None:
-        """Check that options of a stream come with one. Raises ApiError 400."""
+        """Raise ApiError 400 if `stream_options` is given without `stream`."""
         if "stream_options" in self.model_fields_set and not self.stream:
             raise bad_request("'stream_options' needs 'stream': true.", "stream_options")
 
@@ -259,7 +259,7 @@ class ChatRequest(CompletionRequest):
         return ToolUse(functions, forced, MOST_CALLS if self.parallel_tool_calls else 1)
 
     def require_consistent(self) -> None:
-        """Check the fields against each other. Raises ApiError 400."""
+        """Raise ApiError 400 if fields contradict each other, such as a `tool_choice` that is none of `tools`."""
         names = [tool["function"]["name"] for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto", "required", *names):
             raise bad_request(
@@ -287,7 +287,7 @@ KNOWN = ChatRequest.model_fields.keys() | ANNOTATIONS | {"cache_salt"} | UNSUPPO
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """Parse a body that must be a JSON object. Raises ApiError 400."""
+    """Parse a body that must be a JSON object. Raises ApiError 400 for any other."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -298,12 +298,12 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def parse_completion(body: Json) -> CompletionRequest:
-    """Validate a body of /v1/completions. Raises ApiError 400."""
+    """Return the validated request of /v1/completions. Raises ApiError 400 for what is wrong or not supported."""
     return CompletionRequest.read(body)
 
 
 def parse_chat(body: Json) -> ChatRequest:
-    """Validate a body of /v1/chat/completions. Raises ApiError 400."""
+    """Return the validated request of /v1/chat/completions. Raises ApiError 400 for what is wrong or not supported."""
     return ChatRequest.read(body)
 
 

@@ -54,7 +54,10 @@ def messages_of(messages: object) -> list[dict[str, Any]]:
 
 
 def message_of(message: object) -> dict[str, Any]:
-    """Return a message with its content as one text and its calls as a list. Raises ApiError 400."""
+    """Return a message with its content as one text and its calls as a list.
+
+    Raises ApiError 400 for one without a role, or with malformed content or calls.
+    """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
     return {**message, "content": content_of(message.get("content")), "tool_calls": calls_of(message.get("tool_calls"))}
@@ -103,7 +106,7 @@ def content_of(content: object) -> str:
 
 
 def choice_of(choice: object) -> str | None:
-    """Return `none`, `auto`, `required`, or the name of the function to call. Raises ApiError 400."""
+    """Return `none`, `auto`, `required`, or the name of the function to call. Raises ApiError 400 for anything else."""
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else choice
     if not isinstance(name, str) or (name is choice and name not in ("none", "auto", "required")):
@@ -112,7 +115,10 @@ def choice_of(choice: object) -> str | None:
 
 
 def schema_of(form: object) -> Json | None:
-    """Return the JSON Schema of a `response_format`; None for plain text. Raises ApiError 400."""
+    """Return the JSON Schema of a `response_format`; None for plain text.
+
+    Raises ApiError 400 for an unknown type or field, and for a json_schema without a schema.
+    """
     kind = form.get("type") if isinstance(form, dict) else None
     fields = FORMS.get(str(kind))
     if isinstance(form, dict) and fields and (unread := form.keys() - fields):

@@ -141,7 +141,7 @@ def proxy_of(request: Request) -> Proxy:
 
 
 async def complete(request: Request) -> Response:
-    """Answer a request of one of the completion paths. Raises Refusal."""
+    """Answer a request of one of the completion paths. Raises Refusal if it is refused before a version is chosen."""
     return await proxy_of(request).complete(request)
 
 

@@ -122,10 +122,7 @@ Body = dict[str, Any]
 
 
 def require_allowed(path: str, body: Body) -> None:
-    """Check that callers may send every field, and that none would hold an engine up by its size.
-
-    Raises Refusal 400.
-    """
+    """Raise Refusal 400 for a field that callers may not send, and for one that would hold an engine up by its size."""
     if path == RESPONSES:
         require_stateless(body)
     for name in body:
@@ -143,10 +140,7 @@ def require_allowed(path: str, body: Body) -> None:
 
 
 def require_stateless(body: Body) -> None:
-    """Check a body of /v1/responses: nothing that needs a stored conversation, and no tools but functions.
-
-    Raises Refusal 400.
-    """
+    """Raise Refusal 400 if a body of /v1/responses needs a stored conversation, or has tools other than functions."""
     for name in OF_STATE & body.keys():
         if body[name]:
             message = f"{name} is not allowed: no engine keeps conversations, so send the whole input."
@@ -156,10 +150,7 @@ def require_stateless(body: Body) -> None:
 
 
 def require_no_service(body: Body) -> None:
-    """Check that nothing is asked for beside the answer: no engine keeps answers, or serves one faster for a price.
-
-    Raises Refusal 400.
-    """
+    """Raise Refusal 400 if more than an answer is asked for: no engine stores one, or serves one faster for a price."""
     for name, harmless in SERVICE.items():
         if body.get(name) not in harmless:
             least = " or ".join(str(value).lower() for value in harmless[1:])
@@ -172,7 +163,7 @@ def conversation_of(body: Body) -> list[Any]:
 
 
 def require_few(body: Body) -> None:
-    """Check the numbers of choices, prompts and inputs of one request. Raises Refusal 400."""
+    """Raise Refusal 400 if one request asks for too many choices, or has too many prompts or inputs."""
     for name in ("n", "best_of"):
         answers = body.get(name)
         if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
@@ -184,7 +175,7 @@ def require_few(body: Body) -> None:
 
 
 def require_short(body: Body) -> None:
-    """Check the number and length of stop texts, and the numbers of tokens that are named. Raises Refusal 400."""
+    """Raise Refusal 400 for too many or too long stop texts, and for too many named tokens."""
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else listed(stop)
     if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
@@ -196,7 +187,7 @@ def require_short(body: Body) -> None:
 
 
 def require_few_parts(messages: list[Any]) -> None:
-    """Check the number of messages and of all their parts. Raises Refusal 400."""
+    """Raise Refusal 400 if there are over MAX_PARTS messages, or over MAX_PARTS parts in all of them."""
     is_few = len(messages) <= MAX_PARTS
     if not is_few or sum(len(parts_of(message)) for message in messages) > MAX_PARTS:
         raise Refusal(
@@ -225,7 +216,7 @@ def require_inline(message: Any) -> None:
 
 
 def require_small_patterns(field: str, value: Any) -> None:
-    """Check the size of all patterns in the field's schemas together, repetitions written out. Raises Refusal 400."""
+    """Raise Refusal 400 if the patterns of the field's schemas, repetitions written out, exceed MAX_UNFOLDED."""
     size = 0
     for pattern in patterns_in(field, value):
         size += len(pattern)

@@ -80,7 +80,7 @@ def holds(token: TokenRoute, secret: str) -> bool:
 
 
 def parse(raw: bytes, path: str) -> Body:
-    """Return the body as a JSON object with allowed fields alone. Raises Refusal 400.
+    """Return the body as a JSON object. Raises Refusal 400 for any other body, and for a field that is not allowed.
 
     `store` is set to False for /v1/responses, and numbers that name users become texts.
     """
@@ -104,7 +104,7 @@ def with_named_users(body: Body) -> Body:
 
 
 def rewritten(body: Body, target: Target) -> bytes:
-    """Return the body for the engine, with the served name as its model. Raises Refusal 400.
+    """Return the body for the engine, with the served name as its model. Raises Refusal 400 for one nested too deeply.
 
     `cache_salt` separates projects in the engine's prefix cache, so that none can find out by the time of an answer
     what another has asked.

@@ -134,8 +134,7 @@ def lora_update_aside(
 ) -> torch.Tensor:
     """Start computing the adapters' update on a second stream; `lora_add_joined` waits for the returned tensor.
 
-    If no row has an adapter, or `takes_rows` is False for the batch, nothing is computed and the content is
-    undefined.
+    If no row has an adapter, or `takes_rows` is False for the batch, nothing is computed and the content is undefined.
     """
     update = _room(inputs, lora_a_weights, lora_b_weights)
     if no_lora_flag_cpu.item() or not takes_rows(token_lora_mapping):

@@ -72,8 +72,8 @@ def require_address(text: str) -> str:
 def send(project: Project, address: str, role: str, *, by: Actor, reason: str = "") -> Invitation:
     """Invite whoever has the address, now or later, to a role of the project, and record it; return the invitation.
 
-    Raises Invalid for a malformed address and if no person is behind `by`, Conflict if the same offer or MOST_OPEN
-    others are open.
+    Overdue invitations of the project are marked as expired. Raises Invalid for a malformed address and if no person is
+    behind `by`, Conflict if the same offer or MOST_OPEN others are open.
     """
     address = require_address(address)
     sender = by.user if by.user and not by.user.is_service else min(people_behind(by), key=lambda person: person.pk)

@@ -108,7 +108,7 @@ def move_account(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     """Close an account with `verb` close, open it again with open, then redirect to the list.
 
     With any other verb the password is discarded, and a link to choose a new one is shown once. Raises NotAllowed for
-    who is no administrator, Http404, and Invalid without a reason.
+    who is no administrator, Http404, Invalid without a reason, and Conflict for closing one's own account.
     """
     require_administrator(request)
     person = get_object_or_404(User, pk=pk, is_service=False)

@@ -78,7 +78,10 @@ class PasswordMixin(forms.Form):
     request: HttpRequest
 
     def clean_password(self) -> str:
-        """Return the user's password; a wrong one counts as a failed attempt. Raises ValidationError."""
+        """Return the user's password; a wrong one counts as a failed attempt.
+
+        Raises ValidationError for a wrong password and while locked out.
+        """
         password: str = self.cleaned_data["password"]
         if not is_typed_password(self.request, password):
             raise ValidationError("This is not your password.")
@@ -123,7 +126,7 @@ def asks_for_password(request: HttpRequest) -> bool:
 
 
 def require_afresh(request: HttpRequest) -> None:
-    """Check that a user without a password has signed in within ten minutes. Raises NotAllowed."""
+    """Raise NotAllowed if the user has no password to type and has not signed in within ten minutes."""
     if not (asks_for_password(request) or has_signed_in_lately(request)):
         raise NotAllowed(
             "A second factor needs a sign-in of the last ten minutes: sign out, sign in and come back.",

@@ -103,7 +103,10 @@ class NewPasswordForm(PasswordChangeForm):
         self.request = request
 
     def clean_old_password(self) -> str:
-        """Return the old password; a wrong one counts as a failed attempt. Raises ValidationError."""
+        """Return the old password; a wrong one counts as a failed attempt.
+
+        Raises ValidationError for a wrong password and while locked out.
+        """
         password: str = self.cleaned_data["old_password"]
         if not is_typed_password(self.request, password):
             raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")

@@ -134,7 +134,7 @@ def issued(request: HttpRequest, form: TokenForm) -> str:
 
 @login_required
 def token(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a token; on POST approve it as another person, as a token of scope admin works only then.
+    """Show a token; a POST by another person than its maker approves it, before which one of scope admin does not work.
 
     Raises what `signer.decide` raises, and Http404 for who may not approve in its project.
     """
@@ -164,7 +164,10 @@ def token_page(request: HttpRequest, api_token: ApiToken, form: SigningForm, lim
 
 
 def may_limit(request: HttpRequest, api_token: ApiToken) -> bool:
-    """Return True if the user may change the token's limits, and it can have other ones."""
+    """Return True if the user may change the token's limits.
+
+    The token must have scope infer, not admin, and not be revoked, and the user must administer its project.
+    """
     is_open = Scope.INFER in api_token.scopes and Scope.ADMIN not in api_token.scopes and not api_token.revoked_at
     return is_open and allowed(request, Scope.ADMIN).filter(pk=api_token.project_id).exists()
 
@@ -188,7 +191,10 @@ def limit(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """Revoke a token of a project that the user administers, then redirect to the list. Raises Http404."""
+    """Revoke a token of a project that the user administers, then redirect to the list.
+
+    Raises Http404 for any other token, and Invalid without a reason.
+    """
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{token.name} no longer works.")

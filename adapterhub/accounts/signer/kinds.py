@@ -40,7 +40,7 @@ class Kind:
         return record
 
     def require(self, verb: str, fields: dict[str, Any]) -> None:
-        """Check that rows of this kind have the verb, with these fields. Raises Invalid."""
+        """Raise Invalid unless rows of this kind have the verb, with these fields."""
         if verb not in self.verbs or not set(fields) <= set(self.fields):
             raise Invalid(f"The decision is incomplete: {self.model._meta.verbose_name} takes {', '.join(self.verbs)}.")
 

@@ -83,7 +83,7 @@ async def answer(send: Callable[[Message], Awaitable[None]], status: int, conten
 def decided(body: bytes) -> tuple[int, dict[str, Any]]:
     """Carry out a decision; return the status and the JSON of the answer.
 
-    They are 200 and {}, or for a domain error its status, detail, field and code.
+    They are 200 and {}, or for a domain error its status and its detail, field and code; TooMany adds `wait_s`.
     """
     close_old_connections()
     try:

@@ -49,7 +49,10 @@ def follow() -> int:
 
 
 def follow_chain(project: Tenant | None) -> int:
-    """Send a chain's events after the last one taken, batch by batch; return their number. Raises NotTaken."""
+    """Send a chain's events after the last one taken, batch by batch; return their number.
+
+    Raises NotTaken if the SIEM does not take a batch; those before it count as taken.
+    """
     follower, _ = Follower.objects.get_or_create(project=row_of(project))
     taken = 0
     while events := list(AuditEvent.objects.of_chain(project).filter(sequence__gt=follower.sequence)[:BATCH]):
@@ -106,7 +109,7 @@ def post(url: str, host: str, lines: Sequence[str]) -> None:
 def write(host: str, port: int, lines: Sequence[str], *, is_secure: bool) -> None:
     """Write syslog messages (RFC 5424, framed as in RFC 6587), and wait until the receiver has read all of them.
 
-    Raises NotTaken.
+    Raises NotTaken if the connection fails or the receiver does not close it in time.
     """
     try:
         with socket.create_connection((host, port), TIMEOUT_S) as plain:

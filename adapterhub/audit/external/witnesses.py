@@ -45,15 +45,21 @@ class Witness(ABC):
     def keep(self, point: Checkpoint) -> bytes:
         """Store a checkpoint; return the witness' receipt, or b"" if it gives none. Storing it again changes nothing.
 
-        Raises Away.
+        Raises Away if the witness does not answer or refuses.
         """
 
     @abstractmethod
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the `newest` signed checkpoints of a chain that the witness holds, oldest first. Raises Away."""
+        """Yield the `newest` signed checkpoints of a chain that the witness holds, oldest first.
+
+        Raises Away if the witness does not answer or refuses.
+        """
 
     def heads(self, project: Tenant | None, newest: int) -> list[SignedHead]:
-        """Return the chain's checkpoints that the witness holds, their signatures verified. Raises Away, Unreadable."""
+        """Return the `newest` checkpoints of the chain that the witness holds, oldest first, their signatures verified.
+
+        Raises Away if it does not answer, and Unreadable for one that no trusted key signed.
+        """
         keys = trusted_keys()
         return [checkpoint_in(document, keys, self.name) for document in self.documents(project, newest)]
 
@@ -65,7 +71,7 @@ class FolderWitness(Witness):
         self.root, self.name = root, f"file:{root}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Write a new read-only file, unless it exists; return b"". Raises Away."""
+        """Write a new read-only file, unless it exists; return b"". Raises Away if it cannot be written."""
         try:
             checkpoint_store.keep_in_folder(self.root / point.path, bytes(point.document))
         except FileExistsError:
@@ -75,7 +81,7 @@ class FolderWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest files, oldest first. Raises Away."""
+        """Yield the chain's newest files, oldest first. Raises Away if the folder is missing."""
         if not self.root.is_dir():
             raise Away(f"{self.name}: no such folder")
         files = sorted((self.root / chain_name(project)).glob("*.json"))
@@ -89,7 +95,7 @@ class BucketWitness(Witness):
         self._address, self.name = address, address
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Put a new object, unless it exists; return b"". Raises Away."""
+        """Put a new object, unless it exists; return b"". Raises Away if the bucket does not answer or refuses."""
         try:
             checkpoint_store.keep_in_bucket(self._store(), point.path, bytes(point.document))
         except ClientError as error:
@@ -100,7 +106,7 @@ class BucketWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest objects, oldest first. Raises Away."""
+        """Yield the chain's newest objects, oldest first. Raises Away if the bucket does not answer or refuses."""
         store = self._store()
         prefix = "/".join(part for part in (store.prefix, chain_name(project)) if part) + "/"
         try:
@@ -125,7 +131,10 @@ class PostgresWitness(Witness):
         self._address, self.name = address, f"postgres:{parts.hostname or ''}{unquote(parts.path)}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Insert a row, unless it exists, into a table made at the first call; return b"". Raises Away."""
+        """Insert a row, unless it exists, into a table made at the first call; return b"".
+
+        Raises Away if the database does not answer or refuses.
+        """
         try:
             with psycopg.connect(self._address, connect_timeout=TIMEOUT_S) as connection:
                 if connection.execute("SELECT to_regclass('adapterhub_checkpoint')").fetchone() == (None,):
@@ -139,7 +148,7 @@ class PostgresWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest rows, oldest first. Raises Away."""
+        """Yield the chain's newest rows, oldest first. Raises Away if the database does not answer or refuses."""
         query = "SELECT document FROM adapterhub_checkpoint WHERE starts_with(path, %s) ORDER BY path DESC LIMIT %s"
         try:
             with psycopg.connect(self._address, connect_timeout=TIMEOUT_S) as connection:
@@ -157,7 +166,7 @@ class TimestampWitness(Witness):
         self.name = f"tsa:{urlsplit(self._address).hostname}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Return the authority's signed token for the checkpoint. Raises Away."""
+        """Return the authority's signed token for the checkpoint. Raises Away if it gives no valid one."""
         try:
             return timestamps.stamp(self._address, bytes(point.document))
         except timestamps.NoTimestamp as error:
@@ -201,7 +210,7 @@ def witness_at(address: str) -> Witness:
 
 
 def witness_all() -> int:
-    """Give each witness the checkpoints that it lacks, up to BATCH; return how many were taken in all."""
+    """Give each witness the checkpoints that it lacks, the oldest first and up to BATCH; return how many all took."""
     return sum(given_to(witness) for witness in configured())
 
 

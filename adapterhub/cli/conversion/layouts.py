@@ -46,7 +46,7 @@ class Adapter:
     is_pickle: bool = False
 
     def noted(self, text: str, tensors: Tensors, config: dict[str, Any] | None = None) -> Adapter:
-        """Return the adapter with other tensors and one more note."""
+        """Return the adapter with other tensors, one more note and, if given, another configuration."""
         return replace(self, tensors=tensors, config=config or self.config, notes=(*self.notes, text))
 
 

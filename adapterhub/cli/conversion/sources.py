@@ -70,7 +70,8 @@ def prepared(source: Path) -> Iterator[Prepared]:
 def adapter_folder(folder: Path) -> Path:
     """Return the folder with the adapter's files: this one, its newest checkpoint, or the only one inside with them.
 
-    Raises Ended if there is none, or several.
+    If no folder inside has them and there is only one, that one is searched in the same way. Raises Ended if there is
+    no adapter, or several.
     """
     if has_adapter(folder):
         return folder
@@ -94,17 +95,15 @@ def is_aside(folder: Path) -> bool:
 
 
 def has_adapter(folder: Path) -> bool:
-    """Return True if the folder holds a configuration and weights.
-
-    Raises Ended for an index with missing files.
-    """
+    """Return True if the folder holds a configuration and weights. Raises Ended for a missing shard."""
     return (folder / CONFIG).is_file() and bool(weight_files(folder))
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with the adapter's weights; [] if there are none.
 
-    Raises Ended for an index with missing files.
+    They are the first single file of a known name, else the shards of the index, else the numbered shards. Raises Ended
+    for a missing shard.
     """
     for name in (WEIGHTS, MLX_WEIGHTS, *PICKLES):
         if (folder / name).is_file():
@@ -161,7 +160,10 @@ def read(folder: Path) -> Adapter:
 
 
 def from_pickle(path: Path) -> Tensors:
-    """Return the tensors in a PyTorch file, read by a child process that accepts nothing but tensors. Raises Ended."""
+    """Return the tensors in a PyTorch file, read by a child process that accepts nothing but tensors.
+
+    Raises Ended if the file is damaged or holds anything else.
+    """
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / WEIGHTS
         command = [sys.executable, "-m", "adapterhub.cli.conversion.pickled", str(path), str(target)]
@@ -173,7 +175,10 @@ def from_pickle(path: Path) -> Tensors:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip or a tar into the new folder `target`: only plain files, inside it, within limits. Raises Ended."""
+    """Unpack the plain files of a zip or a tar into the new folder `target`.
+
+    Raises Ended for any other file, too many files or bytes, and a name that leads out of the folder.
+    """
     target.mkdir()
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:

@@ -114,7 +114,7 @@ def take(
 
 
 def header_of(path: Path) -> Json:
-    """Return the header of a safetensors file of ours."""
+    """Return the JSON header of a safetensors file, which must be a valid one."""
     with path.open("rb") as stream:
         header: Json = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     return header

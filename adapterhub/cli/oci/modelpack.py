@@ -142,7 +142,10 @@ def wanted(layer: Any) -> Blob | None:
 
 
 def descriptor(value: Any, place: str) -> str:
-    """Check an OCI descriptor and return its media type. Raises NoModelPack."""
+    """Return the media type of an OCI descriptor.
+
+    Raises NoModelPack, naming `place`, if it lacks its media type, sha256 digest or size.
+    """
     is_whole = (
         isinstance(value, dict)
         and isinstance(value.get("mediaType"), str)
@@ -175,7 +178,7 @@ def read_configuration(text: bytes, manifest_layers: int) -> Json:
 
 
 def parsed(text: bytes, name: str) -> Json:
-    """Return the JSON object. Raises NoModelPack."""
+    """Return the JSON object in the text. Raises NoModelPack, with `name`, for anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -88,7 +88,10 @@ class Artifacts:
         return str(answer.headers["Docker-Content-Digest"])
 
     def manifest(self) -> tuple[bytes, str]:
-        """Return the bytes of the manifest under the reference, and their digest."""
+        """Return the bytes of the manifest under the reference, and their digest.
+
+        Raises ValueError if the reference names another digest.
+        """
         url = f"{self._registry.prefix}://{self._container.manifest_url()}"
         answer = self._registry.do_request(url, "GET", headers={"Accept": MANIFEST}, stream=True)
         require_ok(answer, "the manifest")

@@ -44,11 +44,14 @@ class LoraShape:
     rank_stabilised: bool
 
     def rank_of(self, module: str) -> int:
-        """Return the rank of a module, by its name in the base model; `rank` where no pattern names it."""
+        """Return a module's rank, by its name in the base model: that of the first matching pattern, else `rank`."""
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
-        """Return the factor that scales B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
+        """Return the factor that scales B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
+
+        Alpha and r are those of the first pattern that matches the module's name, else `alpha` and `rank`.
+        """
         rank = self.rank_of(module)
         alpha = _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank

@@ -138,7 +138,10 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 
 async def completions(request: Request) -> Response:
-    """Complete one or several prompts, in one answer or as a stream of server-sent events. Raises ApiError."""
+    """Complete one or several prompts, in one answer or as a stream of server-sent events.
+
+    Raises ApiError for a request that cannot be served; an error after the start of a stream is sent as an event.
+    """
     parsed = parse_completion(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = _format(CompletionFormat, request, parsed, answer, "cmpl")
@@ -146,7 +149,10 @@ async def completions(request: Request) -> Response:
 
 
 async def chat_completions(request: Request) -> Response:
-    """Answer a conversation, in one answer or as a stream of server-sent events. Raises ApiError."""
+    """Answer a conversation, in one answer or as a stream of server-sent events.
+
+    Raises ApiError for a request that cannot be served; an error after the start of a stream is sent as an event.
+    """
     parsed = parse_chat(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = _format(ChatFormat, request, parsed, answer, "chatcmpl")

@@ -76,5 +76,5 @@ class TokenTexts:
 
 
 def bounded(logprob: float) -> float:
-    """Return the log-probability, at least LOWEST: JSON knows no infinity."""
+    """Return the log-probability, or LOWEST if it is lower: JSON has no infinity."""
     return max(logprob, LOWEST)

@@ -266,5 +266,5 @@ def step_logprobs(
 
 
 def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:
-    """Return True if kernel launches dominate a step, so that replaying a recording of it is faster."""
+    """Return True on a GPU with at most MOST_TOKENS rows: kernel launches dominate, and replaying a step is faster."""
     return device.type == "cuda" and rows <= MOST_TOKENS

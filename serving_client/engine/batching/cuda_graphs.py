@@ -68,7 +68,7 @@ class FixedStep:
     def run(self, inputs: Inputs) -> Result:
         """Compute the step and return the result of the real rows, without the padding.
 
-        It is valid until the next step of any shape. Raises NotRecordable.
+        It is valid until the next step of any shape. Raises NotRecordable if the second run cannot be recorded.
         """
         count = len(inputs.positions)
         padding = self._shape.rows - count

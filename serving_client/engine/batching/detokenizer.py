@@ -33,7 +33,7 @@ class TextStream:
         self.text = ""
 
     def add(self, token: int) -> str | None:
-        """Add a token; return the stop string that the text now holds, with the text cut before it, or None."""
+        """Add a token. If the text now holds a stop string, cut it before the first one and return that; else None."""
         self._tokens.append(token)
         piece = self._new_text()
         if piece.endswith(UNFINISHED):

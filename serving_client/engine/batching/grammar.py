@@ -69,7 +69,7 @@ class Grammar:
 
 
 class Grammars:
-    """Compiler of grammars for one tokenizer; the newest MOST_GRAMMARS are kept. Thread-safe.
+    """Compiler of grammars for one tokenizer; the MOST_GRAMMARS most recently used are kept. Thread-safe.
 
     `vocabulary` is the number of the model's logits, `ends` the ids of tokens that end an answer. The tokenizer's
     tables are made when the first grammar is needed.

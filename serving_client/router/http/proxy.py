@@ -75,7 +75,10 @@ class Proxy:
         return self.watcher.table
 
     async def complete(self, request: Request) -> Response:
-        """Answer a completion: check the token, its and its project's rate, and the body; forward. Raises Refusal."""
+        """Answer a completion: check the token, the rates of token and project, and the body; then forward it.
+
+        Raises Refusal if one of these checks fails or no version can be selected.
+        """
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         request.state.project = token.project
@@ -204,7 +207,7 @@ class Proxy:
         return Response(reply.begun, answer.status, response_headers(reply.response, answer))
 
     async def reply_of_holder(self, answer: Answer, ask: Callable[[VersionRoute], Awaitable[Reply]]) -> Reply:
-        """Ask the holders of the version; while none of them takes the request, those of each newer table.
+        """Return the reply of a holder of the version; while none takes the request, ask those of each newer table.
 
         A replica that was killed, drained or moved is in the table until the control loop has seen it. Raises Refusal,
         the last one once `other_holder_s` have passed.
@@ -260,9 +263,9 @@ class Proxy:
 
 
 async def while_present(request: Request, work: Coroutine[None, None, Response]) -> Response:
-    """Await the work and return its response; if the client leaves first, cancel it, so that its replica stops.
+    """Await the work and return its response; if the client leaves first, cancel the work, so that the replica stops.
 
-    Raises ClientDisconnect.
+    Raises ClientDisconnect if the client left first.
     """
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
     try:

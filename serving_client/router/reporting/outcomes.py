@@ -60,7 +60,10 @@ class OutcomeReporter:
             await asyncio.sleep(PAUSE_S)
 
     async def flush(self) -> None:
-        """Send queued and then spooled reports; if sending fails, spool the queued ones."""
+        """Send the queued reports, then the spooled ones.
+
+        If sending fails, the queued ones move to the spool; without a spool they stay queued.
+        """
         while self._waiting:
             batch = list(islice(self._waiting, BATCH))
             if not await self._send(batch):

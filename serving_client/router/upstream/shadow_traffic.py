@@ -37,7 +37,7 @@ class CapturedResponse:
         self._room = MOST_BYTES
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of the answer, as long as it is below the limit."""
+        """Add a chunk of the answer; once the chunks exceed MOST_BYTES in all, no more are kept."""
         self._room -= len(chunk)
         if self._room >= 0:
             self._parts.append(chunk)
@@ -50,7 +50,8 @@ class CapturedResponse:
 def captured_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
     """Return a recorder if the answer is to be mirrored, sampled or checked, else None.
 
-    The shares are drawn at random.
+    Answers of the arm `stable` may be mirrored, those of `candidate` and `control` sampled or checked; the shares are
+    drawn at random. Embeddings, and answers that are not sticky or not counted, are never captured.
     """
     if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
@@ -95,7 +96,7 @@ class Afterwards:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, target: Target, captured: CapturedResponse | None, outcome: Outcome) -> None:
-        """Report the answer, and start what was captured it for; never wait.
+        """Report the answer, and start the task that it was captured for; never wait.
 
         An answer to be checked or sampled is reported with the results of its checks; one to be mirrored has its
         request sent to the candidate, which is reported too. With MOST_AT_ONCE tasks running, and for failed or too

@@ -21,7 +21,10 @@ class Command(BaseCommand):
         parser.add_argument("--if-empty", action="store_true", help="print nothing if there is an account")
 
     def handle(self, *, url: str, if_empty: bool, **_: Any) -> str:
-        """Issue a link and return it. Raises CommandError if there is an account, unless `if_empty`."""
+        """Issue a link and return its URL, which is printed.
+
+        If there is an account, raise CommandError or, with `if_empty`, return an empty text.
+        """
         if if_empty and not setup_link.is_empty():
             return ""
         try:

@@ -51,6 +51,12 @@ class EngineProcess:
         except EngineUnreachable:
             return False
 
+    def end(self) -> None:
+        """End as operators end it: it answers what it has begun."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait()
+
     def kill(self) -> None:
         if self._process:
             self._process.kill()

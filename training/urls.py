@@ -39,6 +39,7 @@ urlpatterns = [
     path("rank-analyses/<uuid:pk>/plan/", datasets_and_analyses.plan, name="rank-analysis-plan"),
     path("rank-analyses/<uuid:pk>/cancel/", datasets_and_analyses.cancel_analysis, name="cancel-rank-analysis"),
     path("adapters/<reference:slug>/v<int:number>/evaluate/", evaluations.evaluate_version, name="evaluate-version"),
+    path("evaluations/", evaluations.evaluations, name="evaluations"),
     path("evaluations/<uuid:pk>/", evaluations.evaluation, name="evaluation"),
     path("evaluations/<uuid:pk>/cancel/", evaluations.cancel_evaluation, name="cancel-evaluation"),
     path("adapters/<reference:slug>/v<int:number>/reduce/", reductions.reduce_version, name="reduce-version"),

@@ -39,7 +39,8 @@ def require_types(field: Any, value: Any, path: str = "") -> None:
 
 def kind_of(field: Any) -> str:
     """Return the kind of value that the field takes; "" for a field that takes any kind or checks it itself."""
-    if isinstance(field, serializers.ChoiceField) and all(isinstance(choice, int) for choice in field.choices):
+    choices = field.choices if isinstance(field, serializers.ChoiceField) else {}
+    if choices and all(isinstance(choice, int) for choice in choices):
         return WHOLE
     return next((kind for known, kind in KINDS if isinstance(field, known)), "")
 

@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.db.models import BLANK_CHOICE_DASH, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 
 from adapterhub.api.parsers import require_storable
 from adapterhub.api.permissions import projects_of, projects_with
@@ -42,6 +43,7 @@ NAVIGATION = [
         [
             ("training-runs", "Training"),
             ("rank-analyses", "Rank analyses"),
+            ("evaluations", "Evaluations"),
             ("datasets", "Datasets"),
         ],
     ),
@@ -65,9 +67,21 @@ def accepts_files(view: Page) -> Page:
     return view
 
 
+def entry(address: str, label: str, path: str) -> dict[str, str]:
+    """Return an entry of the navigation for who is on the page at `path`; the overview has no pages below it."""
+    is_below = address != reverse("overview") and path.startswith(address)
+    return {"address": address, "label": label, "current": "page" if path == address else "true" if is_below else ""}
+
+
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Return the entries of the navigation, as a context processor."""
-    return {"navigation": NAVIGATION}
+    """Return the sections of the navigation, as a context processor.
+
+    Each entry has address, label and `current`: "page" on its own page, "true" on one below it, else "".
+    """
+    sections = [
+        (section, [entry(reverse(name), label, request.path) for name, label in links]) for section, links in NAVIGATION
+    ]
+    return {"navigation": sections}
 
 
 def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "project") -> QuerySet[Row]:

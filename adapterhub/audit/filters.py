@@ -11,6 +11,7 @@ from adapterhub.api.pages import offer
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.sentences import phrase
 from adapterhub.audit.tags import READS, Tag
+from adapterhub.core.forms import Form
 
 CONDITIONS = {
     "project": "project",
@@ -34,18 +35,18 @@ def in_words(tag: str) -> str:
     return phrase(tag).replace(" {}", "").replace("{}", "").strip(" :")
 
 
-class AuditFilter(forms.Form):
+class AuditFilter(Form):
     """A form that filters audit events; every field is optional. While a field is invalid, no event matches."""
 
     project: forms.ModelChoiceField[Model] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", required=False, empty_label="all of mine"
     )
     tag = forms.ChoiceField(label="What", required=False, choices=lambda: [("", "everything"), *kinds()])
-    who = forms.CharField(required=False, max_length=200)
-    object = forms.CharField(required=False, max_length=200)
+    who = forms.CharField(required=False, max_length=200, help_text="A user name, or a token's.")
+    object = forms.CharField(required=False, max_length=200, help_text="Its name, or a part of it.")
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    reads = forms.BooleanField(required=False, label="Reads too")
+    reads = forms.BooleanField(required=False, label="Reads too", help_text="Who looked at what.")
     object_type = forms.CharField(required=False, widget=forms.HiddenInput)
     object_id = forms.CharField(required=False, widget=forms.HiddenInput)
 

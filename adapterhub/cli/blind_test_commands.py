@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated
@@ -20,16 +21,36 @@ LINE = 80  # letters of a prompt
 Name = Annotated[str, typer.Argument(metavar="ADAPTER")]
 
 
-def lines_of(file: Path | None) -> list[str]:
-    """Return the prompts in the file, one for each non-blank line; none without a file.
+def prompts_in(file: Path | None) -> list[str]:
+    """Return the prompts in the file; none without a file.
 
-    Raises Ended if it is no file.
+    A file whose name ends in .jsonl is JSON Lines, and its prompts may have many lines; any other has one prompt on
+    each line that is not blank. Raises Ended if it is no such file.
     """
     if file is None:
         return []
     if not file.is_file():
         raise Ended(f"--prompts {str(file)!r} is not a file.", Exit.USAGE)
-    return [line for line in file.read_text().splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise Ended(f"--prompts {str(file)!r} is not UTF-8: {error}", Exit.USAGE) from None
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, start=1) if line.strip()]
+    if file.suffix.lower() != ".jsonl":
+        return [line for _, line in numbered]
+    return [prompt_of(line, f"{file}, line {number}") for number, line in numbered]
+
+
+def prompt_of(line: str, place: str) -> str:
+    """Return the prompt in a line of JSON Lines. Raises Ended, naming the place, if there is none."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise Ended(f"{place} is not JSON: {error}", Exit.USAGE) from None
+    prompt = row.get("prompt") if isinstance(row, dict) and row.keys() == {"prompt"} else row
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise Ended(f'{place} must be a text, or an object such as {{"prompt": "..."}}.', Exit.USAGE)
+    return prompt
 
 
 def preferred(test: BlindTest) -> str:
@@ -48,12 +69,15 @@ def ask(
     adapter: Name,
     versions: Annotated[list[int], typer.Option("--version", help="A version's number; give two to four.")],
     prompts: Annotated[list[str], typer.Option("--prompt", help="Can be repeated.")] = [],  # noqa: B006
-    file: Annotated[Path | None, typer.Option("--prompts", help="A file with one prompt per line.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--prompts", help='A file with one prompt per line, or, as .jsonl, a text or {"prompt": ...}.'),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of each answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Start a blind test of each prompt: send it to every version, for people to vote on the answers."""
-    all_prompts = [*prompts, *lines_of(file)]
+    all_prompts = [*prompts, *prompts_in(file)]
     if not all_prompts:
         raise Ended("Name a prompt with --prompt, or a file of them with --prompts.", Exit.USAGE)
     with hub() as api:

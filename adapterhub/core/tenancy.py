@@ -49,6 +49,13 @@ ROLE_SCOPES: dict[str, set[str]] = {
 }
 
 
+# What forms say beside the choice of a role.
+ROLE_HELP = (
+    "A viewer reads. A trainer trains and publishes, too, an operator moves traffic, an approver signs, an auditor "
+    "reads the audit trail, an admin does all of this and manages members and tokens."
+)
+
+
 class Tenant(Protocol):
     """The attributes of a project that layers below its model may use."""
 

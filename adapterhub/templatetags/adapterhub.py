@@ -19,6 +19,17 @@ from adapterhub.core import durations
 
 register = template.Library()
 LATEST = 20
+METHOD_NAMES = {
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "dora": "DoRA",
+    "adalora": "AdaLoRA",
+    "galore": "GaLore",
+    "full": "full fine-tuning",
+    "dpo": "DPO",
+    "kto": "KTO",
+    "orpo": "ORPO",
+}
 
 TONES = {
     "good": (
@@ -111,6 +122,12 @@ def with_code(text: str) -> SafeString:
         parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
     pieces = (format_html("<code>{}</code>", part) if place % 2 else part for place, part in enumerate(parts))
     return format_html_join("", "{}", ((piece,) for piece in pieces))
+
+
+@register.filter
+def method_name(method: str) -> str:
+    """Return a training method as its authors write it, such as QLoRA; one that is not known as it is."""
+    return METHOD_NAMES.get(method, method)
 
 
 @register.filter

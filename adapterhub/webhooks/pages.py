@@ -15,6 +15,7 @@ from adapterhub.accounts.models import Project
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Delivery, DeliveryStatus, Webhook
 
@@ -22,7 +23,7 @@ OFFERED = 100
 STATES = {"in use": Q(revoked_at=None), "revoked": Q(revoked_at__isnull=False)}
 
 
-class WebhookForm(forms.Form):
+class WebhookForm(Form):
     """A form for a new webhook: project, address and events."""
 
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(

@@ -273,7 +273,8 @@ def words(
     low, high = (
         difference_in_words(float(end) * guardrail.scale, guardrail.unit) for end in (interval.lower, interval.upper)
     )
-    margin = f"the margin of {guardrail.margin:g} {guardrail.unit}"
+    size = f"{guardrail.margin:g} {guardrail.unit}"
+    margin = f"the margin of {size}"
     if verdict is Verdict.BAD:
         return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
     if verdict is Verdict.GOOD:
@@ -282,8 +283,8 @@ def words(
         users = " and ".join(
             f"{arm.users} in the {name}" for arm, name in zip(arms, ("control", "candidate"), strict=True)
         )
-        return f"not enough data yet, users: {users}, and each arm needs {needed}; {margin}."
-    return f"not decided yet, the difference lies between {low} and {high}; {margin}."
+        return f"not enough data yet, users: {users}, and each arm needs {needed}; the margin is {size}."
+    return f"not decided yet, the difference lies between {low} and {high}; the margin is {size}."
 
 
 def difference_in_words(end: float, unit: str) -> str:

@@ -16,6 +16,7 @@ from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.charts import heat_map
 from adapterhub.core.errors import Invalid, Unavailable
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import other_version, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
@@ -29,11 +30,13 @@ from registry.playground.client import MOST_MODELS, token_for
 TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
 
 
-class PromptsForm(forms.Form):
+class PromptsForm(Form):
     """Form for prompts, each of one or more lines, and the maximum length of an answer in tokens."""
 
     prompts = PromptListField(most=MOST_PROMPTS, label="Prompts, kept with their answers for the vote")
-    max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
+    max_tokens = forms.IntegerField(
+        min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens", help_text="Longer ones are cut off."
+    )
 
 
 @login_required

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 
 from adapterhub.api.pages import CHOOSE, offer
 from adapterhub.core.errors import Invalid
+from adapterhub.core.forms import Form
 from registry.models import AdapterVersion, Alias, Cluster, without_bodies
 from serving_client.vllm_slots import VLLM_RANKS
 
@@ -17,13 +18,13 @@ OFFERED = 50
 BETWEEN = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
-class AtForm(forms.Form):
+class AtForm(Form):
     """Form for a time, in the installation's time zone unless the time names one."""
 
     at = forms.DateTimeField()
 
 
-class ReasonForm(forms.Form):
+class ReasonForm(Form):
     """A form with one required reason."""
 
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Recorded in the audit trail.")
@@ -58,7 +59,7 @@ class PromptListField(forms.CharField):
         super().run_validators("\n---\n".join(value))
 
 
-class GrantForm(forms.Form):
+class GrantForm(Form):
     """Form for the project that a cluster is granted to, and its shares."""
 
     project = forms.SlugField(max_length=50)
@@ -77,17 +78,31 @@ class ShareForm(GrantForm):
 class CuttingOffForm(ReasonForm):
     """Form for a change that may cut off versions which no other replica holds; `confirm` allows that."""
 
-    confirm = forms.BooleanField(required=False, label="Cut off what it alone holds")
+    confirm = forms.BooleanField(
+        required=False,
+        label="Cut off what it alone holds",
+        help_text="Without it, what would leave live versions without a replica is refused.",
+    )
 
 
 class ClusterForm(CuttingOffForm):
     """Form for how a cluster's engines were started and replicas are chosen; an empty key keeps the present one."""
 
     max_lora_rank = forms.TypedChoiceField(
-        choices=[(rank, str(rank)) for rank in VLLM_RANKS], coerce=int, label="Highest rank"
+        choices=[(rank, str(rank)) for rank in VLLM_RANKS],
+        coerce=int,
+        label="Highest rank",
+        help_text="--max-lora-rank of vLLM.",
     )
-    max_loras = forms.IntegerField(min_value=1, max_value=100_000, label="Adapters a replica holds at once")
-    routing = forms.ChoiceField(choices=Cluster.Routing.choices, required=False, label="Routers choose the replica by")
+    max_loras = forms.IntegerField(
+        min_value=1, max_value=100_000, label="Adapters a replica holds at once", help_text="--max-loras of vLLM."
+    )
+    routing = forms.ChoiceField(
+        choices=Cluster.Routing.choices,
+        required=False,
+        label="Routers choose the replica by",
+        help_text="Prefix affinity sends prompts with the same beginning to one replica, whose cache then has it.",
+    )
     engine_key = forms.CharField(
         max_length=500,
         required=False,

@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 
 from adapterhub.accounts.models import Project
 from adapterhub.api.pages import CHOOSE, offer, preselect
+from adapterhub.core.forms import Form
 from registry.models import AdapterVersion, BaseModel, Cluster, Replica, without_bodies
 from registry.models.alias_policy import MAX_CACHE_BYTES, MAX_QUORUM, MAX_TTL_S
 from registry.pages.forms import OFFERED, ReasonForm
@@ -50,7 +51,7 @@ class LinesField(forms.CharField):
         return list(dict.fromkeys(text for text in texts if text))
 
 
-class BaseModelForm(forms.Form):
+class BaseModelForm(Form):
     """A form for a new base model: a folder of this installation, a model of the hub, or an engine's model."""
 
     folder = forms.ChoiceField(required=False, label="A model that lies here")
@@ -119,7 +120,7 @@ class NamesForm(ReasonForm):
     field_order = ("also_named", "reason")
 
 
-class ProjectRowForm(forms.Form):
+class ProjectRowForm(Form):
     """A form for a new object in one of the person's projects; the parent of other forms."""
 
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug")
@@ -144,7 +145,7 @@ class AdapterForm(ProjectRowForm):
         preselect(self, "base_model")
 
 
-class DescriptionForm(forms.Form):
+class DescriptionForm(Form):
     """A form for the description and the tags of an adapter."""
 
     description = forms.CharField(max_length=10_000, required=False, widget=forms.Textarea(attrs={"rows": 3}))
@@ -164,9 +165,11 @@ class ReplicasField(LinesField):
 class ClusterForm(ProjectRowForm):
     """A form for a new cluster with its first replicas."""
 
-    slug = forms.SlugField(max_length=50, label="Name", initial="local")
+    slug = forms.SlugField(
+        max_length=50, label="Name", initial="local", help_text="Its short name in addresses and commands."
+    )
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug")
-    engine = forms.ChoiceField(choices=Cluster.Engine.choices)
+    engine = forms.ChoiceField(choices=Cluster.Engine.choices, help_text="The program that its replicas run.")
     max_lora_rank = forms.TypedChoiceField(
         choices=Cluster._meta.get_field("max_lora_rank").choices or (),
         coerce=int,
@@ -211,7 +214,7 @@ def free_engines() -> list[str]:
     return sorted(address for address in by_port.values() if address not in taken)
 
 
-class ReplicaForm(forms.Form):
+class ReplicaForm(Form):
     """A form for a further replica of a cluster."""
 
     url = forms.RegexField(ADDRESS, max_length=300, label="Address", help_text="Such as http://10.0.0.7:8000.")
@@ -251,7 +254,7 @@ class ScoresField(forms.CharField):
         return [{"task": one[1], "metric": one[2], bounds[one[3]]: float(one[4])} for one in matches]
 
 
-class PolicyFields(forms.Form):
+class PolicyFields(Form):
     """The fields of an alias' policy."""
 
     quorum = forms.IntegerField(
@@ -276,7 +279,12 @@ class PolicyFields(forms.Form):
         help_text="The same request at temperature 0 is answered from the cache. Empty: no cache.",
     )
     cache_mb = forms.IntegerField(
-        min_value=1, max_value=MAX_CACHE_BYTES >> 20, required=False, initial=64, label="Room for answers, in MiB"
+        min_value=1,
+        max_value=MAX_CACHE_BYTES >> 20,
+        required=False,
+        initial=64,
+        label="Room for answers, in MiB",
+        help_text="The oldest answers make room for new ones.",
     )
 
     evaluations = ScoresField(

@@ -9,6 +9,7 @@ from django.db.models import Case, When
 
 from adapterhub.api.pages import CHOOSE, offer, preselect
 from adapterhub.core.errors import Invalid
+from adapterhub.core.forms import Form
 from registry.experiments.guardrails import Kind
 from registry.experiments.metrics import METRICS
 from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES, check, check_answers, guardrail
@@ -27,8 +28,21 @@ KINDS = [
 ]
 
 
-class StepForm(forms.Form):
+class RowForm(Form):
+    """A row of a table of a plan; `described_by` is the id of the sentence that explains the table's columns."""
+
+    described_by = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            field.widget.attrs["aria-describedby"] = self.described_by
+
+
+class StepForm(RowForm):
     """One step of a plan that the person writes."""
+
+    described_by = "steps-help"
 
     weight = forms.FloatField(min_value=0, max_value=100, label="Share, percent of the users")
     hold = forms.FloatField(min_value=0, required=False, label="Hold, minutes")
@@ -51,8 +65,10 @@ def metric_choices() -> list[tuple[str, str]]:
     return [("", CHOOSE), *named]
 
 
-class GuardrailForm(forms.Form):
+class GuardrailForm(RowForm):
     """One guardrail, signal or goal of a plan that the person writes."""
+
+    described_by = "rails-help"
 
     metric = forms.ChoiceField(choices=metric_choices)
     margin = forms.FloatField(min_value=0, label="Worse by at most, in the metric's unit")
@@ -119,7 +135,12 @@ class PlanForm(SteeringForm):
 
     plan = forms.ChoiceField(choices=choices, required=False, initial=BY_HAND, widget=forms.RadioSelect)
     weight = forms.FloatField(
-        min_value=1, max_value=100, initial=50, required=False, label="Share of the users in percent"
+        min_value=1,
+        max_value=100,
+        initial=50,
+        required=False,
+        label="Share of the users in percent",
+        help_text="Who get the candidate, until somebody moves it.",
     )
     refusal = forms.CharField(
         max_length=500, required=False, label="A refusal contains", help_text="Regular expression, for refusals."

@@ -16,6 +16,7 @@ from django.template.loader import render_to_string
 
 from adapterhub.accounts.models import Project
 from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.core.forms import Form
 from adapterhub.core.references import parts_of
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Alias
@@ -26,7 +27,7 @@ OFFERED = 300
 NDJSON = "application/x-ndjson"
 
 
-class PlaygroundForm(forms.Form):
+class PlaygroundForm(Form):
     """Form for a prompt and the models to send it to, named by alias or served name."""
 
     models = forms.CharField(
@@ -36,8 +37,12 @@ class PlaygroundForm(forms.Form):
         help_text=f"An alias or a served name; up to {MOST_MODELS} separated by commas are compared side by side.",
     )
     prompt = forms.CharField(max_length=8000, widget=forms.Textarea(attrs={"rows": 6}), strip=False)
-    max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
-    temperature = forms.FloatField(min_value=0, max_value=2, initial=0)
+    max_tokens = forms.IntegerField(
+        min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens", help_text="Longer ones are cut off."
+    )
+    temperature = forms.FloatField(
+        min_value=0, max_value=2, initial=0, help_text="0: always the likeliest token. Higher: more varied answers."
+    )
     session = forms.CharField(
         max_length=200,
         required=False,

@@ -41,8 +41,9 @@ def unreachable(replica: Replica) -> Iterator[Alarm]:
             replica.cluster.slug,
             replica.url,
             f"{replica.url} is out of the routing table: {replica.message}",
-            f"Start the engine again, or correct its address (PATCH replicas/{replica.pk}/): it gets traffic once it "
-            "has loaded its versions. Drain or delete it if it will not come back.",
+            "Start the engine again, or correct its address on its cluster's page "
+            f"(REST: PATCH replicas/{replica.pk}/): it gets traffic once it has loaded its versions. "
+            "Drain or delete it if it will not come back.",
         )
 
 

@@ -9,6 +9,8 @@ from drf_spectacular.generators import SchemaGenerator
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from adapterhub.embedded.options import DEFAULT_MODEL
+
 
 @pytest.fixture(scope="module")
 def description() -> dict[str, Any]:
@@ -33,6 +35,13 @@ def test_every_body_has_an_example_that_fits(description: dict[str, Any]) -> Non
                 whole = {**shapes[name], "components": description["components"]}
                 faults = [fault.message for fault in Draft202012Validator(whole).iter_errors(shapes[name]["example"])]
                 assert faults == [], name
+
+
+def test_examples_name_the_base_model_that_the_demo_has(description: dict[str, Any]) -> None:
+    examples = [shape.get("example", {}) for shape in description["components"]["schemas"].values()]
+    named = [example[name] for example in examples for name in ("base", "base_model") if name in example]
+    assert set(named) == {DEFAULT_MODEL}
+    assert len(named) > 4
 
 
 def test_problems_are_told_by_status(description: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ PLAN = {"alias": "compliance", "candidate": "x", "steps": [{"weight": 5}], "reas
         ("rank-analyses", {"project": "eu", "dataset": "5"}, "dataset"),
         ("training-runs", {"project": "eu", "dataset": 5, "prompts": {"one": 1}}, "prompts.one"),
         ("training-runs", {"project": "eu", "rank_analysis": 5}, "rank_analysis"),
+        ("clusters", {"project": "eu", "slug": "c", "max_lora_rank": "16"}, "max_lora_rank"),
         ("tokens", {"project": "eu", "name": "t", "scopes": [1]}, "scopes[0]"),
         ("tokens", {"project": "eu", "name": "t", "scopes": ["read"], "expires_at": 5}, "expires_at"),
     ],
@@ -37,9 +38,9 @@ def test_a_value_of_another_kind_is_refused_by_name(ci: str, path: str, body: di
 
 
 def test_a_whole_number_may_be_written_with_a_point(ci: str, project: Project, base_model: BaseModel) -> None:
-    body = {"project": "eu", "slug": "c", "base_model": "tiny", "max_loras": 8.0}
+    body = {"project": "eu", "slug": "c", "base_model": "tiny", "max_loras": 8.0, "max_lora_rank": 16}
     answer = client(ci).post("/api/v1/clusters/", body, format="json")
-    assert (answer.status_code, answer.json()["max_loras"]) == (201, 8)
+    assert (answer.status_code, answer.json()["max_loras"], answer.json()["max_lora_rank"]) == (201, 8, 16)
 
 
 def test_a_form_sends_texts(ci: str, base_model: BaseModel) -> None:

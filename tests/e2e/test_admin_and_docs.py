@@ -31,6 +31,7 @@ PATHS = (
 )
 
 
+GROUND = "getComputedStyle(document.body).backgroundColor"
 WAYS = [(theme, width) for theme in ("light", "dark") for width in (1440, 390)]
 # Lists of rows share one template: each is seen wide in light colours, and on a phone in dark ones.
 WAYS_OF_LISTS = (("light", 1440), ("dark", 390))
@@ -64,6 +65,28 @@ def test_the_admin_is_accessible(page: Any, axe: str, alias: Alias, alice: User,
         assert page.goto(path).status == 200, path
         faults += [f"{path} {fault}" for fault in faults_at_both_widths(page, axe, WAYS_OF_LISTS)]
     assert "\n".join(faults) == ""
+
+
+@pytest.mark.slow
+def test_the_admin_has_the_products_name_and_the_colours_that_were_chosen(page: Any, alice: User) -> None:
+    User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)
+    grounds = {}
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.goto("/admin/")
+        assert page.locator("#site-name").inner_text() == "AdapterHub"
+        grounds[theme] = page.evaluate(GROUND)
+    assert grounds == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 20, 25)"}
+    page.get_by_role("button", name="Light").click()
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    assert page.evaluate(GROUND) == grounds["light"]
+    page.goto("/")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    page.get_by_role("button", name="Dark").click()
+    page.locator("html[data-theme=dark]").wait_for()
+    page.emulate_media(color_scheme="light")
+    page.goto("/admin/")
+    assert page.evaluate(GROUND) == grounds["dark"]
 
 
 @pytest.mark.slow

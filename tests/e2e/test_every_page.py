@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
 from tests.e2e.axe import violations
-from tests.e2e.further_pages import further_pages
+from tests.e2e.further_pages import NOWHERE, further_pages
 from tests.e2e.recovery_codes import show_recovery_codes
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
@@ -47,6 +48,17 @@ def faults(page: Any, script: str) -> list[str]:
     )
 
 
+def listen(errors: list[str], tab: Any) -> None:
+    """Note what the tab's console says is an error, but for the browser's own line on an address that is missing."""
+
+    def note(message: Any) -> None:
+        if message.type == "error" and not message.location["url"].endswith(NOWHERE):
+            errors.append(f"{tab.url}: {message.text}")
+
+    tab.on("console", note)
+    tab.on("pageerror", lambda error: errors.append(f"{tab.url}: {error}"))
+
+
 @pytest.mark.slow
 def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_script(
     page: Any,
@@ -56,9 +68,8 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
 ) -> None:
     faults_of = {}
     errors: list[str] = []
-    page.on(
-        "console", lambda message: errors.append(f"{page.url}: {message.text}") if message.type == "error" else None
-    )
+    watch = partial(listen, errors)
+    watch(page)
     # A colour on its way from one theme to the other is nobody's colour.
     page.emulate_media(reduced_motion="reduce")
     for name, url in urls.items():
@@ -66,9 +77,9 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
         faults_of[name] = faults(page, axe)
     show_recovery_codes(page)
     faults_of["recovery-codes"] = faults(page, axe)
-    assert errors == []
-    for name, opened in further_pages(page, alice):
+    for name, opened in further_pages(page, alice, watch):
         faults_of[name] = faults(opened, axe)
+    assert errors == []
     assert "\n".join(f"{name}: {each}" for name, faulty in faults_of.items() for each in faulty) == ""
 
 

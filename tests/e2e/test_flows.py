@@ -97,7 +97,7 @@ def test_a_dataset_with_a_broken_line_is_put_right_and_read(sign_in: SignIn, tmp
 def test_an_analysis_plans_ranks_while_its_page_is_open(sign_in: SignIn, dataset: str) -> None:
     page = sign_in("tom", "/rank-analyses/new/")
     page.get_by_label("Base model").select_option(label="tiny")
-    page.get_by_label("Dataset:", exact=True).select_option(label=dataset)
+    page.get_by_label("Dataset", exact=True).select_option(label=dataset)
     for name, value in {"uniform_rank": "4", "rank_max": "8", "quantum": "2", "samples": "4"}.items():
         page.locator(f"#id_{name}").fill(value)
     page.get_by_role("button", name="Queue the analysis").click()
@@ -128,8 +128,8 @@ def stop(page: Any) -> None:
 
 def test_a_training_is_watched_cancelled_and_resumed(sign_in: SignIn, dataset: str) -> None:
     page = sign_in("tom", "/training/new/")
-    page.get_by_label("Adapter:", exact=True).select_option(label="dora")
-    page.get_by_label("Dataset:", exact=True).select_option(label=dataset)
+    page.get_by_label("Adapter", exact=True).select_option(label="dora")
+    page.get_by_label("Dataset", exact=True).select_option(label=dataset)
     for name, value in {"steps": "100000", "batch_size": "2", "max_length": "32"}.items():
         page.locator(f"#id_{name}").fill(value)
     page.get_by_text("The same run as run.yaml").wait_for()

@@ -42,7 +42,7 @@ def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnaly
     page.get_by_role("link", name="Train with this plan").click()
     assert page.get_by_label("Budget of the plan").input_value() == "6"
     assert page.get_by_label("Learning rate").input_value() == "0.004"
-    page.get_by_label("Adapter:", exact=True).select_option(label="dora")
+    page.get_by_label("Adapter", exact=True).select_option(label="dora")
     page.get_by_role("button", name="Queue the run").click()
     page.get_by_text("for uniform_rank 6").wait_for()
     run = TrainingRun.objects.get()

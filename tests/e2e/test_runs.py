@@ -42,8 +42,8 @@ def test_the_form_says_what_will_happen_while_it_is_filled(
     tmp_path: Path,
 ) -> None:
     page.goto("/training/new/")
-    page.get_by_label("Adapter:", exact=True).select_option(label="dora")
-    page.get_by_label("Dataset:", exact=True).select_option(label="incidents")
+    page.get_by_label("Adapter", exact=True).select_option(label="dora")
+    page.get_by_label("Dataset", exact=True).select_option(label="incidents")
     page.get_by_text("no gpu worker has reported a device yet").wait_for()
     page.locator("#id_batch_size").fill("7")
     page.locator("#id_batch_size").blur()

@@ -106,7 +106,7 @@ def test_a_training_takes_three_clicks_from_the_overview(
     Dataset.create(project=adapter.project, name="other", file=file, filename="other.jsonl", by=by)
     page.goto("/")
     page.get_by_role("link", name="dora", exact=True).click()
-    page.get_by_label("Dataset:", exact=True).select_option(label="incidents")
+    page.get_by_label("Dataset", exact=True).select_option(label="incidents")
     page.get_by_text("The same run as run.yaml").wait_for()
     page.get_by_role("button", name="Queue the run").click()
     page.get_by_text("queued").first.wait_for()

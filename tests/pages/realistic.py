@@ -204,7 +204,8 @@ class World:
         fields = {"engine": "vllm", "max_loras": 32}
         cluster = Cluster.create(project=self.project, slug=name, base_model=self.base, by=self.by, **fields)
         for number in range(1, replicas + 1):
-            cluster.add_replica(url=f"http://{name}-{number}.engines.internal:8000", by=self.by)
+            # The names are those of a network that is not here: add_replica would not find their hosts.
+            cluster.replicas.create(url=f"http://{name}-{number}.engines.internal:8000")
         return cluster
 
     def make_aliases(self) -> list[Alias]:

@@ -226,6 +226,16 @@ def test_durations_numbers_and_facts_are_written_for_people(written: str, text: 
     assert written == text
 
 
+def test_the_navigation_marks_the_page_and_the_section_of_a_page_below_it(adapter: Adapter, client: Client) -> None:
+    def marked(path: str) -> list[tuple[str, str]]:
+        page = page_of(client, path).partition("</nav>")[0]
+        return re.findall(r'<a href="([^"]*)" aria-current="(\w+)">', page)
+
+    assert marked("/") == [("/", "page")]
+    assert marked("/adapters/") == [("/adapters/", "page")]
+    assert marked("/adapters/dora/") == marked("/adapters/new/") == [("/adapters/", "true")]
+
+
 def test_a_select_in_which_nothing_is_chosen_says_so(client: Client, base_model: BaseModel, alice: User) -> None:
     client.force_login(alice)
     BaseModel.objects.create(slug="other", source="other", status="ready", digest="0" * 64)

@@ -15,6 +15,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
 from registry.models import AdapterVersion, Alias, Cluster, Rollout
 from tests.builders import member
+from training.models import Evaluation
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ def listed(
     alias.set_policy({"quorum": 1}, by=by)
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 50}], reason="try", by=by)
     rollout.request_approval(reason="Lower loss.", by=by)
+    for version in (alias.version, candidate):
+        Evaluation.launch(version, prompts=["what is owed?"], by=by)
     client.force_login(alice)
     return client
 
@@ -63,6 +66,9 @@ CASES = [
     ("deliveries", "status=failed&q=alias", lambda row: row.webhook.events, [["weekly:*"]]),
     ("clusters", "sort=-name", lambda row: row["cluster"].slug, ["edge", "cpu"]),
     ("clusters", "engine=vllm&q=tiny", lambda row: row["cluster"].slug, ["edge"]),
+    ("evaluations", "q=.v2-&status=queued", lambda row: row.version.number, [2]),
+    ("evaluations", "status=failed", lambda row: row.version.number, []),
+    ("evaluations", "sort=requested", lambda row: row.version.number, [1, 2]),
     ("settings", "q=emil&role=operator", lambda row: row.user.username, ["emil"]),
     ("settings", "role=auditor", lambda row: row.user.username, []),
     ("overview", "q=complia&sort=-name", lambda row: row.name, ["compliance"]),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from adapterhub.accounts.models import ApiToken, User
+from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.cli.model_card import measured
 from adapterhub.core.errors import Conflict
@@ -22,7 +22,7 @@ from registry.rollouts.controller import promote_or_pause
 from tests.tiny_model import save_base_model
 from training.lm.error_reporting import BadInput
 from training.lm.events import Events
-from training.models import Evaluation
+from training.models import Dataset, Evaluation
 from training.recipes import lm_eval_task
 from training.recipes.lm_eval_task import Task
 
@@ -213,3 +213,28 @@ def test_the_scores_stand_on_the_versions_page(version: AdapterVersion, alice: U
     assert "<strong>articles</strong> of lm-eval" in page
     assert "0.5000" in page
     assert "held-out loss</th>" not in page
+
+
+def planned(ci: str, dataset: Dataset) -> list[tuple[str, str]]:
+    """The field and code of each refusal that `adapterhub plan` would name for a gate by a task."""
+    gates = {"tasks": [{"task": "articles", "at_least": {"acc": 0.5}}]}
+    body = {"project": "eu", "adapter": {"slug": "dora"}, "base": "tiny", "dataset": dataset.pk, "gates": gates}
+    client = Client(headers={"Authorization": f"Bearer {ci}"})
+    refusals = client.post("/api/v1/plans/", body, content_type="application/json").json()["refusals"]
+    return [(one["field"], one["code"]) for one in refusals]
+
+
+@pytest.mark.usefixtures("tasks", "adapter")
+def test_a_plan_knows_before_the_training_that_no_cluster_could_be_asked(ci: str, dataset: Dataset) -> None:
+    assert planned(ci, dataset) == [("gates.tasks", "not_served")]
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_plan_knows_before_the_training_that_nobody_may_ask_the_version(
+    ci: str, alias: Alias, dataset: Dataset, alice: User
+) -> None:
+    assert planned(ci, dataset) == []
+    alias.set_policy({"quorum": 1}, by=alice.as_actor())
+    assert planned(ci, dataset) == [("gates.tasks", "version_not_approved")]
+    Project.objects.update(named_versions="any")
+    assert planned(ci, dataset) == []

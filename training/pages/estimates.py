@@ -11,6 +11,7 @@ from django.shortcuts import render
 
 from adapterhub.charts import stacked
 from adapterhub.core.errors import DomainError
+from adapterhub.core.forms import Form
 from registry.models import BaseModel
 from training.models import TrainingRun
 from training.models.hyperparameters import with_defaults
@@ -21,17 +22,21 @@ TUNED = ("rank", "batch_size", "max_length", "devices", "galore_rank")
 BAR = 600
 
 
-class EstimateForm(forms.Form):
+class EstimateForm(Form):
     """Form for the base model, the devices and the hyperparameters to estimate for."""
 
-    base_model = forms.ChoiceField()
-    device_gb = forms.FloatField(min_value=0.1, max_value=10_000, label="Memory of a device in GB")
-    devices = forms.IntegerField(min_value=1, max_value=64, initial=1)
+    base_model = forms.ChoiceField(help_text="One of this installation, or a well-known one by its sizes.")
+    device_gb = forms.FloatField(
+        min_value=0.1, max_value=10_000, label="Memory of a device in GB", help_text="Of one GPU."
+    )
+    devices = forms.IntegerField(min_value=1, max_value=64, initial=1, help_text="GPUs that train together.")
     sharded = forms.BooleanField(required=False, help_text="Weights and optimiser state in shards, not copies.")
-    rank = forms.IntegerField(min_value=1, max_value=512, initial=16)
-    batch_size = forms.IntegerField(min_value=1, max_value=1024, initial=1)
+    rank = forms.IntegerField(min_value=1, max_value=512, initial=16, help_text="Of every module of a LoRA.")
+    batch_size = forms.IntegerField(min_value=1, max_value=1024, initial=1, help_text="Sequences at once, a device.")
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=2048, help_text="Tokens of a sequence.")
-    galore_rank = forms.IntegerField(min_value=1, max_value=4096, initial=64)
+    galore_rank = forms.IntegerField(
+        min_value=1, max_value=4096, initial=64, help_text="Of the projected gradients of GaLore."
+    )
     recompute = forms.BooleanField(required=False, initial=True, help_text="Recompute activations: less memory.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

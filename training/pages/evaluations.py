@@ -8,13 +8,16 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.pages import errors_on, followed, form_page, offer, reason_in, visible_or_404
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import errors_on, followed, form_page, offer, reason_in, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
+from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion, without_bodies
 from registry.pages.adapters import find_version
 from registry.pages.forms import OFFERED, PromptListField
@@ -23,7 +26,7 @@ from training.models.evaluation import MAX_PATTERN, MAX_PROMPT, MAX_PROMPTS
 from training.models.lm_eval_task import offered
 
 
-class EvaluationForm(forms.Form):
+class EvaluationForm(Form):
     """A form for an evaluation of a version: on a dataset, on prompts, or by a task of lm-eval."""
 
     dataset = forms.ModelChoiceField(
@@ -83,6 +86,20 @@ def evaluate_version(request: HttpRequest, slug: str, number: int) -> HttpRespon
         back=reverse("version", args=[version.adapter.ref, version.number]),
         place=str(version),
     )
+
+
+@login_required
+def evaluations(request: HttpRequest) -> HttpResponse:
+    """List the evaluations of the projects that the user sees."""
+    related = ("dataset", "version__adapter__project", "against__adapter__project", "result")
+    listing = Listing(
+        request,
+        visible_rows(request, Evaluation.objects.select_related(*related)),
+        search=("version__adapter__slug", "version__served_name", "dataset__name", "task"),
+        sorts={"requested": "created_at"},
+        choices={"status": JobStatus.choices},
+    )
+    return render(request, "training/evaluations.html", listing.context())
 
 
 def find_evaluation(request: HttpRequest, pk: str) -> Evaluation:

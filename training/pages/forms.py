@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 
 from adapterhub.accounts.models import Project
 from adapterhub.api.pages import offer, preselect
+from adapterhub.core.forms import Form
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
 from training.datasets.line_errors import LineError
@@ -29,15 +30,31 @@ MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 
 
-class KeepingForm(forms.Form):
+# What each part of a preset is.
+PART_HELP = {
+    "sensitivity": "How a module's worth for the task is measured: a short training, spectra or sizes of gradients, or "
+    "the shift of the output.",
+    "divergence": "How far a module's activations on the task are from those on other text; none: not asked.",
+    "direction": "Which of the two is the reference of the divergence.",
+    "objective": "concave: every further rank of a module is worth less; linear: as much as the first.",
+    "init": "gradient: the analysis leaves start values for the training.",
+    "kinds": "Which modules may get ranks above the least.",
+}
+
+
+class KeepingForm(Form):
     """Form for the retention class and the legal hold, with the reason."""
 
-    retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
-    hold = forms.BooleanField(required=False, label="Legal hold: nothing can be erased")
+    retention = forms.ChoiceField(
+        choices=Retention.choices, label="Kept", help_text="Then its files are deleted; what is recorded of it stays."
+    )
+    hold = forms.BooleanField(
+        required=False, label="Legal hold", help_text="Nothing of it can be erased, whatever its class."
+    )
     reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
 
 
-class UploadForm(forms.Form):
+class UploadForm(Form):
     """Form for the file or source of a new dataset, and how it is read."""
 
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
@@ -58,10 +75,14 @@ class UploadForm(forms.Form):
     config = forms.CharField(max_length=200, required=False, help_text="Of a hub's dataset.")
     split = forms.CharField(max_length=200, required=False, help_text="Of a hub's dataset. Empty: all of them.")
     format = forms.ChoiceField(
-        choices=[("", "by the file's extension"), *((form, form) for form in FORMATS)], required=False
+        choices=[("", "by the file's extension"), *((form, form) for form in FORMATS)],
+        required=False,
+        help_text="Of the rows: which fields hold prompts and answers.",
     )
     encoding = forms.ChoiceField(
-        choices=[("", "UTF-8, or what the file's mark says"), *ENCODINGS.items()], required=False
+        choices=[("", "UTF-8, or what the file's mark says"), *ENCODINGS.items()],
+        required=False,
+        help_text="Of older programs' files.",
     )
     escape = forms.BooleanField(
         required=False, label="Escape control tokens", help_text="As <|im_end|> in prompts: they get a space."
@@ -84,7 +105,7 @@ class UploadForm(forms.Form):
         offer(self, project=projects)
 
 
-class RenderingForm(forms.Form):
+class RenderingForm(Form):
     """Form for the base model, maximum length (in tokens) and reading with which a dataset's rows are shown."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
@@ -106,7 +127,7 @@ class RenderingForm(forms.Form):
         return ReadingOfRows(self.cleaned_data["as_chat"], self.cleaned_data["loss"] or ANSWERS)
 
 
-class RunForm(forms.Form):
+class RunForm(Form):
     """Form for a new training run; defaults and bounds of its numbers come from the table of hyperparameters."""
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
@@ -123,9 +144,14 @@ class RunForm(forms.Form):
         label="Mix in other datasets",
         help_text="One per line, as NAME: WEIGHT or NUMBER: WEIGHT. The dataset above has the weight 1.",
     )
-    method = forms.ChoiceField(choices=TrainingRun.Method.choices)
+    method = forms.ChoiceField(
+        choices=TrainingRun.Method.choices, help_text="LoRA unless the advice on this page says otherwise."
+    )
     rank_analysis = forms.ModelChoiceField(
-        RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
+        RankAnalysis.objects.none(),
+        required=False,
+        empty_label="none: the same rank everywhere",
+        help_text="Its plan gives each module a rank of its own.",
     )
     uniform_rank = forms.IntegerField(
         min_value=1,
@@ -282,19 +308,23 @@ class RunForm(forms.Form):
         }
 
 
-class AnalysisForm(forms.Form):
+class AnalysisForm(Form):
     """Form for a new rank analysis."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
-    preset = forms.ChoiceField(choices=RankAnalysis.Preset.choices)
+    preset = forms.ChoiceField(
+        choices=RankAnalysis.Preset.choices, help_text="What is measured, and how; its parts can be changed below."
+    )
     uniform_rank = forms.IntegerField(
         min_value=1, max_value=512, initial=16, help_text="The budget: as many parameters as this rank everywhere."
     )
     rank_min = forms.IntegerField(
         min_value=0, max_value=512, required=False, help_text="0 may leave modules out. Empty: the preset's."
     )
-    rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
+    rank_max = forms.IntegerField(
+        min_value=1, max_value=512, initial=32, help_text="No module gets more. What the clusters serve caps it, too."
+    )
     quantum = forms.IntegerField(
         min_value=1, max_value=64, initial=4, label="Step of the ranks", help_text="Ranks are multiples of this."
     )
@@ -307,7 +337,7 @@ class AnalysisForm(forms.Form):
         preselect(self, "base_model", "dataset")
         for name, values in CHOICES.items():
             choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
-            self.fields[name] = forms.ChoiceField(choices=choices, required=False)
+            self.fields[name] = forms.ChoiceField(choices=choices, required=False, help_text=PART_HELP[name])
         self.fields |= {
             "power": forms.FloatField(
                 required=False,
@@ -334,7 +364,7 @@ class AnalysisForm(forms.Form):
         return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
 
 
-class BudgetForm(forms.Form):
+class BudgetForm(Form):
     """Form for a budget, given as a uniform rank."""
 
     uniform_rank = forms.IntegerField(min_value=1, max_value=512, label="Budget as a uniform rank")

@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 
 from adapterhub.api.pages import offer
 from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion
 from registry.pages.adapters import find_version
@@ -18,7 +19,7 @@ from training.models import Compression, Dataset
 USUAL_RANK = 64
 
 
-class ReductionForm(forms.Form):
+class ReductionForm(Form):
     """Form for the choices of a reduction."""
 
     max_rank = forms.IntegerField(

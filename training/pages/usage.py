@@ -14,6 +14,7 @@ from django.utils.timezone import now
 
 from adapterhub.api.permissions import projects_with
 from adapterhub.core.errors import Invalid
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
 from training.usage import Period, usage
 
@@ -31,11 +32,14 @@ GROUPS = [
 MOST_ROWS = 500
 
 
-class UsageForm(forms.Form):
+class UsageForm(Form):
     """Form for the period of a usage report, and what each row stands for."""
 
     by = forms.ChoiceField(
-        choices=[(name, name.replace(",", ", ")) for name in GROUPS], required=False, label="A row for each"
+        choices=[(name, name.replace(",", ", ")) for name in GROUPS],
+        required=False,
+        label="A row for each",
+        help_text="What is added up in one row.",
     )
     since = forms.DateField(
         required=False, label="First day", widget=forms.DateInput(attrs={"type": "date"}), help_text="30 days if empty."

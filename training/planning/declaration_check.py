@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
-from adapterhub.accounts.models import Project
+from adapterhub.accounts.models import NamedVersions, Project
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, DomainError, Invalid
 from registry.experiments.rollout_plan import require_end
@@ -93,17 +93,37 @@ class DeclarationCheck:
             with self.noting("adapter"):
                 self.training(self.adapter(base))
         if self.declared["gates"]:
-            self.tasks()
+            self.tasks(base if version is None else None)
             self.policy()
         if self.declared["rollout"]:
             self.rollout(base, version)
         return {"refusals": [asdict(one) for one in self.refusals], "hyperparameters": self.hyperparameters}
 
-    def tasks(self) -> None:
-        """Check that each lm-eval task among the gates is offered; add a refusal for each that is not."""
+    def tasks(self, base: BaseModel | None) -> None:
+        """Check that each task of lm-eval among the gates is offered, and that a new version of the base can be asked.
+
+        Without a base only the first.
+        """
         for place, gate in enumerate(self.declared["gates"]["tasks"]):
             with self.noting(f"gates.tasks.{place}.task"):
                 require_task(gate["task"])
+        if base and self.declared["gates"]["tasks"]:
+            with self.noting("gates.tasks"):
+                self.askable(base)
+
+    def askable(self, base: BaseModel) -> None:
+        """Check that the router will answer a new version by its name, as tasks ask it. Raises Invalid."""
+        adapter, is_declared = self.declared["adapter"]["slug"], self.declared["cluster"] is not None
+        if not is_declared and not Cluster.objects.serving(self.project).filter(base_model=base).exists():
+            message = f"No cluster serves {base} to {self.project}: a task is asked of a served version."
+            raise Invalid(message, code="not_served")
+        protected = Alias.objects.protected().filter(project=self.project, version__adapter__slug=adapter)
+        if self.project.named_versions == NamedVersions.APPROVED and protected.exists():
+            message = (
+                f"A new version of {adapter} cannot be asked before it is approved, as {protected[0]} is protected: "
+                "change the project's named_versions, or leave the tasks out."
+            )
+            raise Invalid(message, code="version_not_approved")
 
     def base(self) -> BaseModel | None:
         """Return the declared base model; None, with a refusal added, if there is none of this name that is ready."""

@@ -20,19 +20,20 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import DomainError
-from adapterhub.core.tenancy import Scope
+from adapterhub.core.forms import Form
+from adapterhub.core.tenancy import ROLE_HELP, Scope
 
 OPEN = Invitation.State.OPEN
 
 
-class InvitationForm(forms.Form):
+class InvitationForm(Form):
     """A form for an invitation: project, address, role and reason."""
 
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
     )
-    address = forms.CharField(max_length=254, label="Mail address or user name")
-    role = forms.ChoiceField(choices=Membership.Role.choices)
+    address = forms.CharField(max_length=254, label="Mail address or user name", help_text="Of an account that exists.")
+    role = forms.ChoiceField(choices=Membership.Role.choices, help_text=ROLE_HELP)
     reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:

@@ -27,6 +27,8 @@ from adapterhub.api.pages import errors_on, offer, preselect, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.throttling import require_room_for_stranger
 from adapterhub.core.errors import NotAllowed
+from adapterhub.core.forms import Form
+from adapterhub.core.tenancy import ROLE_HELP
 
 LINK = "welcome_link"
 
@@ -37,7 +39,7 @@ else:
     PasswordForm = SetPasswordForm
 
 
-class PersonForm(forms.Form):
+class PersonForm(Form):
     """A form for a new account, and the role that the person is invited to."""
 
     username = forms.CharField(
@@ -45,9 +47,14 @@ class PersonForm(forms.Form):
     )
     email = forms.EmailField(label="Mail address", help_text="Approvals need it: it tells people apart.")
     project = forms.ModelChoiceField(
-        Project.objects.none(), to_field_name="slug", required=False, empty_label="none", label="Invite to project"
+        Project.objects.none(),
+        to_field_name="slug",
+        required=False,
+        empty_label="none",
+        label="Invite to project",
+        help_text="The person has the role once they accept.",
     )
-    role = forms.ChoiceField(choices=Membership.Role.choices, label="As")
+    role = forms.ChoiceField(choices=Membership.Role.choices, label="Role in it", help_text=ROLE_HELP)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

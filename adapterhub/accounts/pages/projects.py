@@ -17,10 +17,11 @@ from adapterhub.accounts.models import Membership, User
 from adapterhub.api.pages import allowed, errors_on, form_page, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import Invalid, NotAllowed
-from adapterhub.core.tenancy import Scope
+from adapterhub.core.forms import Form
+from adapterhub.core.tenancy import ROLE_HELP, Scope
 
 
-class ProjectForm(forms.Form):
+class ProjectForm(Form):
     """A form for a new project."""
 
     name = forms.CharField(max_length=200, help_text="As people call it, such as European compliance.")
@@ -29,11 +30,11 @@ class ProjectForm(forms.Form):
     )
 
 
-class RoleForm(forms.Form):
+class RoleForm(Form):
     """A form for a further role of a member."""
 
     user = forms.ChoiceField(label="Member")
-    role = forms.ChoiceField(choices=Membership.Role.choices)
+    role = forms.ChoiceField(choices=Membership.Role.choices, help_text=ROLE_HELP)
 
     def __init__(self, *args: Any, people: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

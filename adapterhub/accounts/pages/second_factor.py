@@ -26,6 +26,7 @@ from adapterhub.accounts.models import SecondFactor, User
 from adapterhub.accounts.signing_rules import has_signed_in_lately
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import Invalid, NotAllowed
+from adapterhub.core.forms import Form
 
 HALF, SECRET = "half_signed_in", "second_factor_secret"
 HALF_S = 300
@@ -33,7 +34,7 @@ BACKEND = "adapterhub.accounts.authentication.PasswordBackend"
 METHOD = "password+code"
 
 
-class CodeForm(forms.Form):
+class CodeForm(Form):
     """A form for a code of the app or a recovery code."""
 
     code = forms.CharField(
@@ -64,7 +65,7 @@ class ProvingForm(CodeForm):
         return str(code)
 
 
-class PasswordMixin(forms.Form):
+class PasswordMixin(Form):
     """A form that asks for the password afresh: whoever finds an open session cannot change the second factor.
 
     Somebody without a password signs in again at the provider instead, which `require_afresh` checks.

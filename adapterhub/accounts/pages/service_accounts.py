@@ -17,19 +17,22 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import DomainError, Invalid
-from adapterhub.core.tenancy import Scope
+from adapterhub.core.forms import Form
+from adapterhub.core.tenancy import ROLE_HELP, Scope
 
 ROLES = [(role, role) for role in service_accounts.ROLES]
 
 
-class AccountForm(forms.Form):
+class AccountForm(Form):
     """A form for a new service account: project, name and role."""
 
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
     )
-    name = forms.SlugField(max_length=service_accounts.LONGEST_NAME)
-    role = forms.ChoiceField(choices=ROLES)
+    name = forms.SlugField(
+        max_length=service_accounts.LONGEST_NAME, help_text="Of the program, such as ci; letters, digits, - and _."
+    )
+    role = forms.ChoiceField(choices=ROLES, help_text=ROLE_HELP)
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"auto_id": "account_%s", **kwargs})
@@ -64,7 +67,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
     return render(request, "accounts/service_accounts.html", context, status=422 if form.errors else 200)
 
 
-class OwnerForm(forms.Form):
+class OwnerForm(Form):
     """A form for another owner of a service account."""
 
     owner = forms.CharField(max_length=150)

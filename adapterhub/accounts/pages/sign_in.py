@@ -28,9 +28,10 @@ from adapterhub.api.throttling import require_room_for_stranger
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import TooMany
+from adapterhub.core.forms import PlainLabels
 
 
-class SignInForm(AuthenticationForm):
+class SignInForm(PlainLabels, AuthenticationForm):
     """A sign-in form that says how long to wait after too many wrong attempts; `wait_s` is 0 otherwise."""
 
     wait_s = 0.0
@@ -95,7 +96,7 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     return redirect_to_login(request.GET.get("next", reverse("admin:index")))
 
 
-class NewPasswordForm(PasswordChangeForm):
+class NewPasswordForm(PlainLabels, PasswordChangeForm):
     """A form to change one's own password. The old one is checked with lockout."""
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:

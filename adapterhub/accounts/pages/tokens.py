@@ -24,6 +24,7 @@ from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
+from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import APPROVE, Scope
 
 SORTS = {"name": "name", "expires": "expires_at", "used": "last_used_at", "made": "created_at"}
@@ -35,7 +36,14 @@ STATES = {
 }
 
 
-class LimitsForm(forms.Form):
+SCOPE_HELP = (
+    "read: see what the project has. train: datasets, analyses, runs, evaluations. publish: adapters and versions. "
+    "operate: clusters, aliases, rollouts. infer: ask through the router. audit: the audit trail. "
+    "admin: members, tokens, webhooks."
+)
+
+
+class LimitsForm(Form):
     """A form for what a token may take of the routers; an empty field is no limit."""
 
     requests_per_s = forms.FloatField(
@@ -68,15 +76,18 @@ class TokenForm(LimitsForm):
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
     )
-    name = forms.CharField(max_length=200)
-    scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple)
-    days = forms.IntegerField(min_value=1, max_value=verbs.LONGEST_DAYS, initial=verbs.DAYS)
+    name = forms.CharField(max_length=200, help_text="Where it is used: it stands in the audit trail.")
+    scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple, help_text=SCOPE_HELP)
+    days = forms.IntegerField(
+        min_value=1, max_value=verbs.LONGEST_DAYS, initial=verbs.DAYS, help_text="Afterwards it is refused."
+    )
     account: forms.ModelChoiceField[User] = forms.ModelChoiceField(
         queryset=None,
         to_field_name="username",
         required=False,
         label="Acts as",
         empty_label="its maker, and ends with their account",
+        help_text="A service account outlives the people who made it.",
     )
     reason = forms.CharField(
         max_length=2000, required=False, help_text="Required for scope admin, which another person must approve."
@@ -87,7 +98,7 @@ class TokenForm(LimitsForm):
         offer(self, project=projects, account=service_accounts.of(projects))
 
 
-class SigningForm(forms.Form):
+class SigningForm(Form):
     """A form for a signature: its reason, its meaning, and the password unless the sign-in is recent."""
 
     reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")

@@ -6,6 +6,8 @@ from typing import Any
 
 from django import forms
 
+from adapterhub.core.forms import Form
+
 # A run's folder holds a few hundred files; what lies deeper is not looked for.
 MOST_FILES, LONGEST_PATH = 5000, 1000
 # An adapter is one file of weights, or its shards.
@@ -56,7 +58,7 @@ def is_file(pair: Any) -> bool:
     return isinstance(path, str) and len(path) <= LONGEST_PATH and type(size) is int and 0 <= size < 2**48
 
 
-class UploadForm(forms.Form):
+class UploadForm(Form):
     """The options of an upload, and the listing of the chosen files, which are read from the request."""
 
     listing = ListingField(required=False, widget=forms.HiddenInput)

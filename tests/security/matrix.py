@@ -105,6 +105,7 @@ NAMES = (
         """
     adapter.description adapter.slug adapter.tags adapter_config adapter_model after also_named anyway archive as
     as_chat at base base_model before budget budget.bytes budget.max_rank budget.parameters budget.uniform_rank
+    cluster.engine cluster.max_lora_rank cluster.max_loras cluster.routing cluster.slug
     checks checks.format checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema
     columns config confirm confirm_base conversions created_after created_before cursor default description
     device_gb draft dtype encoding engine engine_key escape events expected_generation expires_at file filename fold

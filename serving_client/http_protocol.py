@@ -69,7 +69,7 @@ class Connections:
         return True
 
     def leave(self, connection: BoundedConnection) -> None:
-        """Remove a connection from the counts."""
+        """Remove an admitted connection from the counts."""
         self._idle.pop(connection, None)
         self._count -= 1
         self._by_address[connection.address] -= 1

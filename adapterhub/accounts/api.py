@@ -200,7 +200,10 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
     @extend_schema(request=AccountNameSerializer, responses={204: None})
     @action(detail=True, methods=["post"], url_path="service-accounts/close")
     def close_account(self, request: Request, slug: str) -> Response:
-        """Revoke a service account's tokens in this project and take its roles here."""
+        """Revoke a service account's tokens in this project and take its roles here.
+
+        An account that has no role left in any project is closed.
+        """
         project = self.get_object()
         fields = self.read(AccountNameSerializer)
         account = service_accounts.named(project, fields["name"])

@@ -149,5 +149,5 @@ def tenure_of(event: AuditEvent) -> Tenure:
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:
-    """Return the roles that were held in the project at that time."""
+    """Return the periods in a role, of users of the project, that cover this time, the oldest first."""
     return [tenure for tenure in tenures([project]) if tenure.covers(at)]

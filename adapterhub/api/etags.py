@@ -49,7 +49,10 @@ def require_tag(record: Any, wanted: str) -> None:
 
 
 def conditional(request: Request, record: Any, response: Response) -> Response:
-    """Return the response with its ETag; 304 without a body when If-None-Match names the current state."""
+    """Return the response with its ETag.
+
+    A response of 200 becomes 304 without a body if If-None-Match names the current state.
+    """
     tag = f'"{record.etag}"'
     named = {part.strip() for part in request.headers.get("If-None-Match", "").split(",")}
     if tag in named and response.status_code == 200:

@@ -24,7 +24,10 @@ def theme(request: HttpRequest) -> dict[str, str]:
 @login_required
 @require_POST
 def choose(request: HttpRequest) -> HttpResponse:
-    """Store the chosen theme in a cookie and redirect back; any other value restores the system's choice."""
+    """Store the chosen theme in a cookie, and redirect to the page that sent the form, or to the overview.
+
+    Any other value than those of THEMES deletes the cookie, which restores the system's choice.
+    """
     back = urlsplit(request.headers.get("Referer", ""))
     is_own_page = back.netloc == request.get_host()
     response = redirect(

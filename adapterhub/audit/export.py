@@ -41,7 +41,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def export_lines(project: Tenant | None) -> Iterator[str]:
-    """Yield one JSON line per event: the canonical text as it was hashed, and both hashes."""
+    """Yield a JSON line per event, in the order of the chain: the canonical text as it was hashed, and both hashes."""
     for event in AuditEvent.objects.of_chain(project).iterator():
         link = event.as_link()
         line = {
@@ -54,7 +54,7 @@ def export_lines(project: Tenant | None) -> Iterator[str]:
 
 
 def csv_lines(project: Tenant | None) -> Iterator[str]:
-    """Yield the events as CSV for a spreadsheet; no cell can be a formula."""
+    """Yield the names of the columns, then the events in the order of the chain, as CSV; no cell can be a formula."""
     yield csv_line(COLUMNS)
     for event in AuditEvent.objects.of_chain(project).iterator():
         yield csv_line([cell(getattr(event, name)) for name in COLUMNS])

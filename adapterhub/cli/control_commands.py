@@ -27,7 +27,10 @@ def active(api: Client, alias: str, statuses: Sequence[str] = ACTIVE) -> Rollout
 
 
 def steer(alias: str, verb: Callable[[Rollout, str], Call[Rollout]], reason: str, as_json: bool) -> None:
-    """Call the verb with the alias' active rollout and the reason, and print the rollout's new state."""
+    """Call the verb with the newest rollout of the alias in a status of ACTIVE and the reason; print its new state.
+
+    Raises Ended if there is none.
+    """
     with hub() as api:
         done = api.send(verb(active(api, alias), reason))
     say(done, standing({**done}), as_json)

@@ -32,7 +32,7 @@ TAKEN += ["adapters.safetensors"]
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Convert errors of the Hugging Face hub in the block to Ended."""
+    """Convert errors of the Hugging Face hub in the block to Ended: NOT_ALLOWED for 401 and 403, else FAILED."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -46,8 +46,8 @@ def foreseen() -> Iterator[None]:
 def written(api: Client, served_name: str, folder: Path) -> tuple[Json, str]:
     """Write the version's published files into the folder, with a model card made from its records.
 
-    Return the version, and the name by which hubs know its base model. Raises Ended for a text that is no served name,
-    and as the calls do.
+    Return the version, and the source or name of its base model, by which hubs know it. Raises Ended for a text that is
+    no served name, and as the calls do.
     """
     adapter, _, rest = served_name.rpartition(".v")
     number = rest.partition("-")[0]

@@ -100,7 +100,10 @@ class TheRanks:
     """The step that plans the rank of every module before the training, if the file has a budget."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the analysis to run or to wait for; None without a budget or if there is a plan for it."""
+        """Return the analysis to run or to wait for; None without a budget or if there is a plan for it.
+
+        Stores in the state the newest analysis of this data, base model and budget that succeeded or is in progress.
+        """
         if state.declared.budget is None:
             return None
         wanted = state.declared.budget.model_dump(exclude_none=True)
@@ -146,7 +149,10 @@ class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the training or the check to run or to wait for; None if there is such a version."""
+        """Return the training or the check to run or to wait for; None if there is such a version.
+
+        Stores in the state the newest run of the recipe that is in progress or has a usable version, and that version.
+        """
         slug = state.declared.adapter.slug
         analysis = state.analysis
         planned = state.declared.budget is None or bool(analysis and analysis["status"] == "succeeded")
@@ -230,7 +236,9 @@ class TheGates:
     def plan(self, state: State) -> Change | None:
         """Return the evaluation to run or to wait for; None if there is nothing to measure, or the gates pass.
 
-        Raises Ended for a version that a gate refuses.
+        A version that the alias serves already is not measured. Stores in the state the newest evaluation on the data
+        that succeeded or is in progress; with an alias only of those against the version that it serves. Raises Ended
+        for a version that a gate refuses.
         """
         if not state.declared.is_measured:
             return None
@@ -290,8 +298,9 @@ class TheTasks(TheGates):
     """The step that measures the version on the declared tasks of lm-eval and refuses a score below its minimum."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the tasks to run or to wait for; None if there are none, or all scores suffice.
+        """Return the tasks to run or to wait for; None if there are none or all scores suffice.
 
+        A version that the alias serves already is not measured. Stores in the state the newest evaluation of each task.
         Raises Ended if a score is too low.
         """
         gates = state.declared.gates

@@ -99,7 +99,10 @@ class Preflight(TypedDict):
 
 
 class TrainingRun(Job):
-    """A training run."""
+    """A training run. `version` is the served name of the version that it made, null until then.
+
+    `loss_before` and `loss_after` are held-out losses in nats a token.
+    """
 
     adapter: str
     method: str
@@ -114,7 +117,10 @@ class TrainingRun(Job):
 
 
 class Evaluation(Job):
-    """An evaluation. `metrics` is null until it has succeeded."""
+    """An evaluation. `against` is the served name of the version compared with, null for none.
+
+    `task` is a task of lm-eval, or empty. `metrics` is null until it has succeeded.
+    """
 
     version: str
     against: str | None

@@ -13,7 +13,7 @@ from django.db.models import QuerySet, TextChoices
 
 
 class Scope(TextChoices):
-    """The permissions of a token."""
+    """The permissions that tokens can have and that roles grant; APPROVE is one more, of people alone."""
 
     READ = "read"
     TRAIN = "train"

@@ -62,7 +62,10 @@ class Webhook(models.Model):
 
     @classmethod
     def create(cls, project: Project, url: str, events: list[str], *, by: Actor) -> Webhook:
-        """Create a webhook with its audit event. Raises Invalid for an address or event that is not allowed."""
+        """Create a webhook and record it.
+
+        Raises Invalid for an event that does not exist, or an address that is not allowed.
+        """
         require_address(url)
         require_events(events)
         with transaction.atomic():

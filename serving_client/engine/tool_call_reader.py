@@ -295,7 +295,10 @@ def kept_back(text: str) -> int:
 
 
 def calls_in(text: str, use: ToolUse) -> tuple[str, list[Call]]:
-    """Return the text outside the calls of a whole answer, and the calls."""
+    """Return the text outside the calls of a whole answer, and the calls, in their order.
+
+    If there are calls, the text is stripped of the space around it.
+    """
     reader = CallReader(use)
     parts = [reader.add(text), reader.end()]
     beside = "".join(part.text for part in parts)

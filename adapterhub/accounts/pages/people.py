@@ -96,7 +96,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
 
 
 def created(request: HttpRequest, fields: dict[str, Any]) -> str:
-    """Create the account, invite the person, and return the link by which they choose a password."""
+    """Create the account, invite the person if a project is chosen, and return the link to choose a password."""
     by = actor_of(request)
     person = people.create(fields["username"], fields["email"], by=by)
     if fields["project"]:

@@ -43,7 +43,7 @@ class RoleForm(Form):
 
 @login_required
 def new_project(request: HttpRequest) -> HttpResponse:
-    """Show the form of a new project; a POST creates it, and the administrator who creates it becomes its admin.
+    """Show the form of a new project; a POST creates it, makes the administrator its admin, and redirects to it.
 
     Raises NotAllowed for who is no administrator of the installation.
     """
@@ -69,7 +69,10 @@ def new_project(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a project's members; a POST grants a member a further role. Raises Http404 for who is no admin of it."""
+    """Show a project's members; a POST grants a member a further role, or shows the form's errors as 422.
+
+    Raises Http404 for who is no admin of it.
+    """
     viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     roles = viewed.memberships.select_related("user").order_by("user__username", "role")
     people = list(dict.fromkeys(row.user.username for row in roles if not row.user.is_service))
@@ -87,7 +90,10 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_role(request: HttpRequest, slug: str) -> HttpResponse:
-    """Revoke a role of a member in the project, then redirect to it. Raises Http404, and Invalid if it is not held."""
+    """Revoke a role of a member in the project, then redirect to it.
+
+    Raises Http404 for who is no admin of it, and Invalid if the role is not held or no reason is given.
+    """
     viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     named = request.POST.get("held", "")
     membership = viewed.memberships.select_related("user").filter(pk=named if named.isdecimal() else None).first()

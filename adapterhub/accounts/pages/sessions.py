@@ -18,7 +18,7 @@ from adapterhub.api.permissions import actor_of
 def sessions(request: HttpRequest) -> HttpResponse:
     """Show the user's open sessions; a POST ends the one that its field `end` names, or without that field all of them.
 
-    The current session is never ended.
+    The current session is never ended. Raises Invalid for a POST without a reason.
     """
     current_key = request.session.session_key
     own_sessions = SignIn.objects.open().filter(user=cast(User, request.user))

@@ -173,7 +173,7 @@ class TimestampWitness(Witness):
             raise Away(f"{self.name}: {error}") from None
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield those of the `newest` last checkpoints that have a valid time-stamp, the oldest first.
+        """Yield those of the chain's `newest` time-stamped checkpoints whose time-stamp is valid, the oldest first.
 
         The time-stamps are read from the database, which can lose one but cannot forge one.
         """

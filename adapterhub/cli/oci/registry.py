@@ -26,7 +26,7 @@ REFUSALS = ("401", "403", "authentication", "nauthorized", "denied", "UNAUTHORIZ
 
 @contextmanager
 def foreseen(reference: str) -> Iterator[None]:
-    """Convert errors of the registry in the block to Ended."""
+    """Convert errors of the registry in the block to Ended: with NOT_ALLOWED if it refused the caller, else FAILED."""
     from requests import RequestException
 
     try:

@@ -32,7 +32,10 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def joined(deltas: list[Delta]) -> Delta:
-    """Join one or more deltas of one answer, in their order, into a single one."""
+    """Join one or more deltas of one answer, in their order, into a single one.
+
+    It ends as the last one does, and has the prompt's log-probabilities of the first.
+    """
     last = deltas[-1]
     return Delta(
         "".join(delta.text for delta in deltas),

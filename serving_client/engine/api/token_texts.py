@@ -43,7 +43,7 @@ class TokenTexts:
         }
 
     def chat_logprobs(self, entries: Iterable[TokenLogprobs]) -> Json:
-        """Return the `logprobs` of a chat completion."""
+        """Return the `logprobs` of a chat completion: for each of `entries` its token and the most likely ones."""
         content = [
             {
                 **self._token(entry.token, entry.logprob),

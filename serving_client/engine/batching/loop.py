@@ -75,7 +75,7 @@ class GenerationLoop:
         sequence.fail(self._ended)
 
     def load(self) -> Load:
-        """Return the current requests and the token totals."""
+        """Return the adapters of running and waiting requests, and the totals of tokens since the start."""
         with self._changed:
             waiting = tuple(_adapter_name(sequence) for sequence in self._waiting)
         # A finished request keeps its row to the end of the step, but its client has the answer already.

@@ -29,7 +29,8 @@ def model_list(table: RoutingTable, project: str) -> list[Model]:
 def find_model(table: RoutingTable, token: TokenRoute, name: str) -> Model:
     """Return the model of that name in OpenAI's form: an alias, an adapter with a default alias, or a version.
 
-    Raises Refusal 404, also for a version that may not be named.
+    An alias comes before an adapter or version of the same name. Raises Refusal 404, also for a version that may not be
+    named.
     """
     if alias := table.alias(token.project, name):
         return model(name, "alias", alias.created)

@@ -110,7 +110,10 @@ class RateLimits:
 
 
 def limits_of(rate: str, tokens: str, key: str, limits: Share) -> list[tuple[str, RateLimit, str]]:
-    """Return the buckets of these limits, named by the prefixes and `key`: name, limit, and the limit in words."""
+    """Return the buckets of these limits as (name, limit, limit in words); none for a limit that is not set.
+
+    A name is the prefix `rate` or `tokens`, and `key`.
+    """
     buckets = []
     if limits.requests_per_s is not None:
         per_s = RateLimit(limits.requests_per_s, max(1.0, 2 * limits.requests_per_s))

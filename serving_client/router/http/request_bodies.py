@@ -69,7 +69,10 @@ class Share:
 
 
 async def read_body(request: Request, share: Share) -> bytes:
-    """Read the body, counting its size while it arrives. Raises Refusal 408, 413 or 503."""
+    """Read the body, counting its size in `share` while it arrives.
+
+    Raises Refusal 408 if it takes over BODY_S seconds, 413 if it is too large, and 503 if too much is held already.
+    """
     parts = []
     try:
         async with asyncio.timeout(BODY_S):

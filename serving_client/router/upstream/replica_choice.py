@@ -18,7 +18,7 @@ IDLE_REQUESTS = 4
 
 
 def prefix_of(body: Mapping[str, Any]) -> str:
-    """Return the beginning of a request's prompt, or of its messages as JSON; empty for a body without either."""
+    """Return the first PREFIX_CHARACTERS of a request's prompt, messages or input, lists as JSON; empty without any."""
     content = body.get("prompt") or body.get("messages") or body.get("input") or ""
     if isinstance(content, str):
         return content[:PREFIX_CHARACTERS]
@@ -29,7 +29,7 @@ def prefix_of(body: Mapping[str, Any]) -> str:
 
 
 def first_messages(messages: Sequence[Any]) -> list[Any]:
-    """Return the messages up to the first that has PREFIX_CHARACTERS of text."""
+    """Return the messages up to the first whose content has PREFIX_CHARACTERS or is no text; all if there is none."""
     for place, message in enumerate(messages):
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, str) or len(content) >= PREFIX_CHARACTERS:

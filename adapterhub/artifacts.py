@@ -313,7 +313,7 @@ class S3Store:
     def opened(self, digest: str) -> Iterator[Path]:
         """Yield a temporary folder with the artifact's files, unverified.
 
-        Raises ArtifactError if it is missing, and StoreAway.
+        Raises ArtifactError if it is missing, and StoreAway if the bucket does not answer.
         """
         with temporary_folder(self.scratch or Path(tempfile.gettempdir())) as folder:
             with self.answering():

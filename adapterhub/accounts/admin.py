@@ -81,7 +81,7 @@ class LabelledMemberships(AnyFormSet):
     """The memberships in a project's form; the checkbox that removes one has a label for screen readers."""
 
     def add_fields(self, form: forms.Form, index: int | None) -> None:
-        """Add the form set's own fields to a form, the checkbox that removes a role with its label."""
+        """Add the form set's own fields to a form, and a label to the checkbox that removes a role."""
         super().add_fields(form, index)
         if "DELETE" in form.fields:
             form.fields["DELETE"].widget.attrs["aria-label"] = "Remove this role"

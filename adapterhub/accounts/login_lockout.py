@@ -100,7 +100,7 @@ def attempts_under(one: Brake) -> FailedAttempts:
 
 
 def count(attempts: FailedAttempts, free: int) -> None:
-    """Count and save one more failed attempt; after the `free` ones, block the next for a while."""
+    """Count and save one more failed attempt; from the one numbered `free` on, block the next for a while."""
     at = now()
     level = max(0.0, attempts.level - (at - attempts.at) / ONE_FORGOTTEN_IN) + 1
     attempts.level, attempts.at, attempts.blocked_until = level, at, at + wait_after(level, free)
@@ -108,7 +108,10 @@ def count(attempts: FailedAttempts, free: int) -> None:
 
 
 def wait_after(level: float, free: int) -> timedelta:
-    """Return the delay after so many failed attempts: none up to `free`, then one that doubles up to LONGEST_WAIT."""
+    """Return the delay after so many failed attempts.
+
+    There is none below `free`; from there on it is FIRST_WAIT, doubled with each further attempt, up to LONGEST_WAIT.
+    """
     over = round(level) - free
     return timedelta(0) if over < 0 else min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(over, 20))
 

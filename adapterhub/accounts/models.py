@@ -385,7 +385,10 @@ class ApiToken(models.Model):
         return token, text_of(token_id, secret)
 
     def was_used(self) -> None:
-        """Save the time of use, unless one was saved within the last minute: with a write each, requests would queue up."""
+        """Save the time of use, unless one was saved within the last minute.
+
+        With a write for each request, the requests of a token would queue up.
+        """
         if self.last_used_at is None or now() - self.last_used_at > timedelta(minutes=1):
             ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 

@@ -35,7 +35,10 @@ def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
 
 
 def named(project: Project, name: str) -> User:
-    """Return the service account of this name, short or in full. Raises Invalid unless it is active in the project."""
+    """Return the service account of this name, short or in full. Raises Invalid unless it is active in the project.
+
+    An older account, whose user name is the short name itself, comes first.
+    """
     accounts = of(Project.objects.filter(pk=project.pk)).filter(username__in=(name, full_name(project, name)))
     # An account from before has the short name itself.
     account = min(accounts, key=lambda account: account.username != name, default=None)

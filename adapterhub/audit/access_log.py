@@ -60,7 +60,7 @@ def seal_chain(project: Tenant | None) -> int:
 
 
 def seal_batch(project: Tenant | None) -> int:
-    """Append up to BATCH unsealed events to the project's chain; return their number."""
+    """Append up to BATCH of the project's unsealed events, the oldest first, to its chain; return their number."""
     with transaction.atomic():
         lock_chain(project)
         rows = list(UnsealedEvent.objects.select_for_update().filter(project=row_of(project))[:BATCH])

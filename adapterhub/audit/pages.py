@@ -57,7 +57,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
 def event(request: HttpRequest, pk: int) -> HttpResponse:
     """Show one event: every field, the values before and after, and its place in the chain. Records the reading.
 
-    Raises Http404, and NotAllowed for who may audit no project.
+    Raises Http404 for an event of a project that the user may not audit, and NotAllowed for who may audit none.
     """
     audit_event = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
     observe(Tag.AUDIT_READ, by=actor_of(request), project=audit_event.project, resource=request.path)
@@ -66,7 +66,7 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def verdict(project: Tenant) -> dict[str, Any]:
-    """Verify the project's chain and return {project, events, faults, reach} for the page.
+    """Verify the project's chain; return {project, events, faults, reach} for the page: `reach` is the whole Verdict.
 
     Raises TooMany if no more work of the project may run at once.
     """

@@ -274,7 +274,10 @@ def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str)
 
 
 def checkpoint_of(signed: bytes) -> Checkpoint:
-    """Return the checkpoint in its signed bytes, without verifying. Raises ValueError, KeyError or TypeError."""
+    """Return the checkpoint in its signed bytes, without verifying.
+
+    Raises ValueError, KeyError or TypeError for other bytes.
+    """
     content = json.loads(signed)
     return Checkpoint(
         project=content["project"] or INSTALLATION,
@@ -405,8 +408,8 @@ def verdict(
 ) -> dict[str, object]:
     """Verify the export, a file or a bundle's folder; return {ok, project, sequence, fault, ...}.
 
-    `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file.
-    Raises Unreadable for an input that cannot be used.
+    `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file;
+    if the chain itself holds, `sequence` is None then. Raises Unreadable for an input that cannot be used.
     """
     key = read_public_key(public_key)
     stamps = read_stamps(folder, key, roots) if roots else None

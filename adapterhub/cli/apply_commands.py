@@ -29,9 +29,8 @@ NEEDS = {"cluster": "operate", "adapter": "publish", "alias": "operate", "rollou
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
     """Return the state that the steps start from.
 
-    The project is that of the command line, else of the file, else the only one.
-
-    Raises Ended for a file that cannot be read.
+    The project is that of the command line, else of the file, else the configured one, else the only one that the token
+    sees. Raises Ended for a file that cannot be read, and if no project is chosen.
     """
     declared = declaration.read(file)
     chosen = project or declared.project or project_of(api, "")

@@ -127,9 +127,9 @@ def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: flo
 
 
 def tried(api: Client, rollout: Rollout, reason: str) -> Rollout | None:
-    """Try to promote; return the rollout, or None while signatures are missing or it has changed in the meantime.
+    """Try to promote; return the rollout, or None while signatures are missing, or its state has changed or forbids it.
 
-    Raises Ended when the approval was rejected.
+    Raises Ended when the newest approval was rejected.
     """
     try:
         return api.send(calls.promote(rollout, reason))

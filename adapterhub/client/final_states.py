@@ -51,7 +51,7 @@ def require_good(answer: Any, name: str, until: str = "") -> None:
 
 
 def explanation(resource: Json) -> str:
-    """Return the reason of the object's status, in the server's words."""
+    """Return the reason of the object's status, in the server's words; `no reason given` without one."""
     # A rollout's `reason` says why it was opened.
     words = ("status_reason",) if "status_reason" in resource else ("message", "reason")
     return next((str(resource[name]) for name in words if resource.get(name)), "no reason given")

@@ -61,7 +61,10 @@ def full_plan(options: Options) -> Plan:
 
 
 def child_environment(options: Options) -> dict[str, str]:
-    """Return the environment of children: this process' own, with ADAPTERHUB_HOME absolute and the signer's address."""
+    """Return the environment of children: that of this process, with ADAPTERHUB_HOME absolute.
+
+    If there is a signer process, its address is added.
+    """
     signer = {"ADAPTERHUB_SIGNER_URL": f"unix://{Layout(options.home).signer_socket}"} if options.has_signer else {}
     return dict(os.environ) | {
         **signer,

@@ -168,7 +168,10 @@ class LeasedJob(models.Model):
 
     @classmethod
     def reclaim(cls, pk: Any) -> None:
-        """End the attempt of a job whose lease has expired, unless its worker has sent a heartbeat in the meantime."""
+        """End the attempt of a job whose lease has expired, as `give_back` does.
+
+        No effect if its worker has sent a heartbeat in the meantime, or another process is doing the same.
+        """
         with transaction.atomic():
             job = cls.objects.abandoned().select_for_update(skip_locked=True).filter(pk=pk).first()
             if job:

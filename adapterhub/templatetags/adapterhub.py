@@ -192,7 +192,10 @@ def as_told(value: Any) -> str:
 
 @register.filter
 def is_trained(message: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Return True if the loss counts this message of a dataset's row."""
+    """Return True if the loss counts this message of a dataset's row.
+
+    It counts those of the assistant, unless the message or the row has the weight 0.
+    """
     return message["role"] == "assistant" and 0 not in (message.get("weight"), row.get("weight"))
 
 

@@ -75,7 +75,7 @@ def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
 
 @login_required
 def deliveries(request: HttpRequest) -> HttpResponse:
-    """List the deliveries of the user's projects with each attempt's result.
+    """List the deliveries of the projects that the user administers, with each attempt's result.
 
     Raises NotAllowed for who administers none.
     """

@@ -146,7 +146,10 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """List the aliases of the caller's project, and the versions that may be named. Raises Refusal 401, 403 or 503."""
+    """List the aliases of the caller's project, and the versions that may be named.
+
+    Raises Refusal 401 without a valid token, 403 without scope infer, and 503 without a usable routing table.
+    """
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     rows = model_list(table, token.project)
@@ -154,7 +157,11 @@ async def models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
-    """Return the model that the path names, if the caller may name it. Raises Refusal 401, 403, 404 or 503."""
+    """Return the model that the path names, if the caller may name it.
+
+    Raises Refusal 401 without a valid token, 403 without scope infer, 404 for another model, and 503 without a usable
+    routing table.
+    """
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     return Response(orjson.dumps(find_model(table, token, request.path_params["name"])), media_type="application/json")
@@ -175,7 +182,10 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Return the metrics that the caller may read, in Prometheus' text format. Raises Refusal 401, 403 or 503."""
+    """Return the metrics that the caller may read, in Prometheus' text format.
+
+    Raises what `readable_metrics` raises.
+    """
     proxy, readable = proxy_of(request), readable_metrics(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.age.set(proxy.watcher.age_s())

@@ -54,7 +54,8 @@ def lora_shrink(
 ) -> None:
     """Write each row times the A of its adapter into `output_tensor`, in the signature of vLLM's operator of this name.
 
-    Row kernels compute it for decode batches, vLLM's own kernels for others.
+    Row kernels compute it for decode batches, vLLM's own kernels for others. Nothing is written if no row has an
+    adapter.
     """
     if no_lora_flag_cpu.item():
         return
@@ -92,7 +93,7 @@ def lora_expand(
 ) -> None:
     """Add each row times the B of its adapter to `output_tensor`, in the signature of vLLM's operator of this name.
 
-    Row kernels compute it for decode batches, vLLM's own kernels for others.
+    Row kernels compute it for decode batches, vLLM's own kernels for others. Nothing is added if no row has an adapter.
     """
     if no_lora_flag_cpu.item():
         return

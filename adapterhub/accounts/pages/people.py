@@ -72,7 +72,8 @@ def require_administrator(request: HttpRequest) -> None:
 def accounts(request: HttpRequest) -> HttpResponse:
     """List the people's accounts; a POST creates one, whose link is in this response and never again.
 
-    Only for administrators of the installation: raises NotAllowed.
+    A refused form is shown again with its errors, as 422. Raises NotAllowed for who is no administrator of the
+    installation.
     """
     require_administrator(request)
     form = PersonForm(request.POST or None)

@@ -79,7 +79,8 @@ class OwnerForm(Form):
 def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
     """Make another member of the project the owner of a service account, then redirect to the list.
 
-    Raises Http404, and Invalid without an owner of the project and a reason.
+    Raises Http404 for an account or project that the user does not administer, and Invalid without an owner in the
+    project and a reason.
     """
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
@@ -97,7 +98,7 @@ def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
 def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
     """Close a service account in a project: revoke its tokens and roles there, then redirect.
 
-    Raises Http404, and Invalid without a reason.
+    Raises Http404 for an account or project that the user does not administer, and Invalid without a reason.
     """
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)

@@ -131,7 +131,10 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 
 def issued(request: HttpRequest, form: TokenForm) -> str:
-    """Create the token and return its text; if it is refused, return an empty text and set the form's error."""
+    """Create the token and return its text; if it is invalid, return an empty text and set the form's error.
+
+    Raises NotAllowed without scope `admin` in the project.
+    """
     wanted = form.cleaned_data
     require_scope(request, wanted["project"], Scope.ADMIN)
     expires_at = now() + timedelta(days=wanted["days"])
@@ -188,7 +191,8 @@ def may_limit(request: HttpRequest, api_token: ApiToken) -> bool:
 def limit(request: HttpRequest, pk: str) -> HttpResponse:
     """Change the limits of a token of a project that the user administers, then redirect to it.
 
-    A refused form is shown again with its errors, as 422. Raises Http404, and what `verbs.limit` raises.
+    A refused form is shown again with its errors, as 422. Raises Http404 for any other token, and what `verbs.limit`
+    raises.
     """
     api_token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     form = ChangedLimitsForm(request.POST)

@@ -104,7 +104,7 @@ class UnixConnection(HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        """Open the connection; a socket that refuses is closed at once."""
+        """Open the connection; later reads and writes wait at most TIMEOUT_S. Raises OSError if nobody listens."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(self.path)

@@ -81,7 +81,7 @@ def line_of(project: Tenant | None, event: AuditEvent) -> str:
 def send(lines: Sequence[str]) -> None:
     """Send lines to the SIEM of ADAPTERHUB_AUDIT_SIEM by HTTPS or syslog.
 
-    Raises NotTaken, and ImproperlyConfigured for another scheme.
+    Raises NotTaken if it does not take them, and ImproperlyConfigured for another scheme.
     """
     parts = urlsplit(settings.AUDIT_SIEM)
     if parts.scheme == "https":

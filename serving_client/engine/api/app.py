@@ -97,7 +97,7 @@ def _card(name: str, root: str, parent: str | None, max_length: int | None) -> J
 async def load_lora_adapter(request: Request) -> Response:
     """Load the adapter folder `lora_path` as `lora_name`; with `load_inplace` it may replace one of that name.
 
-    Raises ApiError with vLLM's status and text.
+    Raises ApiError, with vLLM's status and text, for a missing field, a taken name or a folder that cannot be served.
     """
     body = await _lora_body(request, "lora_name", "lora_path")
     name, path = body["lora_name"], body["lora_path"]

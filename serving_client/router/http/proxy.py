@@ -179,8 +179,8 @@ class Proxy:
     async def forward(self, path: str, body: Body, answer: Answer) -> Response:
         """Forward the request and return its answer, a stream while it arrives.
 
-        Raises Refusal 400, 404, 502, 503 or 504. An engine that refuses to count a stream's tokens is asked again
-        without that option.
+        An engine that refuses to count a stream's tokens is asked again without that option. Raises the Refusals of
+        `rewritten`, `route` and `Upstream.post`.
         """
         asks_for_counts = is_counted(path, body)
         payload = rewritten(counted(body) if asks_for_counts else body, answer.target)

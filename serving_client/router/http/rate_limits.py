@@ -72,9 +72,9 @@ class RateLimits:
                 raise Refusal(429, "share_exceeded", message, retry_after_s=math.ceil(wait_s))
 
     def spend(self, key: str | None, share: Share | None, token: TokenRoute, tokens: int) -> None:
-        """Charge an answer's tokens to the share and to the API token, in the background.
+        """Charge an answer's tokens, in the background, to those of share and API token that have a limit of tokens.
 
-        Of each less the one that was taken at the admission. No effect without a limit of tokens.
+        One token less is charged: it was taken when the request was admitted.
         """
         if key is not None and share is not None:
             self._spend_soon(f"{SHARE_TOKENS}:{key}", share, tokens)

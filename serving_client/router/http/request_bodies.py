@@ -54,7 +54,10 @@ class Share:
         self._hold(count)
 
     def unfold(self, raw: bytes) -> None:
-        """Count what the body will take once it is parsed. Raises Refusal 413, and 503 if others leave no room."""
+        """Count an estimate of the memory that the body will take once it is parsed.
+
+        Raises Refusal 413 if it holds too many values, and 503 if others leave no room.
+        """
         count = OPENED_BYTES * (raw.count(b"{") + raw.count(b"[")) + VALUE_BYTES * raw.count(b",")
         if count > MOST_PARSED_BYTES:
             raise Refusal(413, "too_many_values", "The body holds too many values: send more requests.")

@@ -99,12 +99,13 @@ class Upstream:
         is_stream: bool,
         prefix: Callable[[], str] | None = None,
     ) -> AsyncIterator[Reply]:
-        """Ask the replicas of the route one after the other, the least loaded first, or by the prompt's `prefix`.
+        """Ask the replicas of the route one after the other; yield the reply of the first that gives one.
 
-        Yield the reply of the first that gives one.
-
-        Raises Refusal 502 if none does or one fails, 504 after timeout_s, and 404 for a path that the engine lacks;
-        Untaken if none of them has begun to work on it.
+        The least loaded is asked first or, where the route asks for it, the one that the prompt's `prefix` selects;
+        spare ones come last. The next one is asked if a replica cannot be reached or answers 404, 502 or 503, and after
+        one broken connection, but not after MOST_BROKEN. Raises Refusal 502 if none gives a reply or one fails
+        otherwise, 504 after timeout_s, and 404 for a path that the engine lacks; Untaken if none of them has begun to
+        work on it.
         """
         key = f"{route.digest}|{prefix()}" if prefix and route.routing == PREFIX_AFFINITY else None
         attempts_left, is_untaken = MOST_BROKEN, True

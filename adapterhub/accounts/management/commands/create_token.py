@@ -39,7 +39,10 @@ class Command(BaseCommand):
     def handle(
         self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **options: Any
     ) -> str:
-        """Create the token and return its text, which is printed. Raises CommandError naming the wrong option."""
+        """Create the token and return its text, which is printed. Raises CommandError naming the wrong option.
+
+        For scope admin, this process connects as the signer's role first.
+        """
         tenant = Project.objects.filter(slug=project).first()
         if not 1 <= days <= tokens.LONGEST_DAYS:
             raise CommandError(f"--days {days}: choose 1 to {tokens.LONGEST_DAYS}.")

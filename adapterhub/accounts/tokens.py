@@ -18,8 +18,8 @@ from adapterhub.core.tenancy import APPROVE, Scope
 DAYS, LONGEST_DAYS = 90, 366
 # Scope admin grants roles and creates tokens: its holder could appoint an approver.
 HIGH = {Scope.ADMIN}
-# What a token may take of the routers; None is no limit.
-LIMITS = ("requests_per_s", "tokens_per_min")
+# The limits of a token at the routers, and the highest that each may be; None is no limit.
+LIMITS = {"requests_per_s": 1e6, "tokens_per_min": 2**31 - 1}
 
 
 @transaction.atomic
@@ -101,13 +101,17 @@ def limit(token: ApiToken, *, reason: str, by: Actor, **limits: float | None) ->
 
 
 def require_limitable(scopes: list[str], limits: dict[str, float | None]) -> None:
-    """Raise Invalid for limits of a token without scope infer: routers keep them, and take only tokens with it."""
-    named = [name for name, value in limits.items() if value is not None]
-    if named and Scope.INFER not in scopes:
-        raise Invalid(
-            "Routers keep this limit, and they take only tokens with scope infer: add the scope, or leave it out.",
-            field=named[0],
-        )
+    """Check that a token with these scopes can have these limits, which routers keep. Raises Invalid."""
+    for name, value in limits.items():
+        if value is not None and not 0 < value <= LIMITS[name]:
+            raise Invalid(
+                f"{name} lies above 0 and at most at {LIMITS[name]:,.0f}: correct it, or leave it out.", field=name
+            )
+        if value is not None and Scope.INFER not in scopes:
+            raise Invalid(
+                "Routers keep this limit, and they take only tokens with scope infer: add the scope, or leave it out.",
+                field=name,
+            )
 
 
 def limits_of(token: ApiToken) -> dict[str, float | None]:
@@ -128,8 +132,9 @@ def facts_of(token: ApiToken) -> dict[str, object]:
     """
     expires = token.expires_at.isoformat() if token.expires_at else None
     account = token.account.get_username() if token.account else None
+    limits = limits_of(token) if token.is_limited else {}
     facts = {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}
-    return facts | (limits_of(token) if token.is_limited else {})
+    return {**facts, **limits}
 
 
 @transaction.atomic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -117,5 +118,6 @@ def test_the_servers_command_sets_limits(project: Project) -> None:
     call_command("create_token", "app", project="eu", scope=["infer"], requests_per_s=1.5, tokens_per_min=60)
     token = ApiToken.objects.get()
     assert (token.requests_per_s, token.tokens_per_min) == (1.5, 60)
-    with pytest.raises(CommandError, match="--tokens-per-min"):
-        call_command("create_token", "app", project="eu", scope=["infer"], tokens_per_min=0)
+    for limit in ({"tokens_per_min": 0}, {"tokens_per_min": 2**31}, {"requests_per_s": math.nan}):
+        with pytest.raises(CommandError, match=f"{next(iter(limit))} lies above 0"):
+            call_command("create_token", "app", project="eu", scope=["infer"], **limit)

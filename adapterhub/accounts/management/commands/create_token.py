@@ -52,11 +52,16 @@ class Command(BaseCommand):
         if Scope.ADMIN in scope:
             become_signer()
         by = Actor(name="system:command", method="system", user=answering(tenant, person, scope))
-        limits = {limit: options.get(limit) for limit in tokens.LIMITS}
-        if wrong := [limit for limit, value in limits.items() if value is not None and value <= 0]:
-            raise CommandError(f"--{wrong[0].replace('_', '-')}: choose a number above 0, or leave it out.")
         try:
-            return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at, **limits)[1]
+            return tokens.create(
+                tenant,
+                name,
+                sorted(set(scope)),
+                by=by,
+                expires_at=expires_at,
+                requests_per_s=options.get("requests_per_s"),
+                tokens_per_min=options.get("tokens_per_min"),
+            )[1]
         except Invalid as error:
             raise CommandError(error.detail) from None
 

@@ -219,7 +219,11 @@ def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
 def ranks_of(
     loras: dict[str, LoraName], tensors: dict[str, Tensor], base: BaseFacts
 ) -> tuple[dict[str, int], list[Finding]]:
-    """Return the rank of each module whose A and B fit the base model, and the faults of the other LoRA tensors."""
+    """Return the rank of each module whose A and B fit the base model, and the faults of the other LoRA tensors.
+
+    Faults are matrices that do not fit or are missing, empty tensors, and tensors for modules that the base model
+    lacks.
+    """
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     unknown = []
     for name, lora in loras.items():

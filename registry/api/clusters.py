@@ -97,7 +97,7 @@ class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
 
 
 class CuttingOffSerializer(ReasonSerializer):
-    """Reason of a removal, and the consent that versions which no other replica holds are no longer served."""
+    """The reason for a drain or a removal, and the consent that versions which no other replica holds are cut off."""
 
     confirm = serializers.BooleanField(default=False, help_text="True: what it alone holds is cut off.")
 

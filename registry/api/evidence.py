@@ -39,7 +39,7 @@ class EngineVerdictSerializer(serializers.Serializer[Any]):
 
 
 class ServedComparisonSerializer(serializers.ModelSerializer[ServedComparison]):
-    """A comparison of the numbers that an engine computed with a version, with PEFT's."""
+    """The comparison of an engine's numbers for a version with PEFT's: verdict, reason, and how far they are apart."""
 
     class Meta:
         model = ServedComparison

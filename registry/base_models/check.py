@@ -63,7 +63,10 @@ def give_up(model: BaseModel, error: Exception) -> None:
 
 @contextmanager
 def signs_of_life(model: BaseModel) -> Iterator[None]:
-    """Record a heartbeat of this check every HEARTBEAT_S seconds, in a thread, until the block ends."""
+    """Context manager that records a heartbeat of this check every HEARTBEAT_S seconds.
+
+    A thread does so until the block ends.
+    """
     ended = threading.Event()
 
     def beat() -> None:

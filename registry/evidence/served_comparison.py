@@ -81,7 +81,11 @@ def compare(version: AdapterVersion, replica: Replica) -> ServedComparison:
 
 
 def measured(version: AdapterVersion, replica: Replica) -> dict[str, Any]:
-    """Return the fields of a comparison; if none is possible, the verdict NOT_COMPARED and the reason."""
+    """Return the fields of a comparison of the version on the replica with PEFT.
+
+    If none is possible, they are the verdict NOT_COMPARED and the reason: the base model has over REFERENCE_BYTES,
+    PEFT's numbers cannot be computed, or the replica does not answer.
+    """
     base = version.adapter.base_model
     if base.size_bytes > settings.REFERENCE_BYTES:
         size, most = base.size_bytes / 2**20, settings.REFERENCE_BYTES >> 20

@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 
 class Action(StrEnum):
-    """The actions for a rollout, the most urgent first."""
+    """The actions for a rollout, the most urgent first: roll back, pause, wait, promote."""
 
     ROLL_BACK = "roll back"
     PAUSE = "pause"

@@ -31,7 +31,11 @@ DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Format(StrEnum):
-    """The formats of an export; `portable` has one rank and scale, `merged` is the whole model."""
+    """The formats of an export.
+
+    PEFT keeps ranks and scales, PORTABLE has one rank and the scale 1, MERGED is the whole model, GGUF is for
+    llama.cpp.
+    """
 
     PEFT = "peft"
     PORTABLE = "portable"

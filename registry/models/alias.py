@@ -255,7 +255,10 @@ class Alias(models.Model):
         self.refresh_from_db()
 
     def policy_approval(self, policy: dict[str, Any]) -> Approval:
-        """Return the unused approval of exactly this policy, locked. Raises NotAllowed if there is none."""
+        """Return the approval of exactly this policy in place of the present one, locked.
+
+        It must be approved and unused. Raises NotAllowed if there is none.
+        """
         matching = self.approvals.select_for_update().filter(
             kind=ApprovalKind.ALIAS_POLICY,
             status=ApprovalStatus.APPROVED,

@@ -42,7 +42,11 @@ class ApprovalKind(models.TextChoices):
 
 
 class ApprovalStatus(models.TextChoices):
-    """The states of an approval."""
+    """The states of an approval.
+
+    USED is one whose change was made. LAPSED was replaced by a newer request, or its evidence changed. GLASS_BROKEN
+    allows the change without signatures until a person reviews it (REVIEWED).
+    """
 
     PENDING = "pending"
     APPROVED = "approved"

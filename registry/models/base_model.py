@@ -38,7 +38,7 @@ IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "cha
 
 
 class BaseModelStatus(models.TextChoices):
-    """The states of a base model."""
+    """The states of a base model: its files are being checked, it is ready to use, or the check rejected it."""
 
     CHECKING = "checking"
     READY = "ready"

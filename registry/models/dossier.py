@@ -41,7 +41,10 @@ class Dossier(models.Model):
 
     @classmethod
     def freeze(cls, version: AdapterVersion, content: dict[str, Any], *, by: Actor) -> Dossier:
-        """Store and sign the content, and record its digest (sha256 of its canonical JSON); return the dossier."""
+        """Store the content as the version's dossier, signed with its digest, record that, and return the dossier.
+
+        The digest is the sha256 of the content's canonical JSON.
+        """
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():
             signature = sign({"dossier_of": version.served_name, "digest": digest}, signing_key())

@@ -47,7 +47,10 @@ class ServedComparison(models.Model):
     """
 
     class Verdict(models.TextChoices):
-        """The outcome of a comparison."""
+        """The outcome of a comparison: the engine does as PEFT, otherwise than PEFT, or as if there were no adapter.
+
+        NOT_COMPARED means that the numbers could not be computed.
+        """
 
         MATCHES = "matches"
         DIFFERS = "differs"

@@ -59,7 +59,10 @@ class Numbers:
 
     @classmethod
     def of(cls, rollout: Rollout, *, with_split: bool = True) -> Numbers:
-        """Read the numbers from the database; the split only with `with_split`, otherwise it is empty."""
+        """Read the numbers of the rollout's present arms from the database.
+
+        The split is read only with `with_split` and for a rollout with guardrails, otherwise it is empty.
+        """
         arms, watched = sides(rollout), {raw["metric"] for raw in rollout.guardrails}
         stored = list(rollout.minutes.filter(arm__in=arms, metric__in=watched | {USERS}))
         rows = [row.as_minute(arms[row.arm]) for row in stored if row.metric in watched]

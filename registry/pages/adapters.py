@@ -44,7 +44,10 @@ def adapters(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show an adapter: its versions, lineage, traffic of the last day and latest events."""
+    """Show an adapter: its versions, lineage, traffic of the last day and latest events.
+
+    The query string searches, sorts and pages the versions. Raises Http404 if the person does not see the adapter.
+    """
     viewed = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
     versions = without_bodies(viewed.versions.prefetch_related(ALIASES), "")
     choices = {"status": VersionStatus.choices}
@@ -91,7 +94,7 @@ def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show a version: ranks, evaluations, engines that can serve it, and the actions that the person may take.
 
-    A poll by htmx gets only the changing part.
+    A poll by htmx gets only the changing part. Raises Http404 if the person does not see it.
     """
     viewed = find_version(request, slug, number)
     if request.headers.get("HX-Request"):
@@ -173,8 +176,8 @@ def intake_report(version: AdapterVersion) -> dict[str, Any]:
 def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Open a rollout of this version on an alias and redirect to it.
 
-    Without opening one, show the preview of its plan, more rows of the form, or the form's errors. Raises NotAllowed
-    without scope operate.
+    Without opening one, show the preview of its plan, more rows of the form, or the form's errors. Raises Http404 if
+    the person does not see the version, NotAllowed without scope operate, and as `Rollout.create` does.
     """
     candidate = find_version(request, slug, number)
     require_scope(request, candidate.project, Scope.OPERATE)

@@ -28,7 +28,10 @@ LATEST = 10
 
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
-    """Return the alias in the URL. Raises Http404 if the person does not see it."""
+    """Return the alias in the URL.
+
+    Raises Http404 if the person does not see it, and Conflict if several projects have one of this name.
+    """
     queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter__project")
     return visible_or_404(request, queryset, name=name)
 
@@ -37,7 +40,8 @@ def find_alias(request: HttpRequest, name: str) -> Alias:
 def alias(request: HttpRequest, name: str) -> HttpResponse:
     """Show what the alias serves, its moves and its rollouts; with `at`, redirect to what it served at that time.
 
-    Operators get a form to move it, unless it is protected or a rollout is active.
+    Operators get a form to move it, unless it is protected or a rollout is active. Raises Http404 if the person does
+    not see it.
     """
     viewed = find_alias(request, name)
     led = viewed.rollouts.select_related("stable__adapter__project", "candidate__adapter__project")
@@ -65,7 +69,8 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
 def answer_for(request: HttpRequest, name: str) -> HttpResponse:
     """Show what the alias served over time, and for one time who requested, decided and signed that, why and on what.
 
-    `at` in the query string is the time; without it, now.
+    `at` in the query string is the time; without it, now. A time that cannot be read gives status 422. Raises Http404
+    if the person does not see the alias.
     """
     viewed = find_alias(request, name)
     form = AtForm(request.GET) if request.GET.get("at") else None

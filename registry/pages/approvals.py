@@ -90,7 +90,10 @@ def find(request: HttpRequest, pk: str) -> Approval:
 
 @login_required
 def approval(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a request for approval: its evidence, signatures, events, and the forms to decide."""
+    """Show a request for approval: its evidence, signatures, events, and the forms to decide.
+
+    Raises Http404 if the person does not see it.
+    """
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
     context = {
@@ -148,7 +151,8 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 def ask(request: HttpRequest, pk: str) -> HttpResponse:
     """Request approval of a rollout's plan and promotion, also again after a lapse, and redirect to the request.
 
-    Raises NotAllowed without scope operate.
+    Raises Http404 if the person does not see the rollout, NotAllowed without scope operate, and as
+    `Rollout.request_approval` does.
     """
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)

@@ -66,7 +66,11 @@ def in_short(cluster: Cluster) -> dict[str, Any]:
 
 @login_required
 def cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a cluster: desired and observed versions of each replica, its free slots, and its grants."""
+    """Show a cluster: desired and observed versions of each replica, its free slots, and its grants that still stand.
+
+    Of the observed versions only those that the person may see are named. Raises Http404 if the person does not see the
+    cluster.
+    """
     rows = Cluster.objects.select_related("project", "base_model").prefetch_related("replicas", "grants")
     viewed = visible_or_404(request, rows, slug=slug)
     state = cluster_state(viewed)
@@ -95,7 +99,10 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    """Grant the cluster to the project in the form. Raises NotAllowed without scope operate."""
+    """Grant the cluster to the project in the form, with the form's shares, and redirect to the cluster.
+
+    Raises Http404 if the person does not see it, NotAllowed without scope operate, and as `Cluster.grant` does.
+    """
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
     viewed.grant(form.pop("project"), by=actor_of(request), **form)
     messages.success(request, f"Granted: an alias of the project on {viewed.ref} accepts it.")
@@ -105,7 +112,10 @@ def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
-    """Withdraw the grant of the cluster to the project in the form. Raises NotAllowed without scope operate."""
+    """Withdraw the grant of the cluster to the project in the form, and redirect to the cluster.
+
+    Raises Http404 if the person does not see it, NotAllowed without scope operate, and as `Cluster.withdraw` does.
+    """
     viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
     viewed.withdraw(form["project"], reason=reason_in(request), by=actor_of(request))
     messages.success(request, f"Withdrawn: {viewed.ref} no longer serves {form['project']}.")

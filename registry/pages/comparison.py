@@ -43,7 +43,8 @@ class PromptsForm(Form):
 def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show versions of an adapter side by side, with their blind tests; with `distances`, heat maps of their distances.
 
-    `to` in the query string names the other versions by number.
+    `to` in the query string names the other versions by number. Raises Http404 if the person does not see the version,
+    and Invalid as `chosen` does.
     """
     version = find_version(request, slug, number)
     versions = chosen(version, request.GET)
@@ -103,7 +104,10 @@ def address(version: AdapterVersion, numbers: list[int]) -> str:
 
 
 def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
-    """Return a heat map for each version but the first, of the distance between its updates and the first one's."""
+    """Return a heat map for each version but the first, of the distance between its updates and the first one's.
+
+    Raises Unavailable if files cannot be read, and TooMany if the project has too many child processes.
+    """
     first, *others = versions
     return [{"from": first, "to": other, "heat": distance_map(updates(first, other))} for other in others]
 

@@ -63,7 +63,10 @@ def proposed(request: HttpRequest, name: str) -> dict[str, str]:
 
 @login_required
 def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the form for an adapter's description and tags, or change them. Raises NotAllowed without scope publish."""
+    """Show the form for an adapter's description and tags; a POST changes them and redirects to the adapter.
+
+    Raises Http404 if the person does not see the adapter, and NotAllowed without scope publish.
+    """
     adapter = visible_or_404(request, Adapter.objects.select_related("project"), slug=slug)
     require_scope(request, adapter.project, Scope.PUBLISH)
     initial = {"description": adapter.description, "tags": adapter.tags}
@@ -87,7 +90,11 @@ def edit_adapter(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def archive_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Archive a version, so that it can no longer be served. Raises NotAllowed without scope publish."""
+    """Archive a version, so that it can no longer be served, and redirect to it.
+
+    Raises Http404 if the person does not see it, NotAllowed without scope publish, and as `AdapterVersion.archive`
+    does.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
     version.archive(by=actor_of(request), reason=reason_in(request))
@@ -131,7 +138,11 @@ def counted(number: int, noun: str) -> str:
 @login_required
 @require_POST
 def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
-    """Add a replica to a cluster. Raises NotAllowed without scope operate."""
+    """Add the replica of the form to a cluster, and redirect to the cluster.
+
+    Raises Http404 if the person does not see the cluster, NotAllowed without scope operate, and as
+    `Cluster.add_replica` does.
+    """
     cluster = operated(request, slug)
     replica = cluster.add_replica(by=actor_of(request), **cleaned(ReplicaForm(request.POST)))
     messages.success(request, f"{replica} is added: it is asked what it holds within seconds.")
@@ -172,9 +183,11 @@ def new_alias(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
-    """Show the form for an alias' policy, or change the policy. Raises NotAllowed without scope operate.
+    """Show the form for an alias' policy, or change the policy.
 
-    For a protected alias a POST requests approval first; once that is given, the next POST makes the approved change.
+    For a protected alias a POST requests approval first; once that is given, the form holds the approved policy and the
+    next POST makes the change. Raises Http404 if the person does not see the alias, and NotAllowed without scope
+    operate.
     """
     alias = find_alias(request, name)
     require_scope(request, alias.project, Scope.OPERATE)

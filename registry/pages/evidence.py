@@ -19,7 +19,10 @@ from registry.pages.adapters import find_version
 
 @login_required
 def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show the version's dossier as of now, or the frozen one whose digest the query string names."""
+    """Show the version's dossier as of now, or the frozen one whose digest the query string names.
+
+    A digest that is not one of the version's counts as none. Raises Http404 if the person does not see the version.
+    """
     version = find_version(request, slug, number)
     frozen = version.dossiers.filter(digest=request.GET.get("digest", "")).first()
     content = frozen.content if frozen else dossier(version)
@@ -38,7 +41,10 @@ def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Store a signed copy of the version's dossier as it is now. Raises NotAllowed without scope publish."""
+    """Store a signed copy of the version's dossier as it is now, and redirect to the dossier.
+
+    Raises Http404 if the person does not see the version, and NotAllowed without scope publish.
+    """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
     frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))
@@ -48,7 +54,10 @@ def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse
 
 @login_required
 def answers(request: HttpRequest) -> HttpResponse:
-    """Show the version that gave an answer, and the approvals behind it; `id` is the answer's X-Response-ID."""
+    """Show the version that gave an answer, and the approvals behind it; `id` is the answer's X-Response-ID.
+
+    No version is shown for an answer that does not exist or that the person may not see.
+    """
     key = request.GET.get("id", "").strip()[:64]
     answer = (
         visible_rows(request, Response.objects.select_related("version__adapter__project", "project"))

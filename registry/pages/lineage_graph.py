@@ -15,7 +15,10 @@ Box = dict[str, Any]
 
 
 def ancestry(versions: Iterable[AdapterVersion]) -> dict[str, Any]:
-    """Return what an SVG of these versions' lineage draws: boxes and lines, in columns from the data to the aliases."""
+    """Return what an SVG of these versions' lineage draws, in columns from the data to the aliases.
+
+    It has boxes, lines between them as (x1, y1, x2, y2), the used columns' heads, and the size of the picture.
+    """
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5
     for row, version in enumerate(versions):
@@ -38,7 +41,10 @@ HEADS = ("data", "rank analysis", "made by", "version", "live as")
 
 
 def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
-    """Return the chains of nodes (column, key, label, URL) that lead to the version, and from it to its aliases."""
+    """Return chains of nodes (column, key, label, URL): the first leads from the origins to the version.
+
+    One more leads from the version to each alias that serves it. The URL is "" for a dataset.
+    """
     lineage, slug = version.lineage, version.adapter.ref
     known: list[tuple[int, str | None, Callable[[str], str], str | None]] = [
         (0, lineage.get("dataset"), lambda key: f"data {key[:8]}", None),

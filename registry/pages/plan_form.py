@@ -165,7 +165,11 @@ class PlanForm(SteeringForm):
         self.rails = rows_of(GuardrailForm)(data, prefix="rails", initial=guardrails or [])
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields with the `steps`, `guardrails` and `checks` of the chosen plan."""
+        """Return the fields with the `steps`, `guardrails` and `checks` of the chosen plan.
+
+        A template brings GUARDRAILS; by hand there is one step with the given share and no guardrail, and the share is
+        required. Errors are added to the form.
+        """
         fields = super().clean() or self.cleaned_data
         plan, weight = fields.pop("plan", "") or BY_HAND, fields.pop("weight", None)
         patterns = {name: fields.pop(name, "") for name in ("refusal", "format")}

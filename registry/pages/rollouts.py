@@ -75,7 +75,7 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a rollout: state, metrics, plan, and the actions that its status allows.
 
-    A poll by htmx gets only the changing part.
+    A poll by htmx gets only the changing part. Raises Http404 if the person does not see it.
     """
     viewed = find_rollout(request, pk)
     prefetch_related_objects([viewed], "approvals", "decisions")
@@ -153,7 +153,10 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 
 
 def require_met(rollout: Rollout) -> None:
-    """Check that every condition of the plan is met. Raises Conflict that lists those that are not."""
+    """Raise Conflict that lists the plan's conditions that are not met, if there are any.
+
+    Nothing is checked for a rollout that was never opened or cannot be promoted.
+    """
     verdicts = verdicts_of(rollout) if rollout.status in MOVES[RolloutStatus.PROMOTED] else None
     if verdicts and verdicts["unmet"]:
         raise Conflict(

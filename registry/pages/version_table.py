@@ -35,7 +35,7 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 def comparison_of(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
-    """Return the differing and the equal fields of the versions, as rows of words, and the summary of the ranks."""
+    """Return {different, same, ranks}: the differing and the equal fields as rows of words, and the ranks' summary."""
     parts = table(versions)
     rows = [
         {"group": group, "name": row["name"], "label": label_of(row["name"]), "same": row["same"], "values": words(row)}

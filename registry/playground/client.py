@@ -119,7 +119,10 @@ def put(pieces: SimpleQueue[Piece], place: int, piece: str | Answer) -> None:
 
 
 def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Callable[[str | Answer], None]) -> None:
-    """Ask one model; pass each piece of its text to `say`, and at the end the whole answer or its problem."""
+    """Ask one model; pass each piece of its text to `say`, and at the end the whole answer.
+
+    An error of the network or the router becomes the `problem` of that answer, without the text so far.
+    """
     began, texts, tokens = time.monotonic(), [], 0
     wanted = {**body, "model": model, "stream": True, "stream_options": {"include_usage": True}}
     try:
@@ -140,7 +143,10 @@ def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Call
 
 
 def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Yield the parsed events of a streamed response. Raises ValueError if it ends with an error."""
+    """Yield the parsed events of a streamed response, without the final `[DONE]`.
+
+    Raises ValueError for an event that is not JSON, and if the stream ends with an error.
+    """
     for line in answer.iter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue

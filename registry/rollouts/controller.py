@@ -58,7 +58,8 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
     """Leave a completed step: wait for people, advance, or promote.
 
     It waits if the step asks for approval, signatures of the plan are missing, or a protected alias is to be promoted.
-    Nothing happens in the last step unless the action is to promote.
+    Nothing happens in the last step unless the action is to promote. Raises Conflict if the rollout was changed
+    meanwhile, and NotAllowed and InvalidTransition if it may not move.
     """
     step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
     is_unsigned = not rollout.is_last_step and not rollout.is_signed

@@ -34,7 +34,7 @@ def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
 
 
 def unreachable(replica: Replica) -> Iterator[Alarm]:
-    """Yield an alarm if the replica does not answer and is not drained."""
+    """Yield an alarm if the replica does not answer; none if it is drained or was not asked yet."""
     if not replica.is_healthy and replica.message and not replica.draining_since:
         yield Alarm(
             "replica_unreachable",

@@ -39,7 +39,7 @@ class EvaluationSerializer(JobSerializer):
 
 
 class NewEvaluationSerializer(serializers.Serializer[Any]):
-    """The evaluation to run: a version on a dataset or on prompts, alone or against another version."""
+    """The evaluation to run: a version on a dataset, on prompts or by a task, alone or against another version."""
 
     project = serializers.SlugField()
     version = serializers.CharField(max_length=120, help_text="The served name.")

@@ -98,7 +98,10 @@ class RefusalSerializer(serializers.Serializer[Any]):
 
 
 class PlanSerializer(serializers.Serializer[Any]):
-    """The result of checking a declaration: the errors that it would meet, and the training's hyperparameters."""
+    """The result of checking a declaration: the errors that it would meet, and the training's hyperparameters.
+
+    `scopes` are those of the caller in the project.
+    """
 
     refusals = RefusalSerializer(many=True)
     hyperparameters = serializers.DictField(

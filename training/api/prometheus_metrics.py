@@ -87,7 +87,7 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Yield gauges of the weights of active rollouts, and of each replica's health and refused loads."""
+    """Yield gauges of the candidates' weights in active rollouts, and those of `clusters`."""
     rollouts = Rollout.objects.active().filter(alias__project__in=projects)
     weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
     yield family(

@@ -184,7 +184,7 @@ class BudgetSerializer(serializers.Serializer[Any]):
 
 
 class JobSerializer(serializers.ModelSerializer[Any]):
-    """The fields that all jobs share."""
+    """The fields all jobs share: project, base model, dataset, status with its reason, attempt, progress and times."""
 
     project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
     base_model = serializers.SlugRelatedField[BaseModel](slug_field="slug", read_only=True)

@@ -86,7 +86,7 @@ class UsageViewSet(ProjectViewSet):
 
     @extend_schema(parameters=[UsageQuerySerializer], responses={(200, "text/csv"): OpenApiTypes.STR})
     def export(self, request: Request) -> HttpResponse:
-        """Return the usage report as CSV."""
+        """Return the usage report as CSV; text that a spreadsheet would run as a formula is quoted."""
         rows, groups = report(request)
         content = io.StringIO()
         writer = csv.DictWriter(content, [*groups, *COUNTS, "cost"])

@@ -305,7 +305,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
     @action(detail=True, methods=["post"])
     def clone(self, request: Request, pk: str) -> Response:
-        """Queue the same run again, with the changes in the body."""
+        """Queue the same run again, with the changes in the body. Hyperparameters that the body does not name stay."""
         run = self.get_object()
         fields = dict(self.read(shapes.CloneSerializer))
         anyway = fields.pop("anyway")

@@ -164,7 +164,11 @@ def held_out_by(named: Record) -> bool | None:
 
 
 def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
-    """Yield notices for people on a row that is read nevertheless, such as on fields that nothing reads."""
+    """Yield notices for people on a row that is read nevertheless.
+
+    They are on empty system turns, fields of messages that nothing reads, control tokens, calls without a name or with
+    arguments that are not JSON of an object, and texts that look as if they were read in a wrong encoding.
+    """
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     if form.name in TALKS and isinstance(container, list):
         if any(is_empty_system(message) for message in container):

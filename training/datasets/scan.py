@@ -203,7 +203,10 @@ class Scan:
         return sorted(np.array(self.lines, np.uint64)[order][differs & has_prompt].tolist())
 
     def of_groups(self) -> Iterable[str]:
-        """Yield a warning on a group that is larger than the held-out share."""
+        """Yield a warning if rows were split by groups and the largest group exceeds HELD_OUT_SHARE of them.
+
+        None for a single group.
+        """
         if self.division and self.division.is_possible and self.division.largest > max(1, HELD_OUT_SHARE * self.rows):
             share = 100 * self.division.largest / self.rows
             yield (

@@ -120,7 +120,10 @@ def input_of(used: Dataset) -> Json:
 
 
 def batches(run: TrainingRun) -> Iterator[Json]:
-    """Yield the bodies of log-batch calls within MLflow's limits: parameters and tags first, then metrics by step."""
+    """Yield the bodies of log-batch calls within MLflow's limits.
+
+    The first has the parameters, the tags and the first metrics, each further one more metrics, by step.
+    """
     chosen = {**run.hyperparameters, "method": run.method, "rank_analysis": run.rank_analysis_id}
     params = [{"key": key, "value": str(value)} for key, value in chosen.items() if value is not None]
     metrics = list(metrics_of(run))

@@ -170,7 +170,11 @@ def renders_reasoning(template: Template) -> bool:
 
 
 def is_end(token: int, tokenizer: Any) -> bool:
-    """Return True for a token that ends a turn or a text: the tokenizer's end token, a known one, or the template's."""
+    """Return True for a token that ends a turn or a text.
+
+    That is the tokenizer's end token, one that a known family of models ends by (NAMED_END), or a special token with
+    which the chat template ends an answer. The start and the unknown token never do unless they are the end token.
+    """
     if token == tokenizer.eos_token_id:
         return True
     name = str(tokenizer.convert_ids_to_tokens(token))

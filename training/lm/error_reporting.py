@@ -19,7 +19,7 @@ class BadInput(ValueError):
 
 
 class Diverged(ValueError):
-    """Raised when a training ended in a model that is worse than its base; the message says by how much."""
+    """Raised when a training's loss is not finite, or its model is worse than before; the message gives the numbers."""
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:

@@ -96,7 +96,10 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_parquet(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the checked rows of a Parquet file. Raises DataError if it is none, and BadRow."""
+    """Yield the checked rows of a Parquet file; the number of a row counts from 1.
+
+    Raises DataError if it is no Parquet file, and BadRow for a row that `check` refuses.
+    """
     import pyarrow.parquet
 
     try:
@@ -204,7 +207,10 @@ def tokenise(row: Row, tokenizer: Any, max_length: int, loss: str = ANSWERS) -> 
 
 
 def plain(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
-    """Return the tokens of a prompt and its completion, or of a text, with the end token and labels."""
+    """Return the tokens of a prompt and its completion, or of a text, with the end token and labels.
+
+    Only the completion counts, with WITH_PROMPT the prompt, too; of a text all tokens count.
+    """
     prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
     answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
     ids = without_second_start([*prompt, *answer], tokenizer)
@@ -236,7 +242,10 @@ def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
 
 
 def conversation(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
-    """Return the tokens of a conversation in the chat template, with labels where the loss counts. Raises DataError."""
+    """Return the tokens of a conversation in the chat template, with labels where the loss counts.
+
+    Raises DataError if the template cannot render it, or leaves something out.
+    """
     share = float(row.get("weight", 1))
     messages = without_earlier(row["messages"]) if loss == LAST_ANSWER else row["messages"]
     try:

@@ -64,7 +64,7 @@ class BrokenLines(Invalid):
 
 
 class DatasetStatus(models.TextChoices):
-    """The states of a dataset."""
+    """The states of a dataset: being checked, ready to train on, rejected by its check, or with its content erased."""
 
     CHECKING = "checking"
     READY = "ready"
@@ -184,8 +184,8 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> Dataset:
         """Check a file without storing anything.
 
-        Return the project's dataset of the same content, or else an unsaved one. Raises BrokenLines and Invalid as
-        `create` does, and Invalid for a file over AT_ONCE_BYTES.
+        Return the project's dataset of the same content, or else an unsaved one. Raises BrokenLines, Invalid and
+        TooMany as `create` does, and Invalid for a file over AT_ONCE_BYTES.
         """
         dataset = cls(
             project=project,

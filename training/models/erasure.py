@@ -17,7 +17,7 @@ from training.models.dataset import Dataset, DatasetStatus
 
 
 class ErasureStatus(models.TextChoices):
-    """The states of an erasure."""
+    """The states of an erasure: pending until a second person approves or rejects it."""
 
     PENDING = "pending"
     APPROVED = "approved"

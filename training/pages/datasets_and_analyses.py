@@ -103,7 +103,7 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Show a dataset's first rows; with a base model in the query, as a training on it reads them.
 
-    The view is recorded as a read of the data.
+    The view is recorded as a read of the data. Raises Http404 if the person does not see the dataset.
     """
     viewed = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
@@ -194,7 +194,10 @@ def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
 
 @login_required
 def analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a rank analysis with its plan; a budget in the query shows the plan for that budget."""
+    """Show a rank analysis with its plan; a budget in the query shows the plan for that budget.
+
+    A poll by htmx gets only the state of the job. Raises Http404 if the person does not see it.
+    """
     context = context_of_plan(request, pk)
     viewed = context["job"]
     context["others"] = comparable(viewed) if viewed.plan else []
@@ -203,12 +206,18 @@ def analysis(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 def plan(request: HttpRequest, pk: str) -> HttpResponse:
-    """Render the part of the analysis' page that changes with the budget slider."""
+    """Render the part of the analysis' page that changes with the budget slider, for the budget in the query.
+
+    Raises Http404 if the person does not see the analysis.
+    """
     return render(request, "training/_plan.html", context_of_plan(request, pk))
 
 
 def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
-    """Return the context of the analysis' page, with the plan for the query's budget."""
+    """Return the context of the analysis' page, with the plan for the query's budget.
+
+    Raises Http404 if the person does not see the analysis.
+    """
     viewed = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     may_train = Scope.TRAIN in scopes_in(request, viewed.project)
@@ -234,7 +243,10 @@ def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
 
 
 def slider_of(analysis: RankAnalysis) -> dict[str, int]:
-    """Return the range of the budget slider in uniform ranks, and the one nearest to the analysis' own budget."""
+    """Return the range of the budget slider in uniform ranks, and the one nearest to the analysis' own budget.
+
+    It is {least, most, value}. Raises Invalid before the analysis has a plan.
+    """
     least, most = analysis.uniform_range()
     plan = analysis.require_plan()
     each = sum(cost(module["shape"]) for module in plan["modules"])
@@ -255,7 +267,10 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
 @login_required
 @require_POST
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel a rank analysis. Raises NotAllowed without scope train."""
+    """Cancel a rank analysis and redirect to it.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope train.
+    """
     cancelled = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))
@@ -268,7 +283,8 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
 def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Queue a job that makes a stored version smaller, as a new version, and redirect to the job.
 
-    Raises NotAllowed without scope train, and as `Compression.launch` does.
+    The budget is a uniform rank. Raises Http404 if the person does not see the version, NotAllowed without scope train,
+    and as `Compression.launch` does.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
@@ -287,7 +303,10 @@ def find_compression(request: HttpRequest, pk: str) -> Compression:
 
 @login_required
 def compression(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a compression and its result."""
+    """Show a compression and its result; a poll by htmx gets only the changing part.
+
+    Raises Http404 if the person does not see it.
+    """
     viewed = find_compression(request, pk)
     context = {"job": viewed, "may_train": Scope.TRAIN in scopes_in(request, viewed.project)}
     return followed(request, "training/compression.html", "training/_compression_state.html", context, viewed.status)
@@ -296,7 +315,10 @@ def compression(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel a compression. Raises NotAllowed without scope train."""
+    """Cancel a compression and redirect to it.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope train.
+    """
     cancelled = find_compression(request, pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))

@@ -67,7 +67,7 @@ class EvaluationForm(Form):
 def evaluate_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show the form for an evaluation of a version, or queue the evaluation and redirect to it.
 
-    Raises NotAllowed without scope train.
+    Raises Http404 if the person does not see the version, and NotAllowed without scope train.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)
@@ -111,7 +111,10 @@ def find_evaluation(request: HttpRequest, pk: str) -> Evaluation:
 
 @login_required
 def evaluation(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show an evaluation and its results."""
+    """Show an evaluation and its results; a poll by htmx gets only the changing part.
+
+    Raises Http404 if the person does not see it.
+    """
     viewed = find_evaluation(request, pk)
     context = {
         "job": viewed,
@@ -125,7 +128,10 @@ def evaluation(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def cancel_evaluation(request: HttpRequest, pk: str) -> HttpResponse:
-    """Cancel an evaluation. Raises NotAllowed without scope train."""
+    """Cancel an evaluation and redirect to it.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope train.
+    """
     cancelled = find_evaluation(request, pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))

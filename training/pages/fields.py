@@ -39,7 +39,10 @@ class PromptsField(forms.CharField):
         return "\n".join(f"{name}: {prompt}".replace("\n", "\n  ") for name, prompt in value.items())
 
     def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
-        """Return the prompts by name. Raises ValidationError for a line of another form."""
+        """Return the prompts by name; of two with the same name the later one counts.
+
+        Raises ValidationError for a line of another form.
+        """
         prompts: dict[str, str] = {}
         for line in (super().to_python(value) or "").splitlines():
             if line[:1].isspace() and prompts:

@@ -59,7 +59,10 @@ def checklist(request: HttpRequest) -> dict[str, Any]:
 
 
 def facts_of(request: HttpRequest) -> Facts:
-    """Return which objects this person can see and which scopes the person has, in one query."""
+    """Return, by name, if the person can see an object of each kind and has each scope in some project.
+
+    All are read in one query. `installation` is True for a superuser.
+    """
     rows: dict[str, QuerySet[Any]] = {
         "project": allowed(request, Scope.READ),
         "base_model": BaseModel.objects.ready(),

@@ -223,7 +223,10 @@ class RunForm(Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Propose the learning rate that the named analysis found as initial value; an unknown analysis is ignored."""
+        """Propose the learning rate that the named analysis found as initial value.
+
+        Nothing happens without a name, and for an analysis that is not offered or found no rate.
+        """
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:

@@ -51,7 +51,8 @@ class ReductionForm(Form):
 def reduce_version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Show the form for reducing the version; a POST queues the job and redirects to it.
 
-    Raises NotAllowed without scope train.
+    Raises Http404 if the person does not see the version, NotAllowed without scope train, and as `Compression.launch`
+    does.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)

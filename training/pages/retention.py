@@ -48,7 +48,10 @@ def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
 @login_required
 @require_POST
 def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a dataset's retention class and legal hold. Raises NotAllowed without scope admin."""
+    """Change a dataset's retention class and legal hold, and redirect to it.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope admin.
+    """
     dataset = led(request, pk, Scope.ADMIN)
     keep(dataset, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("dataset", pk=pk)
@@ -64,7 +67,10 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 @login_required
 @require_POST
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Change a run's retention class and legal hold. Raises NotAllowed without scope admin."""
+    """Change a run's retention class and legal hold, and redirect to it.
+
+    Raises Http404 if the person does not see it, and NotAllowed without scope admin.
+    """
     run: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, run.project, Scope.ADMIN)
     keep(run, by=actor_of(request), **cleaned(KeepingForm(request.POST)))

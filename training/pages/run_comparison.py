@@ -40,7 +40,8 @@ DATASETS = ("dataset", "validation_dataset")
 def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
     """Show runs side by side: results, curves in one frame each, settings that differ, and equal ones collapsed.
 
-    `to` in the query names up to three other runs. Raises Invalid for more.
+    `to` in the query names up to three other runs. Raises Invalid for more, and Http404 for one that the person does
+    not see.
     """
     first = find(request, pk)
     others = [find(request, named(key)) for key in request.GET.getlist("to") if key]

@@ -72,7 +72,10 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest) -> dict[str, Any]:
-    """Return the form's initial values from the query: the fields of a run to `clone`, overridden by single fields."""
+    """Return the form's initial values from the query: the fields of a run to `clone`, overridden by single fields.
+
+    Raises Http404 for a run that the person does not see.
+    """
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
@@ -121,7 +124,10 @@ def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
 
 
 def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
-    """Return the adviser's recommendation for the planned run."""
+    """Return the adviser's recommendation for the planned run on the largest known device.
+
+    Raises Invalid for a base model whose shape the estimator does not know.
+    """
     device = estimator_inputs.largest_device()
     shape = estimator_inputs.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == device.Kind.CUDA
@@ -152,7 +158,7 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 def run(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a training run: progress, metrics, answers, log, and for the whole page its settings.
 
-    A poll by htmx gets only the changing part.
+    A poll by htmx gets only the changing part. Raises Http404 if the person does not see it.
     """
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
@@ -194,7 +200,8 @@ def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
 def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     """Cancel or resume a run, as `verb` says, and redirect to it.
 
-    Raises Http404 for another verb, and NotAllowed without scope train.
+    Raises Http404 for another verb or a run that the person does not see, NotAllowed without scope train, and
+    InvalidTransition for a run that cannot be resumed.
     """
     if verb not in ("cancel", "resume"):
         raise Http404

@@ -40,7 +40,10 @@ def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
 
 
 def named_shape(name: str) -> Shape:
-    """Return the shape of a published model in KNOWN, or of a registered base model. Raises Invalid for other names."""
+    """Return the shape of a published model in KNOWN, or of a registered base model that is ready.
+
+    Raises Invalid for other names, and for a model that is not a decoder of the Llama kind.
+    """
     if name in memory_estimator.KNOWN:
         return shape_of(memory_estimator.KNOWN[name])
     model = BaseModel.objects.ready().filter(slug=name).first()

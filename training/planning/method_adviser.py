@@ -98,7 +98,11 @@ def memory(method: str, situation: Situation) -> Reason:
 
 
 def capacity(method: str, situation: Situation) -> Reason:
-    """Return points for capacity: an adapter should have at least as many parameters as completion tokens to learn."""
+    """Return the points for capacity, with the reason.
+
+    They are 0 for methods that train all weights, and if the capacity or the data's tokens are not known. An adapter
+    should have at least as many parameters as there are completion tokens to learn.
+    """
     if situation.targets is None or not situation.rank_parameters:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
     room = situation.planned or situation.rank * situation.rank_parameters

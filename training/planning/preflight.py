@@ -48,7 +48,7 @@ def check(run: TrainingRun) -> dict[str, Any]:
 def needs(run: TrainingRun) -> dict[str, Any]:
     """Return the verdicts on memory and disk of the largest known device, and on what engines serve.
 
-    Memory is estimated for rows as long as the data's.
+    Memory is estimated for rows as long as the data's. Raises Invalid as `check` does.
     """
     device = estimator_inputs.largest_device()
     shape = estimator_inputs.shape_of(run.base_model.config)
@@ -60,7 +60,11 @@ def needs(run: TrainingRun) -> dict[str, Any]:
 
 
 def serving(run: TrainingRun) -> dict[str, Any]:
-    """Return the verdict on max_length against the engines of the base model that may serve the project."""
+    """Return {verdict, lengths, text} on max_length against the engines of the base model that may serve the project.
+
+    `lengths` are those that the engines serve, in tokens, shortest first. It fits if all serve it, is tight if only
+    some do, and is UNKNOWN if none has reported its length.
+    """
     lengths = Replica.objects.lengths(run.base_model, run.project)
     length = run.hyperparameters["max_length"]
     if not lengths:
@@ -331,7 +335,10 @@ def past_paces(run: TrainingRun) -> list[float]:
 
 
 def planned_tokens(run: TrainingRun) -> int | None:
-    """Return an estimate of the number of tokens that the run will read; None if the rows cannot be measured."""
+    """Return an estimate of the number of tokens that the run will read; None if the rows cannot be measured.
+
+    Raises Invalid as `parts_of` does.
+    """
     chosen = run.hyperparameters
     parts = parts_of(run)
     if parts is None:

@@ -164,7 +164,8 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
     """Add the scores of answers to the data's first questions to `result`: exact match, token F1 and the pattern.
 
-    The question of a conversation is everything before its last answer, in the chat template, with its tools.
+    The question of a conversation is everything before its last answer, in the chat template, with its tools. At most
+    `answers` questions are asked; rows of plain text and answers that call tools are left out.
     """
     from training.lm.token_sequences import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1

@@ -58,7 +58,10 @@ def require_gguf(source: Path) -> None:
 
 
 def write_folder(source: Path, folder: Path) -> None:
-    """Write the weights, configuration and tokenizer of the GGUF file into the folder. Raises Unsupported."""
+    """Write the weights, configuration and tokenizer of the GGUF file into the folder.
+
+    Raises Unsupported if transformers cannot read the file.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place, name = str(source.parent), source.name

@@ -88,7 +88,7 @@ class Scores:
 
 @dataclass
 class Steps:
-    """A counter of progress over all passes."""
+    """A counter of the work done over all passes, which calls `report` with (work done, all work) at each advance."""
 
     total: int
     report: Callable[[int, int], None]
@@ -152,7 +152,10 @@ def read(
     steps: Steps,
     weight: int,
 ) -> None:
-    """Measure this process's share of the sequences into `watched`, and merge it with that of the others at the end."""
+    """Measure this process's share of the sequences into `watched`, and merge it with that of the others at the end.
+
+    `weight` is the progress that a batch counts for. Raises LossNotFinite as `signals.stream` does.
+    """
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))
     for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
@@ -250,7 +253,11 @@ def sensitivities(
     settings: Settings,
     halves: Tensor,
 ) -> list[float]:
-    """Return a module's sensitivity on the whole sample and on each half."""
+    """Return a module's sensitivity on the whole sample and on each half, by the settings' `sensitivity`.
+
+    It is the sum of its spectrum's values to the power `power` (probe, spectrum), the root mean square of its
+    gradient's norms (grad_norm, and the halves of spectrum), or else its output's shift from the reference.
+    """
     watch = target.modules[name]
     if settings.sensitivity == "probe":
         parts = [spectra[name], *(means.spectra[name] for means in probes[-HALVES:])]

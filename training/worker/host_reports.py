@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class HostReports(threading.Thread):
-    """A thread of the worker that reports its host every REPORT_S seconds, also while a job runs."""
+    """A worker thread that reports its host every REPORT_S seconds, also while a job runs, and deletes old data."""
 
     def __init__(self) -> None:
         super().__init__(name="host reports", daemon=True)

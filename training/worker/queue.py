@@ -85,7 +85,11 @@ def may_begin(job: GpuJob, here: Host, fleet: list[Host]) -> bool:
 
 
 def in_fair_order() -> list[GpuJob]:
-    """Return the queued jobs of all kinds, the next first, without those of projects at their limit of running jobs."""
+    """Return the queued jobs of all kinds, the next first, without those of projects at their limit of running jobs.
+
+    They are ordered by priority, then by the project with the fewest running jobs and the earliest last start, then by
+    age.
+    """
     busy, last = shares()
     full = [project for project, count in busy.items() if count >= settings.PROJECT_RUNNING > 0]
     waiting = [kind.objects.queued().exclude(project__in=full) for kind in kinds()]

@@ -119,7 +119,10 @@ class Watch:
                 self.job.note(event)
 
     def listen(self) -> None:
-        """Apply the child's new events, remember its error, and store what was added to its log."""
+        """Apply the child's new events, remember its latest error, and store what was added to its log.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         for event in self.child.new_events():
             self.error = event if event["kind"] == "error" else self.error
             self.job.note(event)
@@ -127,7 +130,10 @@ class Watch:
             self.log_read = read
 
     def keep_in_touch(self) -> None:
-        """Renew the job's lease if HEARTBEAT_S seconds have passed since the last time."""
+        """Renew the job's lease if HEARTBEAT_S seconds have passed since the last time.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         if self.is_due("beat", settings.HEARTBEAT_S):
             self.job.heartbeat()
 

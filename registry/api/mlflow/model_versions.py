@@ -117,7 +117,10 @@ class ModelVersionViewSet(MlflowViewSet):
         return Response({"artifact_uri": artifact_uri(self.version(**self.names()))})
 
     def search(self, request: Request) -> Response:
-        """List the versions that the caller sees and that match the filter, the newest first."""
+        """List the versions that the caller sees and that match the filter, in pages.
+
+        The newest come first unless `order_by` says otherwise.
+        """
         search = self.query(SearchSerializer)
         rows = seen_in(
             AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by"),

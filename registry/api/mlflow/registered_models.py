@@ -143,7 +143,10 @@ class RegisteredModelViewSet(MlflowViewSet):
         return self.model(self.adapter(self.query(NameSerializer)["name"]))
 
     def search(self, request: Request) -> Response:
-        """List the adapters that the caller sees and that match the filter."""
+        """List the adapters that the caller sees and that match the filter, in pages.
+
+        They are in the order of their slugs unless `order_by` says otherwise.
+        """
         search = self.query(SearchSerializer)
         rows = seen_in(self.queryset.all(), "project", request, Scope.READ)
         for condition in conditions(search["filter"]):

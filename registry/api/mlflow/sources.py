@@ -83,7 +83,11 @@ def staged_below(place: str, adapter: Adapter) -> list[StagedFile]:
 
 
 def from_version(name: str, number: int, request: Request, folder: Path) -> Received:
-    """Copy the files of a version that the caller may read. Raises Invalid if there is none, and Unavailable."""
+    """Copy the files of a version that the caller may read into the folder, which must exist, and return them.
+
+    The read of the weights is recorded. Raises Invalid if there is no such version that the caller sees, NotAllowed
+    without scope read, and Unavailable if its files are lost or were changed.
+    """
     version = version_at(name, number, request)
     if version is None:
         raise Invalid(

@@ -50,10 +50,10 @@ def answer(inspection: Inspection, fields: dict[str, Any]) -> dict[str, Any]:
 @require_POST
 @accepts_files
 def check_upload(request: HttpRequest, slug: str) -> HttpResponse:
-    """Check the adapter in a chosen folder by its configuration and the first bytes of its weights.
+    """Check the adapter in a chosen folder by its configuration and the first bytes of its weights; show the findings.
 
     The field `listing` has all paths and sizes; each file in `heads` has those bytes, and its name is the index of its
-    path in `listing`.
+    path in `listing`. Raises Http404 and NotAllowed as `adapter_to_publish` does.
     """
     adapter = adapter_to_publish(request, slug)
     fields = cleaned(UploadForm(request.POST))
@@ -74,7 +74,8 @@ def check_upload(request: HttpRequest, slug: str) -> HttpResponse:
 def upload_version(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the form, or publish the adapter among the files as the next version; if it has faults, show them all.
 
-    A script gets the faults as a part of the page, and the URL of the new version in the header `HX-Redirect`.
+    A script gets the faults as a part of the page, and the URL of the new version in the header `HX-Redirect`. Raises
+    Http404 and NotAllowed as `adapter_to_publish` does.
     """
     adapter = adapter_to_publish(request, slug)
     is_script = bool(request.headers.get("HX-Request"))

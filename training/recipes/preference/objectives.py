@@ -34,7 +34,7 @@ class AnswerTrainer(KTOTrainer):
 
 
 class Preference:
-    """Base of the preference objectives."""
+    """Base of the preference objectives, whose results are not compared with a guess."""
 
     def guess(self, model: Any) -> float | None:
         """Return None: no loss of guessing is compared with, as the base model is the reference."""

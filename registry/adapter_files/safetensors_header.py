@@ -54,7 +54,11 @@ class Unreadable(Exception):
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in the header of a safetensors file, by name. Raises Unreadable."""
+    """Return the tensors in the header of a safetensors file, by name.
+
+    Raises Unreadable if the file is of another format, or its header is over 2 MB, not valid, or does not match the
+    file.
+    """
     size = path.stat().st_size
     with path.open("rb") as stream:
         return header_of(stream.read(min(size, MAX_HEADER_BYTES + 8)), size)
@@ -75,7 +79,7 @@ def tensors_of(heads: Iterable[tuple[bytes, int]]) -> dict[str, Tensor]:
 
 
 def doubled_tensors(names: Sequence[str]) -> Finding:
-    """Return the fault of tensors that occur in more than one shard."""
+    """Return the fault of tensors that occur in several shards, with the first name and the number of others."""
     return fault(
         "doubled_tensors", WEIGHTS, f"{listed(names, 1)} stands in several shards.", "Send one adapter's shards."
     )

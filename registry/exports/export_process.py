@@ -61,7 +61,7 @@ def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str
 def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
     """Write one GGUF file into the new folder `target`, read it back and compare it with PEFT's updates.
 
-    Two intermediate folders are left beside `target`. Raises ExportMismatch.
+    Two intermediate folders are left beside `target`. Raises ExportMismatch if the file's updates differ from PEFT's.
     """
     from registry.exports.gguf import FILE, read_gguf, write_gguf
 

@@ -175,10 +175,10 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
 
 
 def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
-    """Zip the folder's files into an open temporary file at position 0.
+    """Zip the folder's files, sorted by name, into an open temporary file at position 0.
 
     Return it with the size and digest of each file. The temporary file is deleted when it is closed. Nothing is
-    compressed, because weights do not shrink. Raises OutOfSpace.
+    compressed, because weights do not shrink. Raises OutOfSpace if the disk is full.
     """
     with temporary_file(work_folder()) as archive, zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         files = [pack(path, target) for path in sorted(folder.iterdir())]

@@ -17,7 +17,7 @@ Rollout = Any  # the model, which imports this module
 
 
 class Outcome(models.TextChoices):
-    """The kinds of decisions on a rollout: next step, wait for approval, pause, resume, promotion, rollback, failure."""
+    """The kinds of decision on a rollout: next step, wait for approval, pause, resume, promotion, rollback, failure."""
 
     STEPPED = "stepped", "next step"
     WAITS = "awaits_approval", "waits for an approval"

@@ -24,7 +24,10 @@ class NoScore(Exception):
 
 
 def score(instruction: str, question: Any, answer: str) -> float:
-    """Return the judge's score of the answer to the question, from 0 (worst) to 10 (best). Raises NoScore."""
+    """Return the judge's score of the answer to the question, from 0 (worst) to 10 (best).
+
+    Raises NoScore if the judge cannot be asked, or its answer has not exactly one score within these limits.
+    """
     exchange = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
     task = TASK.format(instruction=instruction)
     messages = [{"role": "system", "content": task}, {"role": "user", "content": exchange}]

@@ -98,7 +98,7 @@ def require_plain(files: list[zipfile.ZipInfo], most_bytes: int) -> None:
 def extracted(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Path:
     """Write one file of the archive to `target` and return `target`.
 
-    The library stops at the announced size and compares the checksum. Raises OutOfSpace.
+    The library stops at the announced size and compares the checksum. Raises OutOfSpace if the disk is full.
     """
     with archive.open(entry) as source, space_in(target.parent), target.open("wb") as sink:
         shutil.copyfileobj(source, sink, 2**20)

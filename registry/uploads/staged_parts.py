@@ -109,7 +109,7 @@ class BucketParts:
                 shutil.copyfileobj(part["Body"], sink, BLOCK)
 
     def drop(self, key: str) -> None:
-        """Delete the file's objects. Raises StoreAway."""
+        """Delete the file's objects. Raises StoreAway if the bucket does not answer."""
         client: Any = self._bucket.client
         with self._bucket.answering():
             pages = client.get_paginator("list_objects_v2").paginate(

@@ -250,9 +250,10 @@ def arguments_of(arguments: Any) -> Any:
 
 
 def shared_calls(text: str, column: str) -> list[Turn]:
-    """Return the calls in the text of ShareGPT's function_call: JSON of one object, or of a list. Raises BadLine.
+    """Return the calls in the text of ShareGPT's function_call: JSON of one object, or of a list.
 
-    A call without a name gets the name "".
+    A call without a name gets the name "". Raises BadLine for other text, and for a call with fields that nothing
+    reads.
     """
     try:
         read = json.loads(text)
@@ -352,7 +353,10 @@ def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
 
 
 def tools_in(named: Turn) -> Turn:
-    """Return {tools} if the record has some in `tools` or `functions`, else {}. Raises BadLine."""
+    """Return {tools} if the record has some in `tools` or, without that column, `functions`; else {}.
+
+    Raises BadLine for tools of another form than OpenAI's.
+    """
     tools = named.get("tools", named.get("functions"))
     definitions = tools_of(tools) if tools not in (None, "", []) else []
     return {"tools": definitions} if definitions else {}

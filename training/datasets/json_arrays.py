@@ -65,7 +65,7 @@ class Text:
     def more(self) -> bool:
         """Read another piece, at least as large as what is waiting; return False at the end.
 
-        Raises UnicodeDecodeError.
+        Raises UnicodeDecodeError for bytes that are not in the stream's encoding.
         """
         if self.ended:
             return False

@@ -39,10 +39,11 @@ WORD_END = re.compile(r".*(?=\s)", re.DOTALL)
 
 
 def read_pair(named: Record) -> Row:
-    """Return a row {prompt, chosen, rejected} from a record with a preferred and a rejected answer. Raises BadLine.
+    """Return a row {prompt, chosen, rejected} from a record with a preferred and a rejected answer.
 
     The prompt is a text, turns, or what both sides begin with; the sides are texts, a message, or conversations, with
-    or without the prompt before them.
+    or without the prompt before them. Raises BadLine if prompt or answer is missing or bad, both answers are the same,
+    or the row has a weight other than 1.
     """
     refuse_weight(named)
     sides = [side_of(named, column) for column in SIDES]
@@ -60,7 +61,8 @@ def read_pair(named: Record) -> Row:
 def read_openai_pair(named: Record) -> Row:
     """Return a row {prompt, chosen, rejected} from OpenAI's columns for preferences.
 
-    They are `input`, `preferred_output` and `non_preferred_output`. Raises BadLine.
+    They are `input`, an object with messages and tools, `preferred_output` and `non_preferred_output`. Raises BadLine
+    as `read_pair` does.
     """
     request = named["input"]
     sides = {"chosen": named["preferred_output"], "rejected": named.get("non_preferred_output")}
@@ -71,7 +73,8 @@ def read_openai_pair(named: Record) -> Row:
 def read_unpaired(named: Record) -> Row:
     """Return a row {prompt, completion, label} from a record whose label marks its answer as good or bad.
 
-    Raises BadLine.
+    A conversation is split before its last message, which must be the assistant's. Raises BadLine if prompt or answer
+    is missing or bad, or the row has a weight other than 1.
     """
     refuse_weight(named)
     label = GOOD_OR_BAD[label_of(named["label"])]
@@ -98,7 +101,10 @@ def refuse_weight(named: Record) -> None:
 
 
 def side_of(named: Record, column: str) -> str | list[Turn]:
-    """Return the answer in the column as a text or as turns. Raises BadLine."""
+    """Return the answer in the column: turns for a message or a list of messages, also as JSON, else the text.
+
+    Raises BadLine if it is missing, blank or not valid.
+    """
     value = unfolded(named.get(column), column)
     return conversation(value, column) if isinstance(value, list) else text_in(named, column)
 
@@ -124,9 +130,10 @@ def as_prompt(prompt: str | list[Turn]) -> list[Turn]:
 
 
 def prompt_of(named: Record) -> str | list[Turn] | None:
-    """Return the prompt as a text or as turns; None if only the answers contain it. Raises BadLine.
+    """Return the prompt, from the first column that can hold one, as text or as turns; None if there is no such column.
 
-    The text of a column `input` follows an instruction after an empty line.
+    The text of a column `input` follows an instruction after an empty line. Raises BadLine for a prompt that is blank
+    or not valid.
     """
     column = next((name for name in (*QUESTIONS, *TALKS) if name in named), None)
     if column is None:
@@ -173,7 +180,10 @@ def common_text(chosen: str, rejected: str) -> str:
 
 
 def with_preface(prompt: str, named: Record) -> str:
-    """Return a plain prompt, preceded by the text of the record's column `system` if it has one. Raises BadLine."""
+    """Return a plain prompt after the text of the record's column `system` and an empty line, unless that is blank.
+
+    Raises BadLine if the column is not text or too long.
+    """
     if str(named.get("system") or "").strip():
         return f"{text_in(named, 'system')}\n\n{prompt}"
     return prompt
@@ -182,7 +192,8 @@ def with_preface(prompt: str, named: Record) -> str:
 def read_talks(prompt: str | list[Turn] | None, sides: list[list[Turn]], named: Record) -> Row:
     """Return the row of a pair of conversations after a prompt; if that is None, after the turns that both begin with.
 
-    Raises BadLine.
+    A prompt that is a text and a turn of both sides is not repeated. Raises BadLine unless the prompt ends with the
+    turn of somebody else and the assistant answers it on both sides.
     """
     if isinstance(prompt, str) and not is_before(prompt, sides):
         prompt = as_prompt(prompt)

@@ -101,7 +101,7 @@ def read_pretokenised(named: Record) -> Row:
 def read_messages(named: Record) -> Row:
     """Return {messages, tools} from a conversation in OpenAI's or ShareGPT's spelling, without tools if it has none.
 
-    Raises BadLine.
+    Raises BadLine for a bad message, bad tools, two system texts, or a last message that is not the assistant's.
     """
     column = next(name for name in SHARED_COLUMNS if name in named)
     turns = with_system(conversation(named[column], column), named)
@@ -112,7 +112,7 @@ def read_messages(named: Record) -> Row:
 def read_conversational(named: Record) -> Row:
     """Return {messages, tools} from TRL's conversational prompt and completion; answers in the prompt get weight 0.
 
-    Raises BadLine.
+    Raises BadLine for a bad message, bad tools, two system texts, or a last message that is not the assistant's.
     """
     before = [
         turn | ({"weight": 0} if turn["role"] == ASSISTANT else {}) for turn in conversation(named["prompt"], "prompt")
@@ -124,7 +124,11 @@ def read_conversational(named: Record) -> Row:
 
 
 def read_prompt(named: Record) -> Row:
-    """Return {prompt, completion}; the text of a column `system` precedes the prompt. Raises BadLine."""
+    """Return {prompt, completion}; the text of a column `system` precedes the prompt.
+
+    Raises BadLine if a text is missing, blank or not text, or if the record has tools. If the completion is missing and
+    other columns suggest a mapping, the error names it.
+    """
     refuse_tools(named)
     if "completion" not in named and proposed_mapping(named):
         raise unknown_form(named)
@@ -148,7 +152,7 @@ def read_text(named: Record) -> Row:
 def read_alpaca(named: Record) -> Row:
     """Return {prompt, completion} from Alpaca's system, instruction, input and output; with `history` {messages}.
 
-    Raises BadLine.
+    Raises BadLine if a text is blank or not text, the history is not a list of pairs, or the record has tools.
     """
     refuse_tools(named)
     parts = [text_in(named, "instruction"), *([text_in(named, "input")] if filled(named, "input") else [])]

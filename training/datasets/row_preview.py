@@ -106,9 +106,9 @@ def readable(folder: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def tokenizer_of(folder: Path, digest: str) -> Any:
-    """Load the folder's tokenizer without network access; it is cached for later calls with the same digest.
+    """Load the folder's tokenizer without network access; it is cached for later calls with the same folder and digest.
 
-    Raises NoTokenizer.
+    Raises NoTokenizer if it cannot be loaded.
     """
     # The package replaces itself in sys.modules while it is imported: a second thread would get the one without names.
     with IMPORTING:
@@ -122,7 +122,7 @@ def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows =
     """Return a row as the recipes read it, its text shortened to SHOWN_CHARACTERS.
 
     `tokens` is its whole length, `counted` the number of tokens within `max_length` that the loss counts. The row must
-    not be a preference pair. Raises NotReadable.
+    not be a preference pair. Raises NotReadable if the tokenizer or its chat template refuses the row.
     """
     sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)
@@ -137,7 +137,10 @@ def apart(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> TokenSequence:
-    """Return the tokens of a row, uncut; the row must not be a preference pair. Raises NotReadable."""
+    """Return the tokens of a row, uncut; the row must not be a preference pair.
+
+    Raises NotReadable if the tokenizer or its chat template refuses the row.
+    """
     from jinja2 import TemplateError
 
     try:
@@ -217,7 +220,8 @@ def preview(
 ) -> dict[str, Any]:
     """Return the first `count` rows of a split's file rendered, and the lengths of its first MEASURED_ROWS in tokens.
 
-    Each side of a preference pair counts as a row. Raises NotReadable.
+    Each side of a preference pair counts as a row in the lengths. The result also repeats the way in which rows are
+    read. The file must have a row. Raises NotReadable if the tokenizer or its chat template refuses one.
     """
     rows = list(islice(apart(rows_of(file)), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer, reading) for row in rows]

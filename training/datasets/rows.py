@@ -55,7 +55,10 @@ class Reading:
 
 
 def parse_row(raw: bytes) -> Row:
-    """Parse a line of JSON of any known form into a row of normal form. Raises BadLine."""
+    """Parse a line of JSON of any known form into a row of normal form.
+
+    Raises BadLine if it is no JSON object, has no known form, or is not valid in its form.
+    """
     return reading(json_object(raw)).row
 
 

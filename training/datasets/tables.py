@@ -17,7 +17,10 @@ Record = tuple[int, dict[str, Any]]
 
 
 def parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file with their number from 1. Raises NotThisFormat."""
+    """Yield the rows of a Parquet file with their number from 1.
+
+    Raises NotThisFormat if the file cannot be read or has a column twice.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -32,7 +35,10 @@ def parquet(path: Path) -> Iterator[Record]:
 
 
 def arrow(path: Path) -> Iterator[Record]:
-    """Yield the rows of an Arrow file or stream, as `datasets` and Feather write them. Raises NotThisFormat."""
+    """Yield the rows of an Arrow file or stream, as `datasets` and Feather write them, with their number from 1.
+
+    Raises NotThisFormat if the file cannot be read or has a column twice.
+    """
     import pyarrow
 
     try:
@@ -54,7 +60,7 @@ def arrow(path: Path) -> Iterator[Record]:
 
 
 def rows_of(batches: Iterator[Any]) -> Iterator[Record]:
-    """Yield (number from 1, row) of record batches."""
+    """Yield (number from 1, row) of record batches; bytes and decimals in the rows are converted by `as_text`."""
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
@@ -83,7 +89,7 @@ def as_text(value: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error."""
+    """Return the first line of an error's message; the name of its class if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

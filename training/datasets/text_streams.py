@@ -163,10 +163,11 @@ def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._Tem
 
 @contextmanager
 def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
-    """Yield the text file as a stream of UTF-8 bytes without a byte-order mark. Raises NotThisFormat.
+    """Yield the text file as a stream of UTF-8 bytes without a byte-order mark.
 
     A byte-order mark decides the encoding; without one it is `encoding`, which is chosen by the user, or UTF-8 if that
-    is "".
+    is "". Lines that end with a carriage return only get newlines. Raises NotThisFormat for text in another encoding;
+    UTF-8 is not checked unless its line ends are converted.
     """
     with path.open("rb") as stream:
         start = stream.read(4)

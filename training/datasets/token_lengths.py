@@ -79,7 +79,8 @@ class Sample:
 def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: ReadingOfRows = PLAIN_READING) -> Sample:
     """Measure a sample of the file's rows, drawn over all of it; `rows` is their number.
 
-    With `reading.unpaired` a pair counts as two rows. Raises NotReadable.
+    With `reading.unpaired` a pair counts as two rows. Raises NotReadable if the tokenizer cannot be loaded or refuses a
+    row.
     """
     tokenizer = tokenizer_of(model, model_digest)
     chosen = list(drawn(file, rows))
@@ -100,7 +101,10 @@ def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> Measured:
-    """Return the lengths of a row as the recipes read it, both sides of a pair together. Raises NotReadable."""
+    """Return the lengths of a row as the recipes read it, both sides of a pair together.
+
+    Raises NotReadable if the tokenizer or its chat template refuses the row.
+    """
     is_preference = "chosen" in row or "label" in row
     (row,) = (preference.as_chat([row]) if is_preference else as_chat([row])) if reading.in_chat else [row]
     plain = replace(reading, in_chat=False)

@@ -21,7 +21,7 @@ ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz
 def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
     """Yield the path of a temporary copy of the upload, which is deleted afterwards.
 
-    It is made in chunks, so that memory stays constant. Raises OutOfSpace.
+    It is made in chunks, so that memory stays constant. Raises OutOfSpace if the disk is full.
     """
     with scratch() as folder:
         path = folder / "rows"
@@ -58,7 +58,10 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
 
 
 def stored_alone(file: Path) -> str:
-    """Put a copy of the file, named `rows`, into the store as an artifact; return its digest. Raises OutOfSpace."""
+    """Put a copy of the file, named `rows`, into the store as an artifact; return its digest.
+
+    Raises OutOfSpace if the disk is full.
+    """
     with scratch() as folder:
         shutil.copyfile(file, folder / "rows")
         return store().put_dir(folder)

@@ -29,7 +29,10 @@ class ChatError(ValueError):
 
 
 def prompt_text(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
-    """Return the conversation as text up to the answer that is to come, as an engine renders it. Raises ChatError."""
+    """Return the conversation as text up to the answer that is to come, as an engine renders it.
+
+    Raises ChatError if the tokenizer has no chat template, or the template refuses the conversation or renders nothing.
+    """
     return Template(tokenizer, tools).text(messages, add_generation_prompt=True)
 
 

@@ -91,7 +91,11 @@ class Pair:
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
-    """Return the row if it is a preference pair or an answer marked good or bad. Raises BadRow."""
+    """Return the row if it is a preference pair or an answer marked good or bad.
+
+    Raises BadRow with the line `number` otherwise: if a column is missing or empty, or texts and lists of turns are
+    mixed.
+    """
     if not isinstance(row, dict):
         raise BadRow(path, number, "this is not a JSON object.")
     is_judged = "label" in row
@@ -146,7 +150,8 @@ def answers_of(
 ) -> list[Answer]:
     """Return answers marked good or bad as token sequences within the length, at most `most`; a pair gives two.
 
-    `cuts` counts what the length cuts. Raises DataError.
+    An answer that begins beyond the length is left out; `cuts` counts what the length cuts. Raises DataError for a row
+    that cannot be rendered.
     """
     counted = cuts or Cuts()
 

@@ -80,7 +80,10 @@ def read_rows(path: Path, check: Check | None = None) -> list[Row]:
 
 
 def read_jsonl(path: Path, check: Check) -> Iterator[Row]:
-    """Yield the checked rows of a file of JSON lines; blank lines are skipped. Raises BadRow."""
+    """Yield the rows of a file of JSON lines, as `check(row, path, line)` returns them; blank lines are skipped.
+
+    Raises BadRow for a line that is not JSON or that `check` refuses.
+    """
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -88,7 +91,7 @@ def read_jsonl(path: Path, check: Check) -> Iterator[Row]:
 
 
 def parsed(line: bytes, path: Path, number: int) -> Any:
-    """Parse a line as JSON. Raises BadRow."""
+    """Parse a line as JSON. Raises BadRow with the line `number` if it is not valid JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -121,7 +124,10 @@ def read_text(path: Path, check: Check) -> Iterator[Row]:
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
-    """Return the row if it has messages, a prompt and a completion, or a text. Raises BadRow."""
+    """Return the row if it has messages, a prompt and a completion, or a text.
+
+    Raises BadRow with the line `number` for any other row.
+    """
     if not isinstance(row, dict):
         raise BadRow(path, number, "this is not a JSON object.")
     if "messages" in row:
@@ -345,7 +351,7 @@ def talk_of(row: Row) -> Row:
 def is_chat(path: Path) -> bool:
     """Return True if the first row of a JSON file has messages, or a prompt that is a list of turns.
 
-    False for other files. Raises BadRow.
+    False for other files and an empty one. Raises BadRow if the first row is not valid JSON.
     """
     if path.suffix not in (".jsonl", ".json"):
         return False

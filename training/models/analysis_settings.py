@@ -36,7 +36,11 @@ def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: 
 
 
 def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Settings:
-    """Return the preset's settings with the chosen overrides; `rank_min` None is the preset's. Raises Invalid."""
+    """Return the preset's settings with the chosen overrides; `rank_min` None is the preset's.
+
+    Entries of `chosen` that are no setting of a preset are ignored. Raises Invalid for an unknown preset or value, or
+    settings that conflict.
+    """
     parts = {name: chosen[name] for name in PARTS if name in chosen}
     try:
         return settings_of(preset, rank_min=rank_min, **parts)
@@ -45,7 +49,7 @@ def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Setti
 
 
 def effective(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return every setting in effect, under the names that the plan uses. Raises Invalid."""
+    """Return every setting in effect, under the names that the plan uses. Raises Invalid as `resolved` does."""
     parts = asdict(resolved(preset, rank_min, chosen))
     return {**parts, **{name: value for name, value in chosen.items() if name not in PARTS}}
 

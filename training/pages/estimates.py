@@ -50,7 +50,10 @@ class EstimateForm(Form):
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return all hyperparameters: those of the form, and the defaults of the others. Raises Invalid."""
+        """Return all hyperparameters: those of the form, and the defaults of the others.
+
+        Raises Invalid for a value out of its limits.
+        """
         flags = {name: int(self.cleaned_data[name]) for name in ("sharded", "recompute")}
         return with_defaults({**{name: self.cleaned_data[name] for name in TUNED}, **flags})
 

@@ -63,5 +63,8 @@ def token_f1(answer: str, wanted: str) -> float:
 
 
 def matches(answer: str, pattern: str) -> float:
-    """Return 1.0 if the regular expression occurs in the answer, else 0.0. Raises BadPattern."""
+    """Return 1.0 if the regular expression occurs in the answer, else 0.0.
+
+    Raises BadPattern if the expression is not valid, too long or too large.
+    """
     return float(contains(pattern, answer))

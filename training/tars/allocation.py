@@ -184,9 +184,10 @@ def check_budget(
 
 
 def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
-    """Return the quanta by module that maximise sum(score * quanta) within the budget. Raises BadScores.
+    """Return the quanta by module that maximise sum(score * quanta) within the budget.
 
-    It solves an integer programme. The objective is the published one, so most ranks end at a bound.
+    It solves an integer programme. The objective is the published one, so most ranks end at a bound. Raises BadScores
+    for a score that is negative or not finite.
     """
     values = normalised(scores, problem.costs)
     steps = solve(values, problem.costs, problem.spare, problem.highs - problem.lows)
@@ -352,10 +353,11 @@ def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int
 def plan_fields(
     modules: Sequence[dict[str, Any]], settings: Settings, kind: str, value: int, bounds: Bounds, scale: float
 ) -> dict[str, Any]:
-    """Allocate the ranks; return the plan's fields that depend on the budget. Raises AllocationError.
+    """Allocate the ranks; return the plan's fields that depend on the budget.
 
     They are the modules with their `rank`, the pattern's fields, parameters, budget, serving cost and greedy gap.
-    `modules` are {name, shape, score, ...}.
+    `modules` are {name, shape, score, ...}. Raises AllocationError for a budget that the bounds cannot meet, and for
+    bad scores.
     """
     names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
     budget = check_budget(kind, value, names, shapes, bounds, settings)
@@ -374,7 +376,7 @@ def plan_fields(
 def reallocate(plan: Mapping[str, Any], kind: str, value: int) -> dict[str, Any]:
     """Return the plan for another budget, from its stored signals, settings, bounds and scale.
 
-    Raises AllocationError.
+    Nothing is measured again. Raises AllocationError for a budget that the bounds cannot meet.
     """
     bounds = Bounds(plan["rank_min"], plan["rank_max"], plan["quantum"])
     return {**plan, **plan_fields(plan["modules"], Settings(**plan["settings"]), kind, value, bounds, plan["scale"])}

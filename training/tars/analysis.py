@@ -146,9 +146,10 @@ def planned(
     bounds: Bounds,
     started: float,
 ) -> Analysis:
-    """Allocate the ranks by the scores and return the analysis. Raises AllocationError.
+    """Allocate the ranks by the scores and return the analysis.
 
-    `started` is the time.monotonic() at which the analysis began.
+    `started` is the time.monotonic() at which the analysis began. Raises AllocationError for a budget that the bounds
+    cannot meet.
     """
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)

@@ -14,7 +14,10 @@ from training.tars import allocation, presets
 
 
 def budget(text: str) -> tuple[str, int]:
-    """Parse KIND:VALUE, as in uniform:16, to the kind and the number. Raises ArgumentTypeError."""
+    """Parse KIND:VALUE, as in uniform:16, to the kind and the number.
+
+    Raises ArgumentTypeError for an unknown kind or a value that is not a whole number.
+    """
     kind, _, value = text.partition(":")
     if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")

@@ -77,7 +77,7 @@ class Compressed:
 def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bounds, scale: float) -> Compressed:
     """Return the adapter within the budget that keeps the most energy (sum of squared singular values).
 
-    Raises AllocationError.
+    Raises AllocationError for a budget that the bounds cannot meet.
     """
     energies = {name: float(update.values.square().sum()) for name, update in updates.items()}
     modules: list[dict[str, Any]] = [
@@ -180,9 +180,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
-    """Compress the adapter into the folder `out`, write a report to `out`.json, and print it. Raises BadInput.
+    """Compress the adapter into the folder `out`, write a report to `out`.json, and print it.
 
-    The report has the parameters before and after, the share of energy kept, and the losses if a model is named.
+    The report has the parameters before and after, the share of energy kept, and the losses if a model is named. Raises
+    BadInput if `out` exists, only one of model and data is given, the adapter is not a plain LoRA, or the budget cannot
+    be met.
     """
     if options.out.exists():
         raise BadInput(f"--out: {options.out} already exists: remove it, or name another folder.")
@@ -211,7 +213,7 @@ def run(options: argparse.Namespace, events: Events) -> None:
 def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
     """Return loss_before and loss_after in nats per token on held-out data, with the numbers of tokens and rows.
 
-    Each measurement is also written as an event. Raises BadInput.
+    Each measurement is also written as an event. Raises BadInput if the model or the data cannot be read.
     """
     from peft import PeftModel
 

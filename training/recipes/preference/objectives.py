@@ -45,7 +45,10 @@ class Dpo(Preference):
     """Direct preference optimisation on pairs (arXiv 2305.18290)."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Read and tokenise the run's preference pairs, in reading order. Raises BadInput."""
+        """Read and tokenise the run's preference pairs, in reading order.
+
+        Raises BadInput for a bad row, for rows that are not pairs, and for a dataset without a row that can be used.
+        """
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
@@ -70,7 +73,7 @@ class Kto(Preference):
     def read(self, run: Run, tokenizer: Any) -> Material:
         """Read and tokenise the run's marked answers, and both answers of each pair, in reading order.
 
-        Raises BadInput.
+        Raises BadInput for a bad row and for a dataset without a row that can be used.
         """
         return read_answers(run, tokenizer)
 
@@ -101,7 +104,10 @@ class Orpo(Preference):
     """Odds ratio preference optimisation on pairs (arXiv 2403.07691), which needs no reference; experimental in TRL."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Read and tokenise the run's preference pairs, in reading order. Raises BadInput."""
+        """Read and tokenise the run's preference pairs, in reading order.
+
+        Raises BadInput for a bad row, for rows that are not pairs, and for a dataset without a row that can be used.
+        """
         return read_pairs(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:

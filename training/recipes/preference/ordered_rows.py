@@ -27,7 +27,7 @@ Tokenise = Callable[..., list[Kind]]
 def read_pairs(run: Run, tokenizer: Any) -> Material:
     """Read the run's preference pairs and return them tokenised, in reading order, with the held-out ones.
 
-    Raises BadInput.
+    Raises BadInput for a bad row, for rows that are not pairs, and for a dataset without a row that can be used.
     """
     pairs, material = read(run, tokenizer, preference.pairs_of)
     rows = [columns(chosen=pair.chosen, rejected=pair.rejected) for pair in pairs]
@@ -35,10 +35,11 @@ def read_pairs(run: Run, tokenizer: Any) -> Material:
 
 
 def read_answers(run: Run, tokenizer: Any) -> Material:
-    """Read the answers that are marked good or bad and return them tokenised, in reading order. Raises BadInput.
+    """Read the answers that are marked good or bad and return them tokenised, in reading order; a pair gives two.
 
     Each row also has a mismatched answer, from which KTO estimates the divergence: as in TRL, a prompt of the batch
-    with the answer of the row before it.
+    with the answer of the row before it. Raises BadInput for a bad row and for a dataset without a row that can be
+    used.
     """
     answers, material = read(run, tokenizer, preference.answers_of)
     size = run.hyperparameters.batch_size
@@ -63,7 +64,8 @@ def read(
 ) -> tuple[list[Kind], Callable[[list[dict[str, Any]]], Material]]:
     """Return the run's tokenised rows in reading order, and a function that makes Material from their columns.
 
-    `tokenise` turns rows into pairs or answers. Raises BadInput.
+    `tokenise` turns rows into pairs or answers. Raises BadInput for a bad row and a dataset without a row that can be
+    used.
     """
     chosen, cuts = run.hyperparameters, Cuts()
     made = partial(tokenised, run=run, tokenizer=tokenizer, tokenise=tokenise)
@@ -85,7 +87,8 @@ def read(
 def read_held_out(run: Run, made: Callable[..., list[Kind]]) -> tuple[list[Kind], list[HeldOutPart]]:
     """Return a sample of the held-out rows, tokenised by `made`, and the number of rows of each dataset.
 
-    Each dataset has its share of `eval_tokens`. Raises BadInput.
+    Each dataset gives its share of `eval_tokens`, and at least one row; one without held-out rows is passed over.
+    Raises BadInput as `made` does.
     """
     chosen = run.hyperparameters
     evaluated = [(part, part.eval) for part in run.parts if part.eval]

@@ -95,7 +95,10 @@ class Reading:
 
 
 def read_material(run: Run, tokenizer: Any) -> Material:
-    """Read and tokenise the run's rows; return them in reading order, with the held-out rows. Raises BadInput."""
+    """Read and tokenise the run's rows; return them in reading order, with the held-out rows.
+
+    Raises BadInput for a bad row and for a dataset without a row that can be used.
+    """
     chosen = run.hyperparameters
     cuts = Cuts()
     sequences, reading = read_train(run, tokenizer, cuts)
@@ -111,9 +114,10 @@ def read_material(run: Run, tokenizer: Any) -> Material:
 
 
 def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence], Reading]:
-    """Return the tokenised training rows, from each dataset at most as many as the run reads, and their sizes.
+    """Return the tokenised training rows, dataset after dataset, each in an order fixed by the seed, and their sizes.
 
-    Cut rows are counted in `cuts`. Raises BadInput.
+    Without packing or epochs only as many rows are tokenised as the run can read. Cut rows are counted in `cuts`.
+    Raises BadInput for a bad row and for a dataset without a row that can be used.
     """
     chosen = run.hyperparameters
     shares = shares_of([part.weight for part in run.parts])
@@ -132,7 +136,7 @@ def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[H
     """Return a tokenised sample of the held-out rows, and the number of rows of each dataset.
 
     The same part of a row counts in the loss as in training. Each dataset gives its share of `eval_tokens`, and at
-    least one row. Raises BadInput.
+    least one row; one without held-out rows is passed over. Raises BadInput for a bad row and if no row can be used.
     """
     chosen = run.hyperparameters
     evaluated = [(part, part.eval) for part in run.parts if part.eval]

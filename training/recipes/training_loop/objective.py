@@ -43,7 +43,10 @@ class Answers:
     """Objective of supervised fine-tuning: the likelihood of the answers, or of plain texts."""
 
     def read(self, run: Run, tokenizer: Any) -> Material:
-        """Read and tokenise the run's rows, in reading order, with the held-out rows. Raises BadInput."""
+        """Read and tokenise the run's rows, in reading order, with the held-out rows.
+
+        Raises BadInput for a bad row and for a dataset without a row that can be used.
+        """
         return read_material(run, tokenizer)
 
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:

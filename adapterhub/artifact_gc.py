@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.apps import apps
-from django.db import connection, models
+from django.db import connections, models
 from django.utils.timezone import now
 from psycopg import sql
 
@@ -32,13 +32,13 @@ def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterato
             yield digest
 
 
-def referenced() -> set[str]:
-    """Return each sha256, in hexadecimal, that occurs in a text of any row of the database."""
+def referenced(using: str = "default") -> set[str]:
+    """Return each sha256, in hexadecimal, that occurs in a text of any row of the database, over that connection."""
     digests: set[str] = set()
     for model in apps.get_models():
         columns = [str(field.column) for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
         if columns and model._meta.managed:
-            digests |= digests_in(model._meta.db_table, columns)
+            digests |= digests_in(model._meta.db_table, columns, using)
     return digests
 
 
@@ -47,9 +47,9 @@ DIGESTS = sql.SQL(
 )
 
 
-def digests_in(table: str, columns: list[str]) -> set[str]:
+def digests_in(table: str, columns: list[str], using: str) -> set[str]:
     """Return each sha256, in hexadecimal, that occurs in the columns of a table."""
     texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
-    with connection.cursor() as cursor:
+    with connections[using].cursor() as cursor:
         cursor.execute(DIGESTS.format(table=sql.Identifier(table), texts=texts))
         return {row[0] for row in cursor.fetchall()}

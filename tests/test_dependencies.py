@@ -38,6 +38,7 @@ PARTS = {
     "adapterhub/cli/conversion/*.py": "cli",
     "adapterhub/cli/fleet/*.py": "cli",
     "adapterhub/cli/oci/*.py": "cli",
+    "adapterhub/cli/installation/*.py": "cli",
     "adapterhub/cli/conversion/pickled.py": "train",
     "adapterhub/demo/*.py": "embedded",
     "adapterhub/embedded/*.py": "embedded",

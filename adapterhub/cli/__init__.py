@@ -29,6 +29,7 @@ from adapterhub.cli import (
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
 from adapterhub.cli.fleet import commands as fleet_commands
 from adapterhub.cli.fleet import token_commands
+from adapterhub.cli.installation import commands as installation_commands
 from adapterhub.cli.oci import commands as oci_commands
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
@@ -72,6 +73,8 @@ for command in (
     evidence_commands.dossier,
     apply_commands.plan,
     apply_commands.apply,
+    installation_commands.backup,
+    installation_commands.restore,
 ):
     app.command()(command)
 app.command("eval")(version_commands.evaluate)

@@ -1,0 +1,1 @@
+"""Commands on the server itself: they need the database, not the REST API."""

@@ -111,5 +111,6 @@ lint: install  ## style, types, what is declared and locked, and scans of our co
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/djlint --lint templates
 	$(BIN)/python .ci/house.py
+	$(BIN)/python .ci/lint_migrations.py
 	$(BIN)/bandit -q -r -c pyproject.toml adapterhub registry training serving_client manage.py
 	$(BIN)/python .ci/audit_packages.py

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the pages' templates lie beside the packages, and in the wheel in one of them."""
+"""The build of what pyproject.toml cannot say: templates lie beside the packages, and in the wheel in one of them."""
 
 import shutil
 from pathlib import Path

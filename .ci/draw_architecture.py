@@ -1,4 +1,4 @@
-"""Draws docs/pictures/architecture.svg from the text beside it.
+"""Draws each picture of docs/pictures that has a text beside it, such as architecture.svg.
 
 python .ci/draw_architecture.py
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "docs/pictures/architecture.txt"
+PICTURES = Path(__file__).resolve().parents[1] / "docs/pictures"
 WIDTH, HEIGHT = 236, 56
 COLUMN, ROW = 372, 112
 MARGIN = 24
@@ -86,4 +86,5 @@ def drawn(source: str) -> str:
 
 
 if __name__ == "__main__":
-    SOURCE.with_suffix(".svg").write_text(drawn(SOURCE.read_text()))
+    for source in PICTURES.glob("*.txt"):
+        source.with_suffix(".svg").write_text(drawn(source.read_text()))

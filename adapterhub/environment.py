@@ -183,6 +183,26 @@ TABLE = {
         Setting(
             "ADAPTERHUB_DOWNLOAD_STALL_S", "300", "Seconds without a byte after which a base model's download fails."
         ),
+        Setting(
+            "ADAPTERHUB_DISCOVERY_S",
+            "5",
+            "Seconds between two questions to DNS for the replicas of a cluster; read by `manage.py discover`.",
+        ),
+        Setting(
+            "ADAPTERHUB_DNS_SERVERS",
+            "",
+            "DNS servers that discovery asks, address or address:port, with commas; empty = those of the system.",
+        ),
+        Setting(
+            "ADAPTERHUB_KUBERNETES_URL",
+            "https://kubernetes.default.svc",
+            "The API of Kubernetes, where discovery follows EndpointSlices.",
+        ),
+        Setting(
+            "ADAPTERHUB_KUBERNETES_ACCOUNT",
+            "/var/run/secrets/kubernetes.io/serviceaccount",
+            "Folder of the service account, with token and ca.crt, that may read them.",
+        ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two checks of the replicas."),
         Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),

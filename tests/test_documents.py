@@ -106,9 +106,10 @@ def test_troubleshooting_names_real_messages() -> None:
     assert [part for part in parts if part not in text] == []
 
 
-def test_the_picture_of_the_architecture_is_that_of_its_text() -> None:
+@pytest.mark.parametrize("name", ["architecture", "production"])
+def test_a_picture_is_that_of_its_text(name: str) -> None:
     draw = runpy.run_path(str(ROOT / ".ci/draw_architecture.py"))
-    source = ROOT / "docs/pictures/architecture.txt"
+    source = ROOT / f"docs/pictures/{name}.txt"
     assert draw["drawn"](source.read_text()) == source.with_suffix(".svg").read_text()
     with pytest.raises(ValueError, match="neither a box nor an arrow"):
         draw["drawn"]("a line of prose")

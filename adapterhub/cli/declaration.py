@@ -165,7 +165,7 @@ class Rollout(Strict):
 class Cluster(Strict):
     """The cluster that should exist, and the addresses of all its replicas; those that are not named are deleted.
 
-    `replicas` None leaves the replicas as they are.
+    `replicas` None leaves the replicas as they are. With `discovery` the cluster's source names them.
     """
 
     slug: Slug
@@ -173,6 +173,7 @@ class Cluster(Strict):
     max_lora_rank: Annotated[Whole, Field(ge=1, le=512)] = 64
     max_loras: Annotated[Whole, Field(ge=1)] = 8
     routing: Literal["least_loaded", "prefix_affinity"] = "least_loaded"
+    discovery: Annotated[Text, Field(max_length=300)] = ""
     replicas: list[Annotated[str, AfterValidator(normalised)]] | None = None
     reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 

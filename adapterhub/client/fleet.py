@@ -24,13 +24,14 @@ def cluster_state(slug: str) -> Call[list[ReplicaState]]:
 
 
 def create_cluster(project: str, slug: str, base_model: str, **fields: Any) -> Call[Cluster]:
-    """Create a cluster. Fields: engine, max_lora_rank, max_loras, routing, engine_key."""
+    """Create a cluster. Fields: engine, max_lora_rank, max_loras, routing, discovery, engine_key."""
     return post("clusters/", project=project, slug=slug, base_model=base_model, **fields)
 
 
 def change_cluster(slug: str, reason: str, **fields: Any) -> Call[Cluster]:
-    """Change a cluster. Fields: engine, max_lora_rank, max_loras, routing, engine_key, confirm.
+    """Change how a cluster's engines were started, where they are found, or how routers choose among them.
 
+    Fields: engine, max_lora_rank, max_loras, routing, discovery, engine_key, confirm.
     Without `confirm` the server refuses a rank below that of a live version.
     """
     return Call("PATCH", f"clusters/{part(slug)}/", {"reason": reason, **fields})

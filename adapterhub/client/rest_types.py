@@ -160,6 +160,9 @@ class Cluster(TypedDict):
     max_lora_rank: int
     max_loras: int
     routing: str
+    discovery: str
+    discovered_at: str | None
+    discovery_message: str
     has_engine_key: bool
 
 
@@ -171,6 +174,8 @@ class Replica(TypedDict):
     url: str
     is_healthy: bool
     draining_since: str | None
+    is_discovered: bool
+    gone_since: str | None
     message: str
 
 

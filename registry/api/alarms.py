@@ -17,7 +17,9 @@ from registry.serving.open_alarms import open_alarms
 class AlarmSerializer(serializers.Serializer[Any]):
     """An alarm of a cluster: its kind, what it is about, and how to remedy it."""
 
-    kind = serializers.ChoiceField(choices=["foreign_versions", "load_refused", "replica_unreachable"])
+    kind = serializers.ChoiceField(
+        choices=["discovery_stalled", "foreign_versions", "load_refused", "replica_unreachable"]
+    )
     cluster = serializers.CharField()
     subject = serializers.CharField(help_text="A served name, or a replica's address.")
     text = serializers.CharField()

@@ -40,6 +40,9 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
             "max_lora_rank",
             "max_loras",
             "routing",
+            "discovery",
+            "discovered_at",
+            "discovery_message",
             "has_engine_key",
             "reconciled_at",
             "created_at",
@@ -69,7 +72,17 @@ class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras", "routing", "engine_key"]
+        fields = [
+            "project",
+            "slug",
+            "base_model",
+            "engine",
+            "max_lora_rank",
+            "max_loras",
+            "routing",
+            "discovery",
+            "engine_key",
+        ]
         # The database refuses a second slug of the project.
         validators: list[Any] = []
 
@@ -86,8 +99,9 @@ class ClusterChangeSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["engine", "max_lora_rank", "max_loras", "routing", "engine_key", "reason", "confirm"]
-        extra_kwargs = {name: {"required": False} for name in ("engine", "max_lora_rank", "max_loras", "routing")}
+        fields = ["engine", "max_lora_rank", "max_loras", "routing", "discovery", "engine_key", "reason", "confirm"]
+        changeable = ("engine", "max_lora_rank", "max_loras", "routing", "discovery")
+        extra_kwargs = {name: {"required": False} for name in changeable}
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields. Raises ValidationError if only `reason` and `confirm` are given."""
@@ -166,6 +180,8 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
             "foreign",
             "refused",
             "draining_since",
+            "is_discovered",
+            "gone_since",
             "message",
             "seen_at",
         ]

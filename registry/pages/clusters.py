@@ -20,6 +20,8 @@ from registry.pages.forms import AddressForm, ClusterForm, CuttingOffForm, Grant
 from registry.serving.batch_speed import batch_speed
 from registry.serving.cluster_state import cluster_state
 
+# What an operator changes about a cluster.
+STARTED_WITH = ("max_lora_rank", "max_loras", "routing", "discovery")
 CLUSTER_VERBS: dict[str, type[Form]] = {
     "change": ClusterForm,
     "change_grant": ShareForm,
@@ -89,9 +91,7 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
         "state": state,
         "grants": [grant for grant in viewed.grants.all() if grant.withdrawn_at is None],
         "may_operate": Scope.OPERATE in scopes_in(request, viewed.project),
-        "form": ClusterForm(
-            initial={name: getattr(viewed, name) for name in ("max_lora_rank", "max_loras", "routing")}
-        ),
+        "form": ClusterForm(initial={name: getattr(viewed, name) for name in STARTED_WITH}),
     }
     return render(request, "registry/cluster.html", context)
 

@@ -103,6 +103,12 @@ class ClusterForm(CuttingOffForm):
         label="Routers choose the replica by",
         help_text="Prefix affinity sends prompts with the same beginning to one replica, whose cache then has it.",
     )
+    discovery = forms.CharField(
+        max_length=300,
+        required=False,
+        label="Where replicas are found",
+        help_text="dns://host:port, srv://name or kubernetes://namespace/label=value. Empty: they are added by hand.",
+    )
     engine_key = forms.CharField(
         max_length=500,
         required=False,
@@ -111,7 +117,7 @@ class ClusterForm(CuttingOffForm):
         help_text="Empty leaves the present key. Remove one with REST or the command line.",
     )
 
-    field_order = ("max_lora_rank", "max_loras", "routing", "engine_key", "confirm", "reason")
+    field_order = ("max_lora_rank", "max_loras", "routing", "discovery", "engine_key", "confirm", "reason")
 
     def clean(self) -> dict[str, Any]:
         """Return the fields, without the key and the routing if they are empty."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
-from registry.models import Replica
+from django.utils.timezone import now
+
+from registry.models import Cluster, Replica
 
 RANK = re.compile(r"max[_-]lora[_-]rank")
 DAMAGED = re.compile(r"files were changed|not in (?:the store|bucket)|signature|have been changed")
+
+# A source that has not answered for this long is an alarm.
+STALLED = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,24 @@ class Alarm:
 
 
 def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
-    """Return the open alarms of these replicas: unreachable ones, refused loads, and adapters loaded by others."""
-    return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica), *strangers(replica))]
+    """Return the open alarms of these replicas: unreachable, refused loads, what others loaded, stalled sources."""
+    rows = list(replicas)
+    own = [alarm for replica in rows for alarm in (*unreachable(replica), *refusals(replica), *strangers(replica))]
+    clusters = {replica.cluster_id: replica.cluster for replica in rows}
+    return own + [alarm for cluster in clusters.values() for alarm in stalled(cluster)]
+
+
+def stalled(cluster: Cluster) -> Iterator[Alarm]:
+    """Yield the alarm of a source of replicas that does not answer, or that nobody asks."""
+    if cluster.discovery and (cluster.discovered_at is None or now() - cluster.discovered_at > STALLED):
+        reason = cluster.discovery_message or "it was not asked."
+        yield Alarm(
+            "discovery_stalled",
+            cluster.slug,
+            cluster.discovery,
+            f"Nobody knows which replicas {cluster.discovery} names: {reason}",
+            "Its replicas serve on, but none comes or goes. Mend the source, or start `manage.py discover`.",
+        )
 
 
 def unreachable(replica: Replica) -> Iterator[Alarm]:

@@ -105,11 +105,11 @@ NAMES = (
         """
     adapter.description adapter.slug adapter.tags adapter_config adapter_model after also_named anyway archive as
     as_chat at base base_model before budget budget.bytes budget.max_rank budget.parameters budget.uniform_rank
-    cluster.engine cluster.max_lora_rank cluster.max_loras cluster.routing cluster.slug
+    cluster.discovery cluster.engine cluster.max_lora_rank cluster.max_loras cluster.routing cluster.slug
     checks checks.format checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema
     columns config confirm confirm_base conversions created_after created_before cursor default description
     device_gb draft dtype encoding engine engine_key escape events expected_generation expires_at file filename fold
-    format gates gates.loss_below gates.no_worse gates.quorum gates.tasks
+    discovery format gates gates.loss_below gates.no_worse gates.quorum gates.tasks
     gates.tasks.at_least gates.tasks.task guardrails guardrails.kind guardrails.level
     guardrails.margin guardrails.metric header hold hyperparameters is_healthy keep keeps_general_skill keeps_merged
     kind least_latency letter log_from loss many_adapters mapping max_length max_lora_rank max_loras max_tokens

@@ -99,7 +99,7 @@ NAMES = (
         """
     confirm_base evaluations fold keep listing modified offset pattern size staged task
     address also_named anyway at base_model cache_mb cache_s canary check code config days default description
-    device_gb devices distances draft encoding engine escape events expected_generation file file-clear folder
+    device_gb devices discovery distances draft encoding engine escape events expected_generation file file-clear folder
     format galore_rank held hold hub keeps_general_skill keeps_merged kind least_latency letter many_adapters
     mapping max_length max_lora_rank max_loras max_rank max_tokens meaning method more name named_versions
     object_type overrides page password plan preset preview priority prompt prompts quantum quorum rank rank_max

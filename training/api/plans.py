@@ -17,6 +17,7 @@ from registry.api.aliases import cluster_for
 from registry.api.fields import reference
 from registry.api.rollout_plan import GuardrailSerializer, StepSerializer
 from registry.models import Cluster
+from registry.replica_sources.address import require_source
 from training.api.run_fields import MixedSerializer
 from training.api.serializers import BudgetSerializer
 from training.models import Dataset, TrainingRun
@@ -62,7 +63,12 @@ class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["slug", "engine", "max_lora_rank", "max_loras", "routing"]
+        fields = ["slug", "engine", "max_lora_rank", "max_loras", "routing", "discovery"]
+
+    def validate_discovery(self, address: str) -> str:
+        """Return the address of the source of replicas. Raises Invalid."""
+        require_source(address)
+        return address
 
 
 class DeclarationSerializer(serializers.Serializer[Any]):

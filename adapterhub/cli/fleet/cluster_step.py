@@ -8,7 +8,7 @@ from adapterhub.cli.plan_state import Change, State, known
 from adapterhub.client import fleet
 from adapterhub.client.rest_types import Replica
 
-LIMITS = ("engine", "max_lora_rank", "max_loras", "routing")
+LIMITS = ("engine", "max_lora_rank", "max_loras", "routing", "discovery")
 
 
 class TheCluster:
@@ -46,7 +46,7 @@ class TheCluster:
         if named is None:
             return []
         wanted = set(named)
-        return [row for row in state.replicas if row["url"] not in wanted]
+        return [row for row in state.replicas if row["url"] not in wanted and not row["is_discovered"]]
 
     def do(self, state: State) -> None:
         """Create or change the cluster, add the missing replicas, and delete the surplus ones.

@@ -18,6 +18,10 @@ Slug = Annotated[str, typer.Argument(metavar="CLUSTER", help="Its slug, or PROJE
 Which = Annotated[str, typer.Argument(metavar="REPLICA", help="Its number, or its address.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Address of the engine, http://host:port.")]
 Confirm = Annotated[bool, typer.Option("--confirm", help="Cut off the live versions that nothing else holds.")]
+Discovery = Annotated[
+    str | None,
+    typer.Option(help="Where replicas are found: dns://host:port, srv://name, kubernetes://namespace/label=value."),
+]
 KeyFile = Annotated[
     str, typer.Option("--engine-key-file", help="File with the API key of the engines; an empty file removes the key.")
 ]
@@ -86,11 +90,14 @@ def create(
     max_lora_rank: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     max_loras: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     routing: Annotated[str | None, typer.Option(help="least_loaded or prefix_affinity.")] = None,
+    discovery: Discovery = None,
     engine_key_file: KeyFile = "",
     as_json: AsJson = False,
 ) -> None:
     """Create a cluster."""
-    limits = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing)
+    limits = given(
+        engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing, discovery=discovery
+    )
     fields = limits | key_in(engine_key_file)
     with hub() as api:
         created = api.send(fleet.create_cluster(project_of(api, project), slug, base_model, **fields))
@@ -105,12 +112,15 @@ def change(
     max_lora_rank: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     max_loras: Annotated[int | None, typer.Option(help="As the engines were started with.")] = None,
     routing: Annotated[str | None, typer.Option(help="least_loaded or prefix_affinity.")] = None,
+    discovery: Discovery = None,
     engine_key_file: KeyFile = "",
     confirm: Confirm = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change how the cluster's engines were started, their API key, or how routers choose a replica."""
-    limits = given(engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing)
+    """Change how the cluster's engines were started, their API key, how routers choose, or where they are found."""
+    limits = given(
+        engine=engine, max_lora_rank=max_lora_rank, max_loras=max_loras, routing=routing, discovery=discovery
+    )
     fields = limits | key_in(engine_key_file)
     with hub() as api:
         changed = api.send(fleet.change_cluster(name, reason, confirm=confirm, **fields))

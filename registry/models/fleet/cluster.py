@@ -19,6 +19,7 @@ from adapterhub.outbound import Forbidden, require_engine
 from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
 from registry.models.fleet.grant import ClusterGrant
+from registry.replica_sources.address import MEANING, require_source
 from serving_client.engine_hosts import normalised
 from serving_client.protocol import LEAST_LOADED, PREFIX_AFFINITY
 from serving_client.vllm_slots import VLLM_RANKS
@@ -71,6 +72,11 @@ class Cluster(models.Model):
         help_text="How routers choose among the replicas that hold a version.",
     )
     sealed_key = models.BinaryField(default=b"", editable=False, help_text="Its engines' API key, encrypted.")
+    discovery = models.CharField(max_length=300, blank=True, default="", db_default="", help_text=MEANING)
+    discovered_at = models.DateTimeField(null=True, editable=False, help_text="When its source last answered.")
+    discovery_message = models.TextField(
+        blank=True, default="", db_default="", editable=False, help_text="What stands in the way there."
+    )
     created_at = models.DateTimeField(default=now, editable=False)
     reconciled_at = models.DateTimeField(null=True, editable=False, help_text="End of its last complete round.")
 
@@ -109,6 +115,7 @@ class Cluster(models.Model):
     ) -> Cluster:
         """Create and record a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
         fields["sealed_key"] = sealed(engine_key)
+        require_source(fields.get("discovery", ""))
         try:
             with transaction.atomic():
                 cluster = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -240,6 +247,7 @@ class Cluster(models.Model):
         Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is
         given; that version is then no longer served. Raises Invalid for fewer slots than are granted to projects.
         """
+        require_source(fields.get("discovery", ""))
         with transaction.atomic():
             cluster = Cluster.objects.select_for_update().get(pk=self.pk)
             self._require_ranks(fields.get("max_lora_rank"), confirm=confirm)
@@ -295,17 +303,18 @@ class Cluster(models.Model):
             named = ", ".join(map(str, rows[:5]))
             raise Conflict(f"{self} has {count} {kind} ({named}). {remedy}.", field="cluster", code="cluster_in_use")
 
-    def add_replica(self, *, url: str, by: Actor) -> Any:
+    def add_replica(self, *, url: str, by: Actor, is_discovered: bool = False) -> Any:
         """Add a running engine process to this cluster, record that, and return the replica.
 
         On commit the control loop is queued, which loads its versions. Raises Invalid for an address that is not
         allowed, and Conflict for an engine that is a replica already.
+        One that its source named (`is_discovered`) also leaves by what the source says.
         """
         url, endpoints = self.require_address(url)
         try:
             with transaction.atomic():
                 self.require_no_other(endpoints, url)
-                replica = self.replicas.create(url=url, endpoints=endpoints)
+                replica = self.replicas.create(url=url, endpoints=endpoints, is_discovered=is_discovered)
                 AuditEvent.record(Tag.REPLICA_ADDED, replica, by=by, project=self.project, after={"url": url})
                 send_on_commit(cluster_changed)
         except IntegrityError:

@@ -102,6 +102,10 @@ class Replica(models.Model):
         related_name="+",
         help_text="The engine's older replica.",
     )
+    is_discovered = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="The cluster's source named it."
+    )
+    gone_since = models.DateTimeField(null=True, editable=False, help_text="Its source says that it is going.")
     pushed = ArrayField(
         models.CharField(max_length=LONGEST_NAME),
         default=list,

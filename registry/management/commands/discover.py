@@ -1,0 +1,36 @@
+"""`manage.py discover [--once]`: keep the replicas of clusters as DNS and Kubernetes name them, until it is stopped."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import close_old_connections
+
+from adapterhub.jobs.liveness import touch
+from registry.serving.discovery import Discovery
+
+# A list of Kubernetes comes within this time.
+FIRST_LIST_S = 5.0
+
+
+class Command(BaseCommand):
+    """Discover replicas."""
+
+    help = "Add, drain and delete replicas as the sources of their clusters say."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the single round."""
+        parser.add_argument("--once", action="store_true", help="one round, and the next one for what was listed then")
+
+    def handle(self, *, once: bool, **_: Any) -> None:
+        """Go round until the process is stopped, at once after a change; with `once` end after what is listed."""
+        discovery = Discovery()
+        discovery.update()
+        discovery.wait(FIRST_LIST_S if once else 0)
+        while True:
+            close_old_connections()
+            discovery.update()
+            touch()
+            if once:
+                return discovery.close()
+            discovery.wait(settings.DISCOVERY_S)

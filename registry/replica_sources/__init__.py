@@ -1,0 +1,1 @@
+"""Sources of a cluster's replicas: DNS and Kubernetes; no Django."""

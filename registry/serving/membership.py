@@ -1,0 +1,65 @@
+"""Membership of a cluster with a source of replicas: who is found joins, who is going is drained, who is gone goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from django.utils.timezone import now
+
+from adapterhub.core.actor import system
+from adapterhub.core.errors import DomainError
+from registry.models import Cluster, Replica
+
+DISCOVERY = system("discovery")
+# A replica that is gone keeps its row this long, while the answers that run there may end.
+LAST_ANSWERS = timedelta(seconds=60)
+
+
+def update_members(cluster: Cluster, members: Mapping[str, bool], *, may_be_empty: bool = True) -> str:
+    """Make the cluster's discovered replicas those of the source; return what stands in the way, else nothing.
+
+    `members` says of each URL whether it is leaving. Replicas that somebody added by hand stay as they are. Unless
+    `may_be_empty`, a source that names nobody is doubted while a replica that it named answers.
+    """
+    ours = {replica.url: replica for replica in cluster.replicas.filter(is_discovered=True)}
+    if not members and not may_be_empty and any(replica.is_healthy for replica in ours.values()):
+        return "The source names no replica, but some that it named before answer: nothing was changed."
+    others = set(cluster.replicas.filter(is_discovered=False).values_list("url", flat=True))
+    staying = [url for url, leaving in members.items() if not leaving]
+    troubles = [join(cluster, url, ours, others) for url in staying]
+    for url, replica in ours.items():
+        if members.get(url, True):
+            leave(replica, is_listed=url in members)
+    return "; ".join(filter(None, troubles))
+
+
+def join(cluster: Cluster, url: str, ours: Mapping[str, Replica], others: set[str]) -> str:
+    """Add the replica, or let one serve again that was thought gone; return why it cannot be added, else nothing."""
+    if url in others:
+        return ""
+    if replica := ours.get(url):
+        if replica.gone_since:
+            Replica.objects.filter(pk=replica.pk).update(gone_since=None)
+            replica.resume(reason="Its source names it again.", by=DISCOVERY)
+        return ""
+    try:
+        cluster.add_replica(url=url, by=DISCOVERY, is_discovered=True)
+    except DomainError as error:
+        return f"{url}: {error}"
+    return ""
+
+
+def leave(replica: Replica, *, is_listed: bool) -> None:
+    """Drain a replica that is going, and delete it when it is gone: it no longer answers, or its last answers ended.
+
+    Nobody can be asked whether it may go: what it alone holds is cut off, and the audit trail says so.
+    """
+    if replica.gone_since is None:
+        replica.gone_since = now()
+        replica.keep("gone_since")
+        if replica.draining_since is None:
+            why = "It is being terminated." if is_listed else "Its source no longer names it."
+            replica.drain(reason=why, by=DISCOVERY, confirm=True)
+    elif not is_listed and (not replica.is_healthy or now() - replica.gone_since > LAST_ANSWERS):
+        replica.remove(reason="Its source no longer names it.", by=DISCOVERY, confirm=True)

@@ -128,7 +128,8 @@ def verdicts(traits: Traits, *, base_digest: str | None = None, max_lora_rank: i
 def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_rank: int | None) -> str:
     """Return the reason why the engine cannot serve the adapter even after an export; "" if it can.
 
-    The rank does not count for llama.cpp.
+    Base model and rank are compared only if `base_digest` and `max_lora_rank` are given. The rank does not count for
+    llama.cpp.
     """
     if base_digest is not None and traits.base_digest != base_digest:
         return "It was trained on another base model than the fleet serves."

@@ -49,7 +49,7 @@ def ordered(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 def write(rows: list[Row], target: Path) -> None:
     """Write the tensors of `rows`, in their order, as the safetensors file `target`.
 
-    Bytes are copied from their files.
+    A row is (source file, the tensor's entry in its header, the tensor's new name). Bytes are copied from their files.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

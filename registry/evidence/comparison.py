@@ -50,7 +50,10 @@ def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]:
-    """Tabulate facts, metrics, configuration and ranks: one row for each name, one value for each version."""
+    """Return the rows of a table in four parts: facts, metrics, configuration and ranks.
+
+    A row has one name and a value for each version. The metrics include those of each version's latest evaluations.
+    """
     measured = measurements(versions)
     return {
         "facts": beside([{name: getattr(version, name) for name in FACTS} for version in versions]),

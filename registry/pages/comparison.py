@@ -130,8 +130,8 @@ def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Send each prompt to every version through the router, and store the answers for the blind vote.
 
-    If the form is wrong or the router does not answer, the page is shown again with the error. Raises NotAllowed
-    without scope infer.
+    If the form is wrong or the router does not answer, the page is shown again with the error. Raises Http404 if the
+    person does not see the version, and NotAllowed without scope infer.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.INFER)

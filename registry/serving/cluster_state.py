@@ -23,7 +23,11 @@ def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def state_of(replica: Replica, desired: set[str]) -> dict[str, Any]:
-    """Return the row of a replica; `desired` are the served names that it should hold."""
+    """Return the state of a replica as a dict for JSON; `desired` are the served names that it should hold.
+
+    Its names are those `desired`, `observed` on it, `missing`, held without being desired (`surplus`), and loaded there
+    by others (`foreign`).
+    """
     return {
         "id": replica.pk,
         "url": replica.url,

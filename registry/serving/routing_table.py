@@ -172,7 +172,7 @@ def alias_route(alias: Alias, rollout: Rollout | None, approved: set[str] | None
 
 
 def rollout_route(rollout: Rollout) -> RolloutRoute:
-    """Return the part of a rollout that routers need."""
+    """Return the part of a rollout that routers need; the settings of the judge are left out."""
     return RolloutRoute(
         id=str(rollout.pk),
         candidate=rollout.candidate.served_name,

@@ -139,7 +139,7 @@ def plain(message: Turn, text: str, column: str, role: str) -> Turn:
 def assistant_turn(message: Turn, text: str, column: str) -> Turn:
     """Return an answer with its reasoning, calls and weight.
 
-    Raises BadLine without both text and calls, or for bad ones.
+    Raises BadLine without both text and calls, and for reasoning, a call or a weight that is not valid.
     """
     calls = calls_of(message, column)
     turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
@@ -340,7 +340,7 @@ def unread_fields(value: Any) -> Iterable[str]:
 def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
     """Return the turns after a system turn with the text of the record's column `system`, if it has one.
 
-    Raises BadLine if they begin with a system turn already.
+    Raises BadLine if they begin with a system turn already, and if the column is not text or too long.
     """
     system = named.get("system")
     if system is None or not str(system).strip():

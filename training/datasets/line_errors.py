@@ -41,7 +41,7 @@ def storable(text: str) -> str:
 def json_object(raw: bytes) -> dict[str, Any]:
     """Parse a line as a JSON object.
 
-    Raises BadLine if it is none, is over MAX_ROW_BYTES, or has a name twice.
+    Raises BadLine if it is none, is not UTF-8, is over MAX_ROW_BYTES, or has a name twice.
     """
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()

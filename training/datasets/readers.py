@@ -45,7 +45,8 @@ def format_of(name: str) -> str | None:
 def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
     """Yield (number, record) of a file, with a BadLine in place of a record that cannot be read.
 
-    `form` is one of FORMATS; `encoding` "" is UTF-8. Raises NotThisFormat for the whole file.
+    `form` is one of FORMATS; `encoding` "" is UTF-8. A compressed file is unpacked first. Raises NotThisFormat if the
+    file as a whole cannot be read in this form.
     """
     with unpacked(path) as plain:
         if form in tables.READERS:
@@ -73,7 +74,8 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def jsonl(stream: BinaryIO) -> Iterator[Record]:
     """Yield the numbered rows of a JSON file; blank lines are skipped.
 
-    It has one object per line, objects that span several lines, or one document that contains arrays of objects.
+    It has one object per line, objects that span several lines, or one document that contains arrays of objects. A
+    BadLine takes the place of a row that cannot be read.
     """
     start = stream.tell()
     beginning = stream.read(PEEK)
@@ -171,7 +173,10 @@ def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
 
 
 def paragraphs(stream: BinaryIO) -> Iterator[Record]:
-    """Yield (number of the first line, {text}) of the paragraphs of a text; empty lines separate them."""
+    """Yield (number of the first line, {text}) of the paragraphs of a text; empty lines separate them.
+
+    A BadLine takes the place of a paragraph that is too long or not UTF-8.
+    """
     start, part = 1, b""
     for number, raw in numbered_lines(stream):
         if raw.strip():

@@ -133,9 +133,10 @@ def is_below(url: str, prefix: str) -> bool:
 
 
 def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) -> Origin:
-    """Copy one version of the object `key` to the file `target` and return its origin.
+    """Copy the object `key` to the file `target` and return its origin.
 
-    Raises Invalid if it cannot be read or is over MOST_BYTES.
+    It is the version `source.revision` or, without one, the newest. Raises Invalid if it cannot be read or is over
+    MOST_BYTES.
     """
     named = {"VersionId": source.revision} if source.revision else {}
     digest, size = hashlib.sha256(), 0

@@ -80,8 +80,8 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
 def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
     """Recognise a record's form and return the record in normal form.
 
-    With `escape`, control tokens in its prompts are made harmless. Raises BadLine; for an unknown form it contains the
-    mapping that would work.
+    With `escape`, control tokens in its prompts are made harmless. Raises BadLine for a record that is not valid in its
+    form; for one of no known form it contains the mapping that would work.
     """
     renamed_record = renamed(record, mapping or {})
     named = {name: value for name, value in renamed_record.items() if not is_absent(name, value)}

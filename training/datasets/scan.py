@@ -178,7 +178,7 @@ class Scan:
         return [*self.of_content(), *self.of_groups(), *self.of_columns(), *self.of_size()]
 
     def of_content(self) -> Iterable[str]:
-        """Yield warnings on copies, leaks and contradictions."""
+        """Yield warnings on rows that are copies, held-out rows that are also trained on, and contradicting rows."""
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         if copies := self.rows - (len(train) + len(held_out) - leaked):

@@ -48,7 +48,7 @@ def mirror() -> int:
 def copy(run: TrainingRun, server: Tracking) -> bool:
     """Write the run to MLflow and mark it as mirrored; return False for a run that was deleted meanwhile.
 
-    A copy that was interrupted is continued, not duplicated. Raises httpx.HTTPError.
+    A copy that was interrupted is continued, not duplicated. Raises httpx.HTTPError if the server fails.
     """
     experiment = server.experiment(f"{run.project.slug}/{run.adapter.slug}")
     there = server.run_of(experiment, run) or server.create(experiment, run)

@@ -121,7 +121,7 @@ def pairs_of(
     """Return the rows as tokenised pairs within the length, at most `most` of them; `cuts` counts what the length cuts.
 
     A pair is left out if a side has no answer within the length, or if both sides are the same within it. Raises
-    DataError for rows that are not pairs.
+    DataError for rows that are not pairs or cannot be rendered.
     """
     counted = cuts or Cuts()
 

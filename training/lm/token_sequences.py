@@ -68,7 +68,8 @@ def read_rows(path: Path, check: Check | None = None) -> list[Row]:
     """Read all rows of a `.jsonl`, `.json` (one object per line), `.parquet` or text file.
 
     A row of a text file is a paragraph. `check(row, path, line)` returns a row of the form that the caller reads, or
-    raises BadRow; without it a row must be of one of the three forms of `checked`. Raises DataError, also without rows.
+    raises BadRow; without it a row must be of one of the three forms of `checked`. Raises DataError for a file that is
+    missing, cannot be read or has no rows.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist.")

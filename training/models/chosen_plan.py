@@ -28,7 +28,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 
 def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Return True if the run is to take start values; `wanted` None means if the analysis has any.
+    """Return True if the run is to take start values; with `wanted` None it takes them if the analysis has any.
 
     Raises Invalid if they are wanted but the analysis has none.
     """

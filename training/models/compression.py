@@ -226,7 +226,7 @@ def check_max_rank(version: AdapterVersion, rank: int) -> None:
 
 
 def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of the child's report under the names of a version's metrics."""
+    """Return the figures of the child's report under the names of a version's metrics; absent ones are left out."""
     names = {
         "loss_before": "loss_before",
         "loss_after": "loss_after",

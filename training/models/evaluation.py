@@ -114,7 +114,10 @@ class Evaluation(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write the child's file into the folder, with the versions' files beside it, and return its arguments."""
+        """Write the child's file into the folder and return its arguments.
+
+        Unless it runs a task, which asks the router, the versions' files are fetched into the folder, too.
+        """
         if self.task:
             # How an adapter from elsewhere was trained nobody knows: it is asked without a template.
             is_chat = bool(self.base_model.template_digest) and hasattr(self.version, "run") and self.is_chat()

@@ -86,7 +86,8 @@ class RankAnalysis(GpuJob):
     ) -> RankAnalysis:
         """Return an unsaved analysis; a missing `rank_min` is the preset's, and the project's clusters cap the ranks.
 
-        Raises Invalid that names the field if a setting is unknown or no ranks within the bounds meet the budget.
+        Raises Invalid that names the field for a dataset or setting that cannot be used, and if no ranks within the
+        bounds meet the budget.
         """
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
         analysis.require_of_project("dataset", dataset)

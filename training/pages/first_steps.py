@@ -59,7 +59,7 @@ def checklist(request: HttpRequest) -> dict[str, Any]:
 
 
 def facts_of(request: HttpRequest) -> Facts:
-    """Return, by name, if the person can see an object of each kind and has each scope in some project.
+    """Return by name whether the person can see an object of each kind, and has each scope in some project.
 
     All are read in one query. `installation` is True for a superuser.
     """

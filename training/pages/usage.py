@@ -51,7 +51,10 @@ class UsageForm(Form):
 
 @login_required
 def usage_page(request: HttpRequest) -> HttpResponse:
-    """Show the form and the usage that it asks for, of the projects that the person may read."""
+    """Show the form and the usage that it asks for, of the projects that the person may read.
+
+    At most MOST_ROWS rows are shown. The status is 422 if the form has errors.
+    """
     form = UsageForm(request.GET)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():

@@ -171,7 +171,8 @@ def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> f
 def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
     """Return the mean number of tokens of a dataset's first rows, cached, because verifying the dataset takes long.
 
-    None if the tokenizer cannot be read. Raises ArtifactError if the store has lost the dataset.
+    With `whole` all tokens of a row count, otherwise those that the loss counts. None if the tokenizer cannot be read.
+    Raises ArtifactError if the store has lost the dataset.
     """
     from tokenizers import Tokenizer
 

@@ -157,7 +157,10 @@ def domain_shift(method: str, situation: Situation) -> Reason:
 
 
 def serving(method: str, situation: Situation) -> Reason:
-    """Return points for how cheaply the method's result is served beside other adapters on one base model."""
+    """Return points for how cheaply the method's result is served beside other adapters on one base model.
+
+    They are 0 if it is served alone.
+    """
     words = {
         "lora": (2, "Served as it is, beside hundreds of others."),
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
@@ -184,7 +187,7 @@ def forgetting(method: str, situation: Situation) -> Reason:
 
 
 def latency(method: str, situation: Situation) -> Reason:
-    """Return points for the latency of serving the method's result."""
+    """Return points for the latency of serving the method's result; 0 if a few percent do not matter."""
     if not situation.least_latency:
         return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
     if method in WHOLE:

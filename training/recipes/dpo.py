@@ -19,7 +19,10 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with DPO and write its output. Raises BadInput and Diverged."""
+    """Train the run with DPO and write its output, a LoRA.
+
+    Raises BadInput, also for a setting that preference methods do not support, and Diverged.
+    """
     from training.recipes.preference.objectives import Dpo
     from training.recipes.preference.requirements import require_supported
     from training.recipes.training_loop import trainer

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    """Run a few steps of a run and print what all of them would take as JSON.
+    """Run a few steps of a run, at least two, and print as JSON what all of its steps would take.
 
     Return 0, or 2 with a message for bad input.
     """

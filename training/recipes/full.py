@@ -19,7 +19,10 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with full fine-tuning and write its output. Raises BadInput and Diverged."""
+    """Train the run with full fine-tuning and write its output: the whole model, and its nearest plain LoRA.
+
+    Raises BadInput and Diverged.
+    """
     from training.recipes.output.whole_model import keep
     from training.recipes.training_loop import trainer
 

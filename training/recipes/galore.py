@@ -21,7 +21,10 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with GaLore and write its output. Raises BadInput and Diverged."""
+    """Train the run with GaLore and write its output: the whole model, and its nearest plain LoRA.
+
+    Raises BadInput and Diverged.
+    """
     import torch
     from galore_torch.galore_projector import GaLoreProjector
 

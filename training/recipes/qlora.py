@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Train the run with QLoRA and write its output. Raises BadInput and Diverged."""
+    """Train the run with QLoRA and write its output, a LoRA. Raises BadInput and Diverged."""
     from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.output.served_loss import loss_as_served
     from training.recipes.training_loop import trainer

@@ -76,7 +76,8 @@ def analyze(
     """Plan the rank of every linear module of `model` except its head, for the task's `rows`.
 
     Without `reference` no divergence is measured, and the result says so. `progress` gets (work done, work in all). The
-    model is left as it was. Raises AllocationError, BadSettings, DataError, LossNotFinite and NoLinearModules.
+    model is left as it was. Raises AllocationError for a budget that cannot be met, BadSettings, DataError for rows
+    without a token to predict, LossNotFinite, and NoLinearModules for a model or names without any.
     """
     started = time.monotonic()
     config = config or AnalysisConfig()

@@ -58,7 +58,10 @@ class Sample:
 
 
 def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
-    """Return the tokenised sample of `samples` rows. Raises DataError if it has no token to predict."""
+    """Return the tokenised sample of `samples` rows, drawn by the seed.
+
+    Rows in which no token counts are left out. Raises DataError if none is left, and for a row that cannot be rendered.
+    """
     sequences = token_sequences.tokenised(
         token_sequences.sample(rows, config.samples, config.seed), tokenizer, config.max_length
     )

@@ -157,7 +157,7 @@ class FolderStore:
         return self.take_in(folder, copy_in_one_step)
 
     def give_dir(self, folder: Path) -> str:
-        """Move the folder into the store, unless its content is there; return its digest."""
+        """Move the folder into the store, unless its content is there, in which case it stays; return its digest."""
         return self.take_in(folder, move_in_one_step)
 
     def take_in(self, folder: Path, bring: Callable[[Path, Path], None]) -> str:

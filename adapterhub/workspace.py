@@ -107,7 +107,7 @@ def free_place(name: str, count: int) -> IO[str] | None:
 
 
 class WorkFolderFile(TemporaryUploadedFile):
-    """A large upload in the work folder, whose file is locked until this process ends."""
+    """A large upload in the work folder; its file is locked until it is closed, so that `sweep` spares it."""
 
     def __init__(
         self, name: str, content_type: str | None, size: int, charset: str | None, extra: dict[str, Any] | None = None

@@ -41,9 +41,9 @@ def tls() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A row of /v1/models: `root` is the path it was loaded from, `parent` the base model of an adapter.
+    """A row of /v1/models: `root` is the path it was loaded from, `parent` the base model of an adapter, else None.
 
-    `max_length`: tokens of a request and its answer together, where the engine tells it.
+    `max_length` is the most tokens of a request and its answer together; None if the engine does not tell it.
     """
 
     name: str

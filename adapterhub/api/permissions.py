@@ -77,7 +77,7 @@ def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
 
 
 def require_admin_somewhere(request: HttpRequest | Request) -> None:
-    """Raise NotAllowed unless the caller has scope `admin` in some project or administers the installation.
+    """Raise NotAllowed unless the caller has scope `admin` somewhere or, signed in, administers the installation.
 
     It guards what belongs to no project.
     """

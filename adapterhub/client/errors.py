@@ -22,7 +22,7 @@ class TimedOut(ClientError):
 class Failed(ClientError):
     """Raised when an object that was waited for did not end well; `resource` is the object as it was read last.
 
-    Its `status` is failed, cancelled, rejected, rolled_back or discarded, or it is a rollout that is paused.
+    Its `status` is failed, cancelled, rejected, rolled_back, discarded or erased, or it is a rollout that is paused.
     """
 
     def __init__(self, message: str, resource: dict[str, Any]) -> None:

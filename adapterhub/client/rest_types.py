@@ -129,7 +129,10 @@ class Evaluation(Job):
 
 
 class Version(TypedDict):
-    """A version of an adapter. `status` is checking, ready, rejected or archived."""
+    """A version of an adapter. `status` is checking, ready, unservable, rejected or archived.
+
+    An unservable one can be downloaded and reduced to a plain LoRA, but is never loaded.
+    """
 
     adapter: str
     number: int
@@ -218,7 +221,10 @@ class Rollout(TypedDict):
 
 
 class Approval(TypedDict):
-    """A request for signatures. `status` is pending, approved, rejected, used, ..."""
+    """A request for signatures, of which `quorum` are needed.
+
+    `status` is pending, approved, rejected, lapsed, used, glass_broken or reviewed.
+    """
 
     id: str
     kind: str

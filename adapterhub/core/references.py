@@ -15,7 +15,7 @@ REFERENCE_IN_BODY = r"^[-\w]+(?:[./][-\w]+)?$"
 
 
 class ReferenceConverter:
-    """The converter of a reference in a page's path: `name`, `project.name` or `project/name`."""
+    """The converter of a reference in a page's path: `name` or `project.name`."""
 
     regex = REFERENCE
 

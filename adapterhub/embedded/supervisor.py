@@ -28,7 +28,7 @@ READY_S = 600.0
 
 
 class Supervisor:
-    """The supervisor of the processes of one data folder.
+    """The supervisor of one data folder's processes: it starts them in order, restarts what dies, and stops all.
 
     Call `start` from a thread that outlives the processes: they end with it. `plan` is by default the whole product.
     """

@@ -30,8 +30,8 @@ AT_ONCE_CHARACTERS = 2048
 class Limits:
     """Limits of the engine.
 
-    They are the different adapters in one batch, the adapters kept in memory, the LoRA rank, the requests that run at
-    once, and the CPU threads, None for PyTorch's choice.
+    `max_loras` is the number of different adapters in one batch, `max_cpu_loras` that of the adapters kept in memory,
+    and `max_batch` that of the requests that run at once. `threads` are the CPU threads, None for PyTorch's choice.
     """
 
     max_loras: int = 8

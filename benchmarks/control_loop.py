@@ -81,6 +81,7 @@ def serve(port: int) -> None:
 
 def boot(home: str) -> None:
     os.environ |= {"DJANGO_SETTINGS_MODULE": "adapterhub.settings", "ADAPTERHUB_HOME": home}
+    os.environ["ADAPTERHUB_ENGINE_HOSTS"] = "127.0.0.1"
     import django
 
     django.setup()

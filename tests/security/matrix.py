@@ -92,6 +92,7 @@ NAMES = (
         "post /datasets/ name": NEW_NAME + "dataset name",
         "post /datasets/check/ name": NEW_NAME + "dataset name",
         "post /plans/ adapter": "",
+        "post /plans/ cluster": "",
         "post /plans/ rollout": "",
         "post /projects/ name": NEW_NAME + "project",
         "post /projects/ slug": NEW_NAME + "project",

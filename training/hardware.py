@@ -42,7 +42,10 @@ def detect(folder: Path) -> list[DetectedDevice]:
 
 
 def gpus(disk: int) -> list[DetectedDevice]:
-    """Return the GPUs that nvidia-smi reports; an empty list without it or if it fails."""
+    """Return the GPUs that nvidia-smi reports; an empty list without it or if it fails.
+
+    `disk` is the number of free bytes to state for each.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -52,7 +55,10 @@ def gpus(disk: int) -> list[DetectedDevice]:
 
 
 def parsed(text: str, disk: int) -> list[DetectedDevice]:
-    """Parse nvidia-smi's lines `index, name, total MiB, free MiB`; skip lines without numeric memory."""
+    """Parse nvidia-smi's lines `index, name, total MiB, free MiB`; skip lines without numeric memory.
+
+    `disk` is the number of free bytes to state for each device.
+    """
     lines = [[word.strip() for word in line.split(",")] for line in text.splitlines()]
     return [
         DetectedDevice(int(place), "cuda", name, int(total) * MIB, int(free) * MIB, disk)
@@ -62,7 +68,10 @@ def parsed(text: str, disk: int) -> list[DetectedDevice]:
 
 
 def processor(disk: int) -> DetectedDevice:
-    """Return the host as a device with its memory, or the container's limit if that is lower."""
+    """Return the host as a device with its memory, or the container's limit if that is lower.
+
+    `disk` is the number of free bytes to state for it.
+    """
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     limit, used = number_in(CGROUP_LIMIT), number_in(CGROUP_USED)

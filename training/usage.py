@@ -86,7 +86,7 @@ def usage(projects: QuerySet[Project], period: Period, by: Sequence[str], **only
 
 
 def served(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
-    """Return the counts of serving by project, alias, version and day."""
+    """Return the counts of the answers given in the period, by project, alias, version and day."""
     days = UsageDay.objects.filter(project__in=projects, day__range=(period.since, period.until))
     names = {"project__slug": "project", "alias_name": "alias", "version__served_name": "version", "day": "day"}
     rows = days.values(*names, *COUNTS[:-1])

@@ -267,7 +267,7 @@ class ClusterViewSet(Named):
 
     @extend_schema(request=ClusterChangeSerializer, responses=ClusterSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Change how the cluster's engines were started, or their API key."""
+        """Change how the cluster's engines were started, their API key, the routing, or the source of its replicas."""
         cluster = self.get_object()
         cluster.change(by=actor_of(request), **self.read(ClusterChangeSerializer))
         return self.write(cluster)

@@ -250,7 +250,10 @@ def quiet(rows: list[Minute], since: datetime) -> list[str]:
 
 
 def action_for(kind: Kind, verdict: Verdict) -> Action:
-    """Return the action that follows from a verdict on a guardrail of this kind."""
+    """Return the action that follows from a verdict on a guardrail of this kind.
+
+    A bad verdict rolls back (guardrail), pauses (signal) or waits (goal); a good one promotes, and any other waits.
+    """
     if verdict is Verdict.BAD:
         return {Kind.GUARDRAIL: Action.ROLL_BACK, Kind.SIGNAL: Action.PAUSE, Kind.GOAL: Action.WAIT}[kind]
     return Action.PROMOTE if verdict is Verdict.GOOD else Action.WAIT

@@ -114,7 +114,10 @@ def whole(at: datetime, unit: timedelta) -> datetime:
 @login_required
 @require_POST
 def move_alias(request: HttpRequest, name: str) -> HttpResponse:
-    """Move the alias to another version at once. Raises NotAllowed without scope operate, and as `Alias.move` does."""
+    """Move the alias to another version at once and redirect to it.
+
+    Raises Http404 if the person does not see it, NotAllowed without scope operate, and as `Alias.move` does.
+    """
     moved = find_alias(request, name)
     require_scope(request, moved.project, Scope.OPERATE)
     fields = cleaned(MoveForm(request.POST, alias=moved))

@@ -170,7 +170,7 @@ class MoveForm(ReasonForm):
         self.order_fields(["version", "reason", "expected"])
 
     def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
-        """Return the choices of the select: the version that the query string names, and the OFFERED newest."""
+        """Return the select's choices: an empty one, the version that the query string names, the OFFERED newest."""
         named = str(self.initial.get("version") or "")
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}

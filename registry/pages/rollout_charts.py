@@ -145,6 +145,9 @@ def ramp(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> dict[s
 
 
 def share(after: dict[str, Any]) -> float:
-    """Return the percent of users whom the candidate serves, from the `after` of a rollout's audit event."""
+    """Return the percent of users whom the candidate serves, from the `after` of a rollout's audit event.
+
+    It is 100 once it was promoted, and 0 in a status in which it does not serve.
+    """
     fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
     return float(fixed.get(after["status"], 0))

@@ -20,7 +20,7 @@ FORMS = "dns://host:port, srv://_http._tcp.name or kubernetes://namespace/label=
 
 
 class Kind(StrEnum):
-    """The kinds of sources."""
+    """The kinds of sources: addresses of a name in DNS, SRV records of a service, and EndpointSlices of Kubernetes."""
 
     DNS = "dns"
     SRV = "srv"
@@ -38,7 +38,7 @@ class Source:
 
 
 def parse(text: str) -> Source:
-    """Return the source at an address. Raises ValueError, with what is wrong."""
+    """Return the source at an address. Raises ValueError, which says what is wrong, for another form."""
     kind, separator, rest = text.strip().partition("://")
     if not separator or kind not in list(Kind):
         raise ValueError(f"{text!r} names no source of replicas: give {FORMS}.")
@@ -53,7 +53,7 @@ def parse(text: str) -> Source:
 
 
 def require_source(address: str) -> None:
-    """Require an address of a source, or none. Raises Invalid."""
+    """Raise Invalid unless the address is that of a source of replicas, or empty."""
     try:
         _ = address and parse(address)
     except ValueError as error:
@@ -61,7 +61,7 @@ def require_source(address: str) -> None:
 
 
 def host_and_port(text: str) -> Source:
-    """Return the source of A and AAAA records. Raises ValueError."""
+    """Parse HOST:PORT as the source of a host's A and AAAA records. Raises ValueError for another form."""
     host, _, port = text.rpartition(":")
     require(HOST, host, "host:port, such as vllm.example.org:8000")
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
@@ -70,7 +70,10 @@ def host_and_port(text: str) -> Source:
 
 
 def slices(text: str) -> Source:
-    """Return the source of EndpointSlices. Raises ValueError."""
+    """Parse NAMESPACE/LABELS, or NAMESPACE/LABELS?port=NAME, as a source of EndpointSlices.
+
+    Raises ValueError, which says what is wrong, for another form.
+    """
     place, _, query = text.partition("?")
     namespace, _, selector = place.partition("/")
     require(NAMESPACE, namespace, "the namespace first, as in kubernetes://ml/adapterhub.io/fleet=llama")
@@ -84,11 +87,11 @@ def slices(text: str) -> Source:
 
 
 def require(form: re.Pattern[str], text: str, wanted: str) -> None:
-    """Require the text to be of the form. Raises ValueError."""
+    """Raise ValueError, which says what was `wanted`, unless the whole text is of the form."""
     if not form.fullmatch(text):
         raise ValueError(f"{text!r} is not {wanted}.")
 
 
 def url_of(address: str, port: int) -> str:
-    """Return the URL of an engine at an IP address."""
+    """Return the URL of an engine at an IP address, which may be of version 4 or 6, and a port."""
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

@@ -33,7 +33,10 @@ class Dns:
             self._resolver.nameserver_ports = ports
 
     def urls(self, source: Source) -> list[str]:
-        """Return the URL of each replica, sorted; none for a name that does not exist. Raises LookupFailed."""
+        """Return the URL of each replica, sorted; none for a name that does not exist.
+
+        Raises LookupFailed if no server answers, or one answers with an error.
+        """
         if source.kind is Kind.DNS:
             return sorted({url_of(address, int(source.port)) for address in self._addresses(source.name)})
         targets = [(str(record.target), record.port) for record in self._ask(source.name, "SRV")]

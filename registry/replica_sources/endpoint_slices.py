@@ -36,7 +36,11 @@ class Kubernetes:
         self._pool = urllib3.PoolManager(ca_certs=str(authority) if authority.exists() else None, retries=False)
 
     def list(self, source: Source) -> tuple[dict[str, Any], str]:
-        """Return the slices by name, and the version from which to watch. Raises LookupFailed."""
+        """Return the slices of the source by name, and the version from which to watch.
+
+        Raises LookupFailed if Kubernetes does not answer or refuses, and Gone if it forgot the list while its pages
+        were read.
+        """
         slices: dict[str, Any] = {}
         page = ""
         while True:
@@ -51,7 +55,8 @@ class Kubernetes:
     def watch(self, source: Source, version: str) -> Iterator[dict[str, Any]]:
         """Yield `{"type": "OPENED"}` and then each change after the version, until the server ends the watch.
 
-        Raises Gone and LookupFailed.
+        Raises Gone if the server forgot the version, and LookupFailed if it does not answer, refuses, or the watch
+        breaks.
         """
         options = {"watch": 1, "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S}
         with self._get(source, options, read_s=SILENCE_S) as answer:
@@ -86,7 +91,7 @@ class Kubernetes:
 
 
 def lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield each whole line of a body as it comes."""
+    """Yield each whole line of a body as it comes, without its line end; blank lines are skipped."""
     rest = b""
     for chunk in answer.stream(65536):
         *whole, rest = (rest + chunk).split(b"\n")
@@ -101,7 +106,10 @@ def raise_for(status: dict[str, Any]) -> None:
 
 
 class SliceFollower:
-    """A thread that keeps the endpoints of a source as they are now, and calls `changed` after each change."""
+    """A thread that keeps the endpoints of a source as they are now.
+
+    It starts at once, and calls `changed` after each list, each event of the watch and each failed lookup.
+    """
 
     def __init__(self, api: Kubernetes, source: Source, changed: Callable[[], None]) -> None:
         self._api, self._source, self._changed = api, source, changed
@@ -113,7 +121,10 @@ class SliceFollower:
         self._thread.start()
 
     def endpoints(self) -> dict[str, bool]:
-        """Return the URL of each replica, and whether it is leaving. Raises LookupFailed while this is not known."""
+        """Map the URL of each replica to True if it is leaving.
+
+        Raises LookupFailed before the first list was read, and after a failed lookup until the next one succeeds.
+        """
         with self._lock:
             if self._error:
                 raise LookupFailed(self._error)
@@ -167,9 +178,10 @@ class SliceFollower:
 
 
 def endpoints_of(slices: Any, port_name: str) -> dict[str, bool]:
-    """Return the URL of each endpoint and whether it is leaving, which it is when every slice says so.
+    """Map the URL of each endpoint to True if it is leaving, which it is when every slice says so.
 
-    An endpoint that is not ready counts: the control plane has to load it first. Without a name the only port counts.
+    An endpoint that is not ready counts: the control plane has to load it first. Without a name the only port counts. A
+    slice of names, or one without exactly one such port, is skipped.
     """
     leaving: dict[str, bool] = {}
     for one in slices:

@@ -29,17 +29,21 @@ class Discovery:
         self._changed = threading.Event()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a followed source changes, at most so many seconds."""
+        """Wait until a followed source changes, at most `seconds`."""
         self._changed.wait(seconds)
         self._changed.clear()
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following all sources."""
         for follower in self._followers.values():
             follower.close()
 
     def update(self) -> None:
-        """Update the members of every cluster once. A source that does not answer changes nothing, and says why."""
+        """Update the members of every cluster that has a source once, and store the time and what stands in the way.
+
+        A source that does not answer changes nothing but the stored message. Sources that no cluster has any more are
+        no longer followed.
+        """
         clusters = list(with_source())
         for gone in self._followers.keys() - {cluster.discovery for cluster in clusters}:
             self._followers.pop(gone).close()

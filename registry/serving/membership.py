@@ -17,10 +17,10 @@ LAST_ANSWERS = timedelta(seconds=60)
 
 
 def update_members(cluster: Cluster, members: Mapping[str, bool], *, may_be_empty: bool = True) -> str:
-    """Make the cluster's discovered replicas those of the source; return what stands in the way, else nothing.
+    """Make the cluster's discovered replicas those of the source; return what stands in the way, "" if nothing does.
 
     `members` says of each URL whether it is leaving. Replicas that somebody added by hand stay as they are. Unless
-    `may_be_empty`, a source that names nobody is doubted while a replica that it named answers.
+    `may_be_empty`, a source that names nobody changes nothing while a replica that it named before answers.
     """
     ours = {replica.url: replica for replica in cluster.replicas.filter(is_discovered=True)}
     if not members and not may_be_empty and any(replica.is_healthy for replica in ours.values()):
@@ -35,7 +35,11 @@ def update_members(cluster: Cluster, members: Mapping[str, bool], *, may_be_empt
 
 
 def join(cluster: Cluster, url: str, ours: Mapping[str, Replica], others: set[str]) -> str:
-    """Add the replica, or let one serve again that was thought gone; return why it cannot be added, else nothing."""
+    """Add the replica at the URL, or let one serve again that was thought gone.
+
+    Return why it cannot be added, "" if it can. `ours` are the discovered replicas by URL, `others` the URLs of those
+    that were added by hand, which stay as they are.
+    """
     if url in others:
         return ""
     if replica := ours.get(url):
@@ -51,9 +55,10 @@ def join(cluster: Cluster, url: str, ours: Mapping[str, Replica], others: set[st
 
 
 def leave(replica: Replica, *, is_listed: bool) -> None:
-    """Drain a replica that is going, and delete it when it is gone: it no longer answers, or its last answers ended.
+    """Drain a replica that is leaving or no longer listed; a later call deletes it once it is not listed.
 
-    Nobody can be asked whether it may go: what it alone holds is cut off, and the audit trail says so.
+    It is deleted when it no longer answers, or LAST_ANSWERS after its drain. Nobody can be asked whether it may go:
+    what it alone holds is cut off, and the audit trail says so.
     """
     if replica.gone_since is None:
         replica.gone_since = now()

@@ -43,7 +43,7 @@ def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
 
 
 def stalled(cluster: Cluster) -> Iterator[Alarm]:
-    """Yield the alarm of a source of replicas that does not answer, or that nobody asks."""
+    """Yield an alarm if the cluster has a source of replicas that has not answered for STALLED, or was never asked."""
     if cluster.discovery and (cluster.discovered_at is None or now() - cluster.discovered_at > STALLED):
         reason = cluster.discovery_message or "it was not asked."
         yield Alarm(

@@ -73,7 +73,10 @@ class FolderParts:
         return name
 
     def join(self, key: str, names: Iterable[str], target: Path) -> None:
-        """Write the parts to `target`. Raises FileNotFoundError for a missing one, and OutOfSpace."""
+        """Write the parts, one after another, to `target`.
+
+        Raises FileNotFoundError for a missing one, and OutOfSpace if the disk is full.
+        """
         with space_in(target.parent), target.open("wb") as sink:
             for name in names:
                 with (self._root / key / name).open("rb") as source:
@@ -98,7 +101,11 @@ class BucketParts:
         return name
 
     def join(self, key: str, names: Iterable[str], target: Path) -> None:
-        """Download the parts to `target`. Raises FileNotFoundError for a missing one, StoreAway and OutOfSpace."""
+        """Download the parts, one after another, into `target`.
+
+        Raises FileNotFoundError for a missing one, StoreAway if the bucket does not answer, and OutOfSpace if the disk
+        is full.
+        """
         with self._bucket.answering(), space_in(target.parent), target.open("wb") as sink:
             for name in names:
                 # boto's own download into a file would begin each part at the file's first byte.
@@ -123,7 +130,7 @@ class BucketParts:
 
 
 def parts() -> Parts:
-    """Return the place for parts beside the installation's artifacts."""
+    """Return the store of staged parts, in the bucket or the folder in which the installation's artifacts are."""
     artifacts = store()
     if isinstance(artifacts, S3Store):
         return BucketParts(artifacts)

@@ -66,7 +66,7 @@ class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
         fields = ["slug", "engine", "max_lora_rank", "max_loras", "routing", "discovery"]
 
     def validate_discovery(self, address: str) -> str:
-        """Return the address of the source of replicas. Raises Invalid."""
+        """Return the address unchanged. Raises Invalid unless it is that of a source of replicas, or empty."""
         require_source(address)
         return address
 

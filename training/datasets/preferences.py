@@ -270,7 +270,7 @@ def columns_of(named: Record) -> tuple[str, ...]:
 
 
 def is_judged(named: Record) -> bool:
-    """Return True for a record whose answer is marked good or bad: its label is true or false, or 1 or 0."""
+    """Return True for a record with an answer that is marked good or bad: its label is true or false, or 1 or 0."""
     if label_of(named.get("label")) not in GOOD_OR_BAD:
         return False
     return "completion" in named or {"instruction", "output"} <= set(named) or any(name in named for name in TALKS)

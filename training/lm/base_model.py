@@ -38,7 +38,10 @@ def load_model(folder: Path, device: str | None = None) -> Any:
 
 
 def load_named(model: str, flag: str) -> tuple[Any, Any]:
-    """Load (tokenizer, model) from a folder or a hub id. Raises BadInput that names the command-line flag."""
+    """Load (tokenizer, model) from a folder or a hub id.
+
+    Raises BadInput, which names the command-line `flag`, for anything else, and if they cannot be loaded.
+    """
     if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
         raise BadInput(f"{flag}: {model} is neither a model's folder nor a hub id (owner/name).")
     try:

@@ -61,7 +61,7 @@ class MlflowViewSet(ProjectViewSet):
     queryset = Adapter.objects.select_related("project", "base_model")
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Return the problem with MLflow's `error_code` and `message` beside its own fields."""
+        """Return the response to an error, with MLflow's `error_code` and `message` beside the problem's own fields."""
         response = super().handle_exception(exc)
         problem = getattr(response, "data", None)
         if isinstance(problem, dict) and "detail" in problem:
@@ -113,7 +113,7 @@ class MlflowViewSet(ProjectViewSet):
         return version
 
     def name_of(self, adapter: Adapter) -> str:
-        """Return the registered model's name: the adapter's slug, for a caller of several projects `project.slug`."""
+        """Return the registered model's name: the adapter's slug, or `project.slug` for callers of several projects."""
         if not hasattr(self, "_sees_several"):
             self._sees_several = projects_of(self.request)[:2].count() > 1
         return adapter.ref if self._sees_several else adapter.slug

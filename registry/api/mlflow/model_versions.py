@@ -70,7 +70,7 @@ class ModelVersionViewSet(MlflowViewSet):
     }
 
     def answer(self, version: AdapterVersion) -> Response:
-        """Return the version as MLflow's answer."""
+        """Return the response that describes the version in MLflow's form."""
         adapter = version.adapter
         aliases = aliases_of([adapter])[adapter.pk]
         return Response({"model_version": model_version(version, self.name_of(adapter), adapter, aliases)})

@@ -95,7 +95,7 @@ class RegisteredModelViewSet(MlflowViewSet):
     }
 
     def model(self, adapter: Adapter) -> Response:
-        """Return the adapter as MLflow's answer."""
+        """Return the response that describes the adapter in MLflow's form."""
         aliases = aliases_of([adapter])[adapter.pk]
         return Response({"registered_model": registered_model(adapter, self.name_of(adapter), aliases)})
 

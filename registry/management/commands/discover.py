@@ -23,7 +23,10 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="one round, and the next one for what was listed then")
 
     def handle(self, *, once: bool, **_: Any) -> None:
-        """Go round until the process is stopped, at once after a change; with `once` end after what is listed."""
+        """Update the replicas of all clusters, until the process is stopped, every DISCOVERY_S seconds and after each change.
+
+        With `once` do so twice, the second time after the first change or FIRST_LIST_S seconds.
+        """
         discovery = Discovery()
         discovery.update()
         discovery.wait(FIRST_LIST_S if once else 0)

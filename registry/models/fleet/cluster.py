@@ -113,7 +113,10 @@ class Cluster(models.Model):
     def create(
         cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, engine_key: str = "", **fields: Any
     ) -> Cluster:
-        """Create and record a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
+        """Create and record a cluster without replicas, which are added one by one or found by its source.
+
+        Raises Conflict for a used slug, and Invalid for the address of a source that is not valid.
+        """
         fields["sealed_key"] = sealed(engine_key)
         require_source(fields.get("discovery", ""))
         try:
@@ -241,11 +244,12 @@ class Cluster(models.Model):
         AuditEvent.record(tag, self, by=by, project=self.project, after=after, reason=reason)
 
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
-        """Change the limits that its engines were started with, the kind of engine, the API key, or the routing.
+        """Change how its engines were started (limits and kind), the API key, the routing, or the source of its replicas.
 
         The audit trail records the change, and of the key only that it changed; routers and replicas follow on commit.
         Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is
-        given; that version is then no longer served. Raises Invalid for fewer slots than are granted to projects.
+        given; that version is then no longer served. Raises Invalid for fewer slots than are granted to projects, and
+        for the address of a source that is not valid.
         """
         require_source(fields.get("discovery", ""))
         with transaction.atomic():

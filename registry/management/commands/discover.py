@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="one round, and the next one for what was listed then")
 
     def handle(self, *, once: bool, **_: Any) -> None:
-        """Update the replicas of all clusters, until the process is stopped, every DISCOVERY_S seconds and after each change.
+        """Update all clusters' replicas until the process is stopped, every DISCOVERY_S seconds and after each change.
 
         With `once` do so twice, the second time after the first change or FIRST_LIST_S seconds.
         """

@@ -244,7 +244,7 @@ class Cluster(models.Model):
         AuditEvent.record(tag, self, by=by, project=self.project, after=after, reason=reason)
 
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
-        """Change how its engines were started (limits and kind), the API key, the routing, or the source of its replicas.
+        """Change how its engines were started (limits, kind), the API key, the routing, or the source of its replicas.
 
         The audit trail records the change, and of the key only that it changed; routers and replicas follow on commit.
         Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is

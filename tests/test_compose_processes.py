@@ -121,6 +121,13 @@ def exchange(text: str, exchanged: dict[str, str]) -> str:
     return re.sub("|".join(map(re.escape, exchanged)), lambda match: exchanged[match[0]], text)
 
 
+def is_healthy(name: str, exchanged: dict[str, str]) -> bool:
+    """True when the health check of the service, run here, finds nothing."""
+    check = our_services()[name]["healthcheck"]["test"]
+    command = [exchanged["adapterhub:latest"], *check[2:-1], exchange(check[-1], exchanged)]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["web", "router", "signer"])
 def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
@@ -135,11 +142,14 @@ def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
 def test_a_celery_process_is_ready(name: str, exchanged: dict[str, str]) -> None:
     with started(name, exchanged) as process:
         wait_until(lambda: process.says(READY[name]), START_S, f"{name} says it is ready")
-        check = our_services()[name]["healthcheck"]["test"]
-        code = exchange(check[-1], exchanged)
-        healthy = [exchanged["adapterhub:latest"], *check[2:-1], code]
-        wait_until(lambda: subprocess.run(healthy, check=False).returncode == 0, START_S, f"{name} is healthy")
+        wait_until(lambda: is_healthy(name, exchanged), START_S, f"{name} is healthy")
         assert process.lines_of_json() > 0
+
+
+@pytest.mark.slow
+def test_discovery_is_healthy_and_ends_when_it_is_stopped(exchanged: dict[str, str]) -> None:
+    with started("discovery", exchanged) as process:
+        wait_until(lambda: process.says("") and is_healthy("discovery", exchanged), START_S, "discovery is healthy")
 
 
 @pytest.mark.slow
@@ -150,4 +160,4 @@ def test_the_migration_ends(exchanged: dict[str, str]) -> None:
 
 
 def test_no_service_was_forgotten() -> None:
-    assert set(our_services()) == {"web", "router", "signer", "migrate", *READY}
+    assert set(our_services()) == {"web", "router", "signer", "migrate", "discovery", *READY}

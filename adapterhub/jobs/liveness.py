@@ -1,4 +1,4 @@
-"""The file that a worker or beat touches while it is alive, for the health check of a container."""
+"""The file that a worker, beat or discovery touches while it is alive, for the health check of a container."""
 
 from __future__ import annotations
 

@@ -96,7 +96,11 @@ def check_version(pk: int) -> None:
 
 @shared_task
 def check_versions() -> None:
-    """Check, one after another, the versions whose check is overdue because the task message or the worker was lost."""
+    """Check, one after another, the versions that are still `checking` a minute after they were published.
+
+    So a check is made even if the task message or the worker was lost. One that is in progress is
+    repeated.
+    """
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
 

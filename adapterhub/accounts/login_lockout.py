@@ -94,7 +94,7 @@ def claim(brakes: Iterable[Brake]) -> None:
 
 
 def attempts_under(one: Brake) -> FailedAttempts:
-    """Return the locked row of a counter; creates it on the first attempt."""
+    """Return the row of the counter `one`, locked until the transaction ends; create it if there is none."""
     FailedAttempts.objects.bulk_create([FailedAttempts(key=one.key)], ignore_conflicts=True)
     return FailedAttempts.objects.select_for_update().get(key=one.key)
 

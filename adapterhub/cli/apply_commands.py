@@ -87,7 +87,8 @@ def answer(state: State, changes: list[Change]) -> dict[str, Any]:
 def plan(file: File = DEFAULT_FILE, project: Project = "", as_json: AsJson = False) -> None:
     """Show what `apply` would change, and why, without changing anything; a token of scope read suffices.
 
-    Exit code 7 when the declared rollout is paused, 8 when it waits for people to sign.
+    It ends with an error if the server would refuse a change, or a gate refuses the version. Exit code
+    7 when the declared rollout is paused, 8 when it waits for signatures or for the approval of a step.
     """
     with hub() as api:
         state = state_of(api, file, project, LONGEST_S)

@@ -76,7 +76,11 @@ class State:
             return None
 
     def followed(self, call: Call[T], name: str) -> T:
-        """Wait until the object ends, and return it. Raises Failed when it did not end well, and TimedOut."""
+        """Repeat the call until the object that it reads has ended, and return that; messages call it `name`.
+
+        Raises Failed if it did not end well or is paused, and TimedOut after `timeout_s` seconds of this
+        state.
+        """
         return until_ended(self.api, call, name, self.timeout_s)
 
     def newest(self, call: Call[Page[T]], fits: Callable[[T], bool]) -> T | None:

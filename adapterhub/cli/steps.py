@@ -320,9 +320,10 @@ class TheTasks(TheGates):
         return None
 
     def do(self, state: State) -> None:
-        """Run the tasks that were not run yet, wait for all, and check the scores.
+        """Run the tasks that were not run yet, one after another, each to its end, then check the scores.
 
-        Raises Ended if a score is too low or missing, Failed if a task does not succeed, and TimedOut.
+        Raises Ended if a score is too low or missing, Failed if a task does not succeed, and TimedOut if a
+        task takes longer than the state's `timeout_s`.
         """
         version = known(state.version)
         for task in [gate.task for gate in known(state.declared.gates).tasks]:

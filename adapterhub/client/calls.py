@@ -44,8 +44,8 @@ File = str | PathLike[str]
 class Call(Generic[T]):
     """A request below /api/v1/ whose response has the type T; nothing is sent before a client's `send`.
 
-    `files` are sent as multipart, with `body` as fields. `reading` returns the call that reads the object of a response
-    again, to follow what it began.
+    `files` are sent as multipart, with `body` as fields. `reading` takes the response and returns the
+    call that reads its object again, so that a client can wait until it has ended.
     """
 
     method: str

@@ -86,4 +86,4 @@ def loaded(text: str) -> Any:
     Numbers are WrittenInt and WrittenFloat, which remember how they were written.
     """
     # The loader is a SafeLoader: it builds no objects.
-    return yaml.load(text, Loader)  # noqa: S506
+    return yaml.load(text, Loader)  # noqa: S506  # nosec B506

@@ -42,9 +42,11 @@ PAUSE_S, GRACE_S, LEAST_BYTES_PER_S = 30.0, 60.0, 10_000
 
 
 class BodyGuard:
-    """ASGI middleware that refuses bodies which are too large, too slow or too many, before the application reads them.
+    """ASGI middleware that refuses bodies that are too large or too slow, or for which there is no room.
 
-    `threads` run the look-up of tokens and sessions.
+    A body that is announced as too large is refused at once. Others are counted while the application
+    reads them: the bytes that are held at once are limited, in all and for each caller. A body that may
+    be over SMALL_BYTES needs a token or a session, which is looked up in `threads`.
     """
 
     def __init__(self, application: Application, threads: Executor) -> None:

@@ -74,10 +74,10 @@ def is_in_layers(config: Config, module: str) -> bool:
 
 
 def layer_of(module: str, patterns: Iterable[str]) -> int | None:
-    """Return the number in the module's name that follows a part which one of the patterns matches; None without one.
+    """Return the number in the module's name after a part that one of the patterns matches; None without one.
 
-    It is 3 for `model.layers.3.mlp` and the pattern `layers`. Of several such numbers the last counts. Raises
-    Undecided.
+    It is 3 for `model.layers.3.mlp` and the pattern `layers`. Of several such numbers the last counts;
+    a number at the end of the name is ignored. Raises Undecided if RE2 cannot run a pattern.
     """
     parts = module.split(".")
     for place in range(len(parts) - 2, 0, -1):

@@ -113,7 +113,11 @@ def cluster_for(request: Request, project: Project, reference: str) -> Cluster:
 
 
 class AliasViewSet(Named):
-    """Aliases: public names that applications send as `model`."""
+    """Aliases: the public names that applications send as `model`.
+
+    They can be listed, read, created and changed, but not deleted. The alias' move, its history and the
+    responsibility for what it served are actions of their own.
+    """
 
     # A version's ranks are hundreds of numbers, which the alias' response does not contain.
     queryset = Alias.objects.select_related("project", "cluster", "version", "default_of").defer(

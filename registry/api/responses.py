@@ -11,7 +11,10 @@ from registry.models import Response
 
 
 class ResponseSerializer(serializers.ModelSerializer[Response]):
-    """A response to a request: the version and arm that gave it, when, and the approvals behind it."""
+    """A response to a request: the version and arm that gave it, when, and the approvals.
+
+    The approvals are all that were requested for the version on the alias, whatever their status.
+    """
 
     version = slug_of("served_name")
     digest = serializers.CharField(source="version.digest")
@@ -34,7 +37,7 @@ class ResponseSerializer(serializers.ModelSerializer[Response]):
         ]
 
     def get_approvals(self, response: Response) -> list[str]:
-        """Return the ids of the approvals that allowed the version on this alias."""
+        """Return the ids of the approvals that were requested for the version on this alias."""
         return [str(approval.pk) for approval in approvals_of(response.version, response.alias_name)]
 
 

@@ -246,10 +246,11 @@ class Approval(models.Model):
         return approval
 
     def require_may_sign(self, by: Actor) -> None:
-        """Check that the actor is a person who may sign now.
+        """Check that the actor is a person who may sign the approval; its status is not checked.
 
-        Raises NotAllowed for tokens, authors (also under a second account) and people without the role, and Conflict
-        for a second signature.
+        Raises NotAllowed for tokens, service accounts, inactive accounts, people without the role or
+        without a mail address, and authors (also under a second account), and Conflict for somebody who has
+        signed it already.
         """
         user = require_role_for(APPROVE, self.project, by)
         require_another(user, self.authors())

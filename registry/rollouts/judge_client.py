@@ -56,7 +56,8 @@ def ask_judge(body: dict[str, Any]) -> bytes:
 def scored(content: bytes) -> float:
     """Return the score in the judge's response.
 
-    Raises NoScore for none, several different ones, or one out of range.
+    Raises NoScore if there is none, if there are several that differ, or if it is not between WORST and
+    BEST.
     """
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]

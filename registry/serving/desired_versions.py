@@ -27,7 +27,11 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Desired:
-    """The desired content of a cluster: versions by priority, and the number of replicas for each; None is all."""
+    """The desired content of a cluster.
+
+    `versions` are by served name, the most important first. `copies` is the number of replicas that
+    should hold each, None for all.
+    """
 
     versions: Wanted
     copies: Mapping[str, int | None]

@@ -228,9 +228,10 @@ def probe(engine: EngineClient, name: str) -> None:
 
 
 def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict[str, list[float]]:
-    """Return the log-probabilities that the replica computes for the tokens, by name of the model.
+    """Return, by name of the model, the log-probability that the replica computes for each token but the first.
 
-    Raises Unavailable if it does not answer as it should.
+    Raises Unavailable if the replica cannot be reached, refuses, or gives an answer that cannot be
+    read.
     """
     try:
         with at.client(LOAD_TIMEOUT_S) as engine:

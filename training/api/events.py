@@ -128,7 +128,10 @@ async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> Async
 
 
 def state_fields(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a snapshot whose change causes an event by itself."""
+    """Return the fields of a snapshot that the stream compares with its last event: status, progress, message.
+
+    A change of one of them causes an event, as new metrics or new log text do.
+    """
     return {name: state[name] for name in ("status", "progress", "message")}
 
 

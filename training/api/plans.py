@@ -59,7 +59,7 @@ class DeclaredRolloutSerializer(serializers.Serializer[Any]):
 
 
 class DeclaredClusterSerializer(serializers.ModelSerializer[Cluster]):
-    """The cluster that should exist, with the limits that its engines are started with."""
+    """The declared cluster: its engine, the limits on adapters, its routing, and the source of its replicas."""
 
     class Meta:
         model = Cluster

@@ -258,7 +258,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
                 self.reject(error)
 
     def stored_upload(self, folder: Path) -> Path:
-        """Copy the stored upload into the folder and return the path of its file."""
+        """Copy the stored upload into the folder `upload` below `folder`, and return the path of the copied file."""
         (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
         return file
 

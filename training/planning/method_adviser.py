@@ -187,7 +187,10 @@ def forgetting(method: str, situation: Situation) -> Reason:
 
 
 def latency(method: str, situation: Situation) -> Reason:
-    """Return points for the latency of serving the method's result; 0 if a few percent do not matter."""
+    """Return the points for the latency of serving the method's result, with the reason.
+
+    They are 1 for methods that train all weights, else 0; all are 0 unless the least latency is wanted.
+    """
     if not situation.least_latency:
         return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
     if method in WHOLE:

@@ -14,7 +14,10 @@ GB = 1e9
 
 
 def peak_memory() -> int:
-    """Return the peak memory in bytes: that which torch allocated on the GPU, or without a GPU that of this process."""
+    """Return the peak memory in bytes.
+
+    It is what torch allocated on the GPU, or, without torch or a GPU, the peak of this process.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())

@@ -93,7 +93,7 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
     """Return the requested settings in which two runs differ, as {name, this, other}.
 
-    A value is None where that run does not have the setting.
+    `this` is the value of `one`. A value is None where that run does not have the setting.
     """
     first, second = flat(body_of(one)), flat(body_of(other))
     names = [*first, *(name for name in second if name not in first)]

@@ -113,7 +113,10 @@ class RemovingForm(PasswordMixin, ProvingForm):
             del self.fields["password"]
 
     def clean_code(self) -> str:
-        """Return the code, checked only if the other fields are valid, so that it is not used up in vain."""
+        """Return the code; check it, which uses up a valid one, only if the other fields have no error.
+
+        Raises ValidationError for a wrong code and while locked out.
+        """
         code: str = self.cleaned_data["code"]
         return code if self.errors else super().clean_code()
 

@@ -41,7 +41,10 @@ def restore(
 
 
 def manage(command: str, folder: Path, passphrase_file: Path | None, flags: list[str]) -> None:
-    """Run the management command; its output and errors are ours. Raises Ended if it fails or Django is not here."""
+    """Run the management command in a process of its own, which writes to this process's output and errors.
+
+    Raises Ended if it fails, or if Django is not installed.
+    """
     if importlib.util.find_spec("django") is None:
         needs = "it runs on the server, where `pip install adapterhub[server]` is"
         raise Ended(f"Django is not installed for `adapterhub {command}`: {needs}.", Exit.USAGE)

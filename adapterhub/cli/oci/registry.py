@@ -88,9 +88,10 @@ class Artifacts:
         return str(answer.headers["Docker-Content-Digest"])
 
     def manifest(self) -> tuple[bytes, str]:
-        """Return the bytes of the manifest under the reference, and their digest.
+        """Fetch the manifest that the reference names; return its bytes and their digest.
 
-        Raises ValueError if the reference names another digest.
+        Raises ValueError if the registry refuses or has none, if the manifest is over MOST_MANIFEST_BYTES,
+        or if the reference has a digest that is not that of the bytes.
         """
         url = f"{self._registry.prefix}://{self._container.manifest_url()}"
         answer = self._registry.do_request(url, "GET", headers={"Accept": MANIFEST}, stream=True)

@@ -240,7 +240,7 @@ class Replica(models.Model):
     def twin(self, endpoints: Sequence[str]) -> Replica | None:
         """Return an older replica that is the same engine, or None.
 
-        It is one with one of these endpoints, or one whose engine a marker adapter showed to be the same.
+        It is the stored `twin_of`, which a marker adapter showed, else one that has one of these endpoints.
         """
         return self.twin_of or Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
 

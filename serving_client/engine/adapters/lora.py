@@ -231,7 +231,10 @@ class ResidentAdapters:
         return [self._slots[adapter] if adapter else -1 for adapter in rows]
 
     def use(self, groups: SlotRows | None) -> None:
-        """Set the rows' slots for the next forward passes on every module; None for no adapters."""
+        """Set on every module which slot each row of the batch uses in the next forward passes.
+
+        None for no adapters.
+        """
         self._routed = None
         for module in self._modules.values():
             module.use(groups)

@@ -20,7 +20,10 @@ class Command(BaseCommand):
         parser.add_argument("--reason", required=True)
 
     def handle(self, *, name: str, reason: str, **_: Any) -> None:
-        """Remove the second factor and record the reason. Raises CommandError for a user without one."""
+        """Remove the user's second factor and record that with the reason.
+
+        Raises CommandError if there is no such user, or if the user has no second factor.
+        """
         factor = SecondFactor.objects.filter(user__username=name).select_related("user").first()
         if factor is None:
             raise CommandError(f"{name!r} has no second factor: check the name.")

@@ -75,11 +75,12 @@ def test_the_signer_alone_knows_the_password_of_its_role() -> None:
     assert services()["migrate"]["environment"]["ADAPTERHUB_SIGNER_URL"], "migrations take the right from the others"
 
 
-def test_an_engine_shares_its_network_only_with_those_who_call_it() -> None:
+def test_an_engine_shares_its_network_only_with_those_who_call_or_find_it() -> None:
     assert list(services()["vllm"]["networks"]) == ["serving"]
     assert {name for name, service in services().items() if "serving" in service["networks"]} == {
         "vllm",
         "control-worker",
+        "discovery",
         "router",
     }
 

@@ -26,8 +26,10 @@ from tests.security.page_matrix import FORM_NAMES, FORMS, NAMES, OF_PAGE, QUERIE
 OURS, THEIRS = "lemur", "zebra"
 # REST has its own test of the same; MLflow's calls have theirs beside its client.
 PAGES = [name for name in ROUTES if not name.startswith(PROGRAMS) and name not in PUBLIC]
-# Different with every answer: the tokens of forms, ages, and durations up to now.
-FRESH = re.compile(r">[^<>]*</time>|\d{4}-\d\d-\d\dT[\d:.+]+|\b[A-Za-z0-9]{64}\b|\b\d+ (?:s|min)\b")
+# Different with every answer: the tokens of forms, times, ages, and durations up to now.
+FRESH = re.compile(
+    r">[^<>]*</time>|\d{4}-\d\d-\d\dT[\d:.+]+|\b\d\d:\d\d(?::\d\d)?\b|\b[A-Za-z0-9]{64}\b|\b\d+ (?:s|min)\b"
+)
 Names = dict[str, Any]
 Request = tuple[str, str, Names, Names]
 

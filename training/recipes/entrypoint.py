@@ -93,10 +93,10 @@ def see_one_gpu() -> None:
 Train = Callable[[Run, RunEvents, Cancel], None]
 
 
-def program(arguments: list[str], train: Train, *, quantises: bool = False) -> int:
+def program(arguments: list[str], train: Train, *, uses_bitsandbytes: bool = False) -> int:
     """Run a recipe and return its exit status: 0, 2 for bad input, 143 if cancelled, 1 for anything else.
 
-    `quantises` is True for a recipe that quantises the base model and so needs bitsandbytes.
+    bitsandbytes is left out of a process whose recipe does not say `uses_bitsandbytes`.
     """
     cancel, events = Cancel(), RunEvents(None)
 
@@ -106,7 +106,7 @@ def program(arguments: list[str], train: Train, *, quantises: bool = False) -> i
         events.run = Run.read(record)
         if events.run.devices == 1:
             see_one_gpu()
-        if not quantises:
+        if not uses_bitsandbytes:
             leave_out_bitsandbytes(events.run.base_model)
         train(events.run, events, cancel)
 

@@ -17,7 +17,8 @@ SCALE = 0.25
 
 def main(arguments: list[str]) -> int:
     """Run the recipe with the command line's run file; return the exit status."""
-    return program(arguments, train)
+    # The optimiser's package imports it, for its form of 8 bits.
+    return program(arguments, train, uses_bitsandbytes=True)
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:

@@ -16,7 +16,7 @@ from training.recipes.run_file import Run
 
 def main(arguments: list[str]) -> int:
     """Run the recipe with the command line's run file; return the exit status."""
-    return program(arguments, train, quantises=True)
+    return program(arguments, train, uses_bitsandbytes=True)
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:

@@ -20,7 +20,7 @@ Figures = dict[str, Any]
 
 
 def judged(answers: list[Answer]) -> Figures:
-    """How many failed, or came from a version that they do not name."""
+    """Count the requests that failed, or came from a version that they do not name."""
     good = [each for each in answers if each.status == 200]
     return {
         "requests": len(answers),

@@ -1,4 +1,4 @@
-"""How routers choose a replica: time to first token with shared system prompts, and throughput under skew. On GPUs.
+"""Policies by which routers choose a replica: first token with shared system prompts, throughput under skew. On GPUs.
 
     python benchmarks/routing_policies.py --work DIR --tokenizer DIR --out FILE --log FILE [--gpus 2] [--vllm-path PATH]
 
@@ -142,7 +142,7 @@ def chats(cell: str, is_skewed: bool) -> list[dict[str, Any]]:
 
 
 async def measured(session: aiohttp.ClientSession, url: str, cell: str, is_skewed: bool) -> dict[str, float]:
-    """What 64 clients see: milliseconds to the first token, requests and tokens a second, failures."""
+    """Measure what 64 clients see: milliseconds to the first token, requests and tokens a second, failures."""
     crowd = Crowd(session, url, INFER["Authorization"].removeprefix("Bearer "))
     answers = await crowd.all_of(chats(cell, is_skewed), CLIENTS)
     good = [each for each in answers if each.status == 200]

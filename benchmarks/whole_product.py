@@ -342,7 +342,7 @@ class Product:
         await self.hot("stock")
 
     async def evidence(self) -> None:
-        """What the product itself found: served against PEFT, alarms, the audit trail."""
+        """Record what the product itself found: served against PEFT, alarms, the audit trail."""
         compared = [
             await self.hub.send(calls.get(f"adapters/{ADAPTER}/versions/{number}/served-comparisons/"))
             for number in (1, 2)

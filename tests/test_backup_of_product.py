@@ -54,7 +54,7 @@ def publish(product: Product, token: str) -> None:
 
 
 def answers(product: Product, token: str) -> list[Any]:
-    """What the alias answers to each prompt, once it is served."""
+    """Return what the alias answers to each prompt, once it is served."""
 
     def ask(prompt: str) -> httpx.Response:
         body = {"model": "compliance", "prompt": prompt, "max_tokens": 12, "temperature": 0}

@@ -1,4 +1,4 @@
-"""How routers choose among the replicas of a cluster."""
+"""The policy by which routers choose among the replicas of a cluster."""
 
 from django.db import migrations, models
 

@@ -1,4 +1,4 @@
-"""What an API token may take of the routers: requests a second, tokens a minute."""
+"""Limits of an API token at the routers: requests a second and tokens a minute."""
 
 from django.db import migrations, models
 

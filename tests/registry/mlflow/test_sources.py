@@ -1,4 +1,4 @@
-"""What MLflow's client sends: a folder, a run's folder or a zip, with the choices of an upload as tags."""
+"""Sources that MLflow's client sends: a folder, a run's folder or a zip, with the choices of an upload as tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is found joins, who is going is drained, who is gone leaves; and a source that is silent changes nothing."""
+"""Membership of discovered replicas: they join, are drained and leave; a source that is silent changes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def discovered(cluster: Cluster) -> Cluster:
 
 
 def state(cluster: Cluster) -> dict[str, bool]:
-    """Whether each replica is drained, by its address."""
+    """Map the address of each replica to True if it is drained."""
     return {replica.url: replica.draining_since is not None for replica in cluster.replicas.all()}
 
 

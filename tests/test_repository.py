@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -117,6 +118,10 @@ def test_only_a_few_failures_get_a_second_try_alone(tests: list[str], status: in
     (tmp_path / "tests").mkdir()
     for number, text in enumerate(tests):
         (tmp_path / "tests" / f"test_{number}.py").write_text(text)
+    cache = tmp_path / ".pytest_cache"
+    (cache / "v" / "cache").mkdir(parents=True)
+    (cache / "v" / "cache" / "lastfailed").write_text(json.dumps({f"tests/test_before.py::{n}": True for n in range(6)}))
+    (cache / "d" / "axe-core").mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MAKE"))}
     done = subprocess.run(
         [ROOT / ".ci" / "verdict", "test"],
@@ -128,3 +133,5 @@ def test_only_a_few_failures_get_a_second_try_alone(tests: list[str], status: in
     )
     assert (done.returncode, words in done.stdout) == (status, True), done.stdout + done.stderr
     assert ("passed only alone" in done.stdout.lower()) is (status == 0)
+    # A worker that cleared the cache took this folder from another one that was about to use it.
+    assert (cache / "d" / "axe-core").exists()

@@ -79,6 +79,7 @@ def test_a_stream_comes_as_it_is_made(replica: EngineClient) -> None:
     assert len(chunks) > 3
 
 
+@pytest.mark.slow
 def test_what_was_changed_in_the_bucket_is_not_loaded(
     replica: EngineClient, store: S3Store, served: Path, digest: str
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_plan_changes_nothing_and_an_apply_asks(command: Command, adapter: Ada
     assert (command("plan").returncode, "base" in command("plan").stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done(
     command: Command,
     adapter: Adapter,

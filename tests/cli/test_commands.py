@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 from training.models import Dataset, Evaluation, RankAnalysis, TrainingRun
 
 
+@pytest.mark.slow
 def test_versions_are_made(command: Command, adapter: Adapter, project: Project, tmp_path: Path) -> None:
     pushing = command.start("push", str(write_adapter(tmp_path / "given")), "--adapter", "dora", "--wait", "--json")
     wait_until(AdapterVersion.objects.exists, 60, "the version is there")
@@ -102,6 +103,7 @@ def test_versions_are_compared_blindly(
         assert (refused.returncode, "--prompts" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVersion) -> None:
     stable = alias.version.served_name
     plan = (

@@ -77,6 +77,7 @@ def test_a_paused_rollout_is_told_and_resumed(command: Command, alias: Alias, ca
     assert (failed.returncode, "The reason was: enough" in failed.stderr) == (1, True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("declared")
 def test_a_missing_signature_has_its_exit_code(command: Command, alias: Alias, alice: Any) -> None:
     alias.set_policy({"quorum": 1}, by=alice.as_actor())

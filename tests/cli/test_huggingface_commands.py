@@ -51,6 +51,7 @@ def test_a_version_is_published_with_its_card(
     assert command.run("hub", "publish", "dora", "acme/dora", **there).returncode == 2
 
 
+@pytest.mark.slow
 def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "foreign", seed=4)
     far.repositories["acme/foreign"] = {file.name: file.read_bytes() for file in folder.iterdir()} | {"evil.py": b"1"}

@@ -21,6 +21,7 @@ def test_a_wrong_password_is_refused(browser: Any, site: str, alice: User) -> No
     page.close()
 
 
+@pytest.mark.slow
 def test_launch_a_training(page: Any, version: AdapterVersion, dataset: Dataset) -> None:
     page.get_by_role("link", name="Training", exact=True).click()
     page.get_by_role("link", name="New training").click()

@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_and_published_with_its_report(
     page: Any, adapter: Adapter, folder: Path, axe: str, tmp_path: Path
 ) -> None:

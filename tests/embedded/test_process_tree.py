@@ -81,6 +81,7 @@ def test_a_signal_stops_everything_at_once_and_counts_as_success(home: Path, num
         assert hub.stdout.read() == "", "exactly one line on stdout"
 
 
+@pytest.mark.slow
 def test_the_stop_command_waits_for_the_end(home: Path) -> None:
     with _hub(home) as hub:
         family = _descendants(hub.pid)

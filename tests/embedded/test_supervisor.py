@@ -25,6 +25,7 @@ def test_all_run_when_ready_and_none_after_the_stop(home: Path) -> None:
     wait_until(lambda: not any(map(alive, pids.values())), 5, what="the end of all, the worker's own child included")
 
 
+@pytest.mark.slow
 def test_what_dies_is_started_again(home: Path) -> None:
     with Supervisor(options(home), plan(free_port())) as hub:
         hub.wait_ready(20)
@@ -67,6 +68,7 @@ def test_a_process_that_never_comes_up_is_named_with_its_last_words(
         hub.wait_ready(20)
 
 
+@pytest.mark.slow
 def test_one_that_ignores_the_stop_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapterhub.embedded.supervisor.GRACE_S", 0.3)
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('never said', flush=True); time.sleep(600)"

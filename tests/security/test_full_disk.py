@@ -126,6 +126,7 @@ ACTS = {
 SLOW = {"an export": [pytest.mark.slow]}
 
 
+@pytest.mark.slow
 @pytest.mark.threat("D24")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in ACTS])
 def test_a_full_work_folder_is_507_with_its_name(

@@ -263,6 +263,7 @@ def by_page(user: User, approval: Approval, **fields: str) -> str:
     return client.post(reverse("decide", args=[approval.pk, "approve"]), body, follow=True).content.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.threat("B9")
 def test_the_signer_signs_for_people_whom_it_verified(
     signer: subprocess.Popen[bytes], approval: Approval, dana: User, alice: User, project: Project

@@ -123,6 +123,7 @@ def test_another_project_and_the_artifact_store_are_kept_apart(team: S3Store, se
         Source(url).require_allowed("eu")
 
 
+@pytest.mark.slow
 @pytest.mark.threat("G6")
 def test_a_right_that_was_withdrawn_meanwhile_is_withdrawn(
     client: Client, alice: User, project: Project, team: S3Store, settings: Any
@@ -169,6 +170,7 @@ def far(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[hub.Hub]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_hubs_dataset_is_read_with_its_commit(client: Client, alice: User, project: Project, far: hub.Hub) -> None:
     name = "datasets/acme/harbour"
     far.repositories[name] = {"train.jsonl": lines(ROWS), "test.jsonl": lines(OTHER[:5]), "README.md": b"# Harbour\n"}

@@ -106,6 +106,7 @@ def fleet(
             fleet.pods[name][1].__exit__()
 
 
+@pytest.mark.slow
 def test_the_table_names_only_ready_holders_at_each_moment(
     fleet: Fleet, candidate: AdapterVersion, alice: User
 ) -> None:

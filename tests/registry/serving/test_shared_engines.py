@@ -38,6 +38,7 @@ def other_alias(served: Alias, second_name: str, candidate: AdapterVersion, alic
     return Alias.create(project=served.project, name="other", cluster=cluster, version=candidate, policy={}, by=by)
 
 
+@pytest.mark.slow
 def test_one_engine_under_two_names_is_told_and_no_war_begins(
     served: Alias, engines: list[tuple[FakeEngine, Server]], other_alias: Alias, second_name: str
 ) -> None:

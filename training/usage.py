@@ -51,7 +51,10 @@ class Usage:
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def row(self, prices: Mapping[str, float]) -> dict[str, Any]:
-        """Return the group and its counts as a JSON object, with its cost; None as cost if there are no prices."""
+        """Return the group and its counts as a JSON object, with its cost; None as cost if there are no prices.
+
+        Prices are per million `prompt` and `completion` tokens, per `gpu_hour` and per `cold_load`.
+        """
         return {**self.group, **self.counts, "cost": cost(self.counts, prices) if prices else None}
 
 

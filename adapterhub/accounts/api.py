@@ -200,9 +200,9 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
     @extend_schema(request=AccountNameSerializer, responses={204: None})
     @action(detail=True, methods=["post"], url_path="service-accounts/close")
     def close_account(self, request: Request, slug: str) -> Response:
-        """Revoke a service account's tokens in this project and take its roles here.
+        """Revoke the tokens of a service account in this project, and take its roles here; the body names the account.
 
-        An account that has no role left in any project is closed.
+        An account that has no role left in any project is closed. Raises Invalid for an account not active here.
         """
         project = self.get_object()
         fields = self.read(AccountNameSerializer)

@@ -81,7 +81,10 @@ def note_activity(request: HttpRequest) -> None:
 
 
 def note(request: HttpRequest, user: User) -> None:
-    """Add the session to its user's list, or update its entry."""
+    """Add the session to its user's list, or update user, sign-in method, address and browser of its entry.
+
+    A session without a key is saved first. The time of an entry is not updated.
+    """
     if not request.session.session_key:
         request.session.save()
     fields = {

@@ -92,7 +92,8 @@ def ready(source: Path, layout: Layout) -> Iterator[Ready]:
 def checked(api: Client, adapter: str, folder: Path, *, fold: bool, confirm_base: str) -> Json:
     """Send the configuration and the header of the weights to the server's check, and return its answer.
 
-    `findings` in it lists the faults and notices.
+    `fold` permits different scales of modules; `confirm_base` is the reason why it fits although it names another
+    base model, or "". `findings` in the answer lists the faults and notices; none is raised.
     """
     weights = folder / WEIGHTS
     with TemporaryDirectory() as scratch, weights.open("rb") as stream:

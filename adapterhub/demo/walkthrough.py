@@ -299,7 +299,7 @@ class Walkthrough:
     def start_rollout(self, candidate: str) -> Json:
         """Open the rollout of the second version to half of the users, wait until the router follows it, and return it.
 
-        Shows before that Olga alone is refused.
+        Shows before that Olga may not move the alias without a signature; Bob then signs the rollout that she opened.
         """
         self.step(7, "Roll v2 out to half of the users, sticky: Olga asks, Bob signs the plan")
         self.say(f"Olga alone: {self.olga.refused(*self.move_to(candidate))}")

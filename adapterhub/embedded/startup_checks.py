@@ -20,7 +20,7 @@ CONNECT_S = 5
 
 
 def redacted(url: str) -> str:
-    """Return the URL with `***` in place of its password."""
+    """Return the URL with `****` in place of its password, before the host and in the query's `password`."""
     url = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
 

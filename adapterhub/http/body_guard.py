@@ -110,7 +110,10 @@ class Intake:
 
 
 class Spool:
-    """The number of bytes of all bodies that this process holds, limited in all and for each caller."""
+    """A count of the bytes of all bodies that this process holds, by caller; it does not hold the bodies.
+
+    Its shares raise Refused (503) above SPOOL_BYTES in all, or half of that for one caller.
+    """
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()

@@ -85,7 +85,10 @@ class Webhook(models.Model):
 
 
 def require_address(url: str) -> None:
-    """Raise Invalid unless requests may go to the address, to which its host resolves now."""
+    """Raise Invalid unless webhooks may be sent to the URL, which must be https without a user name.
+
+    Its host must be listed in WEBHOOK_HOSTS and have public addresses only, as it resolves now.
+    """
     try:
         outbound.pinned(url, settings.WEBHOOK_HOSTS)
     except outbound.Forbidden as error:

@@ -57,7 +57,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
         fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
 
     def view_of(self, test: BlindTest) -> dict[str, Any]:
-        """Return the test as the caller may see it: versions and votes are hidden from a caller who may still vote.
+        """Return the test as the caller may see it: the answers' versions are hidden from a caller who may still vote.
 
         A token sees what the person behind it may see.
         """
@@ -88,7 +88,10 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
 
     @extend_schema_field(PreferenceSerializer(many=True))
     def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
-        """Return the votes by version; none while the caller may still vote."""
+        """Return the number and share of the votes for each version, and for no difference (number None).
+
+        They are not hidden from a caller who may still vote, and do not tell which letter is which version.
+        """
         votes: list[dict[str, Any]] = self.view_of(test)["votes"]
         return votes
 

@@ -323,7 +323,10 @@ def policy_fields(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 class PolicyForm(PolicyFields, ReasonForm):
-    """A form for the new policy of an alias, with a reason."""
+    """A form for the new policy of an alias, with a reason: signatures, canary share, scores and cache.
+
+    `policy` returns the policy; the reason is in `cleaned_data`.
+    """
 
     field_order = ("quorum", "canary", "evaluations", "cache_s", "cache_mb", "reason")
 

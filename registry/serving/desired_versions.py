@@ -126,10 +126,10 @@ def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | No
 
 
 def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int | None]:
-    """Return how many replicas should hold each version, None for all, from pairs of served names and alias policies.
+    """Map each version to how many replicas should hold it, None for all, from pairs (served name, alias policy).
 
-    Of several policies the largest number counts. The common part of an adapter's served names is a key as well, for
-    versions that no alias serves.
+    The largest number of its policies counts. The common part of an adapter's served names is a key as well, with
+    the largest of them all, for versions that no alias serves.
     """
     counts: dict[str, list[int | None]] = {}
     for name, policy in policies:

@@ -29,7 +29,10 @@ class Discovery:
         self._changed = threading.Event()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a followed source changes, at most `seconds`."""
+        """Wait until the follower of a Kubernetes source reports a change or a failure, at most `seconds`.
+
+        A report since the last wait ends it at once. DNS sources are not followed.
+        """
         self._changed.wait(seconds)
         self._changed.clear()
 

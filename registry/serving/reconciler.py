@@ -31,7 +31,7 @@ from registry.serving.same_engine import TWIN, tell_same_engines
 
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
 ROUND_S = 60.0
-# While replicas still load, what others have loaded is published this often.
+# While replicas still load, what is loaded is published this often.
 PUBLISH_EVERY_S = 1.0
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,8 @@ def take_out_of_use(observations: list[Observation], until: float) -> None:
 def load_missing(observations: list[Observation], until: float) -> None:
     """Load each desired version that a replica lacks or holds from another path, and probe those that others loaded.
 
-    Versions that the replica refused before are not tried again. What is loaded is published while slower replicas
-    still load. No load begins after `until` (of time.monotonic()).
+    Versions that the replica refused before are not tried again. What is loaded is published while further loads go
+    on. No load begins after `until` (of time.monotonic()).
     """
     folders = Folders()
     requests = [(observation, list(load_requests(observation, folders))) for observation in observations]
@@ -179,11 +179,10 @@ def load_missing(observations: list[Observation], until: float) -> None:
     ]
     claim((observation.replica, {request.name for request in missing}) for observation, missing in requests)
     published = time.monotonic()
-    for batch in replica_calls.each(calls):
+    for batch in replica_calls.stream(calls):
         with transaction.atomic():
-            for observation, results in batch:
-                for result in results:
-                    take(observation, observation.wanted[result.name], result)
+            for observation, result in batch:
+                take(observation, observation.wanted[result.name], result)
         if time.monotonic() - published > PUBLISH_EVERY_S:
             tell_routers()
             published = time.monotonic()

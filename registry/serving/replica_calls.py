@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ TOGETHER, LINGER_S = 50, 0.05
 VERSION = re.compile(r"[\w.+-]{1,60}")
 # A query is quick; a load reads weights from disk and installs them in the engine.
 INSPECT_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
+# Loads of one replica. A load, and its probe even more, waits for the engine's steps: side by side they wait together.
+LOADS_AT_ONCE = 4
 # Long enough to exercise many positions, but shorter than the shortest served context, which engines enforce.
 PROBE = "The purpose of this text is to be long enough that a broken adapter shows itself. " * 4
 
@@ -83,25 +86,56 @@ class Loaded:
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[list[tuple[Key, Told]]]:
     """Run the calls in parallel and yield lists of (key, result), in the order in which the calls finish."""
-    finished: queue.SimpleQueue[Future[Told]] = queue.SimpleQueue()
+
+    def giving(call: Callable[[], Told]) -> Callable[[Callable[[Told], None]], None]:
+        return lambda give: give(call())
+
+    return stream((key, giving(call)) for key, call in calls)
+
+
+def stream(
+    calls: Iterable[tuple[Key, Callable[[Callable[[Told], None]], None]]],
+) -> Iterator[list[tuple[Key, Told]]]:
+    """Run calls that hand over any number of results, and yield lists of (key, result), in the order of the results.
+
+    Each call gets the function that takes its results, which may be called from any thread. An error of a call is
+    raised here.
+    """
+    events: queue.SimpleQueue[tuple[Key, Told] | Future[None]] = queue.SimpleQueue()
+
+    def taking(key: Key) -> Callable[[Told], None]:
+        return lambda result: events.put((key, result))
+
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replica") as threads:
-        running = {threads.submit(call): key for key, call in calls}
+        running = [threads.submit(call, taking(key)) for key, call in calls]
         for future in running:
-            future.add_done_callback(finished.put)
-        while running:
-            batch = batch_of(finished, min(TOGETHER, len(running)))
-            yield [(running.pop(future), future.result()) for future in batch]
+            future.add_done_callback(events.put)
+        yield from batches(events, len(running))
 
 
-def batch_of(finished: queue.SimpleQueue[Future[Told]], most: int) -> list[Future[Told]]:
-    """Wait for a finished call, and return it with those that finish within LINGER_S, at most `most`."""
-    batch, end = [finished.get()], time.monotonic() + LINGER_S
-    while len(batch) < most:
-        try:
-            batch.append(finished.get(timeout=max(0.0, end - time.monotonic())))
-        except queue.Empty:
-            break
-    return batch
+def batches(
+    events: queue.SimpleQueue[tuple[Key, Told] | Future[None]], running: int
+) -> Iterator[list[tuple[Key, Told]]]:
+    """Yield the results among the events in lists of up to TOGETHER, until `running` calls have ended.
+
+    A list waits no longer than LINGER_S for a further result.
+    """
+    while running:
+        batch: list[tuple[Key, Told]] = []
+        end = 0.0
+        while running and len(batch) < TOGETHER:
+            try:
+                event = events.get(timeout=max(0.0, end - time.monotonic()) if batch else None)
+            except queue.Empty:
+                break
+            if isinstance(event, Future):
+                event.result()
+                running -= 1
+            else:
+                end = end if batch else time.monotonic() + LINGER_S
+                batch.append(event)
+        if batch:
+            yield batch
 
 
 def inspect(at: Engine, base: str, allowed: Sequence[str]) -> ReplicaReport:
@@ -142,20 +176,29 @@ def base_models(url: str, allowed: Sequence[str]) -> dict[str, str]:
         raise Invalid(error.reason, field="engine", code="engine_failed") from None
 
 
-def push(at: Engine, requests: list[LoadRequest], until: float) -> list[Loaded]:
-    """Load and probe the versions one by one and return their results; stop after the first `problem`.
+def push(at: Engine, requests: Sequence[LoadRequest], until: float, give: Callable[[Loaded], None]) -> None:
+    """Load and probe the versions, LOADS_AT_ONCE side by side, and hand each result to `give` as soon as it is known.
 
-    A refused version does not stop the others. No load begins after `until` (of time.monotonic()).
+    A refused version does not stop the others. No load begins after the first `problem`, nor after `until` (of
+    time.monotonic()).
     """
-    results: list[Loaded] = []
-    with at.client(LOAD_TIMEOUT_S) as engine:
-        for request in requests:
-            if time.monotonic() > until:
+    # The threads share one iterator, so that each takes the next request that none has taken.
+    waiting = iter(requests)
+    stopped = threading.Event()
+
+    def load_further(engine: EngineClient) -> None:
+        for request in waiting:
+            if stopped.is_set() or time.monotonic() > until:
                 break
-            results.append(load(engine, request))
-            if results[-1].problem:
-                break
-    return results
+            result = load(engine, request)
+            if result.problem:
+                stopped.set()
+            give(result)
+
+    at_once = min(LOADS_AT_ONCE, len(requests))
+    with at.client(LOAD_TIMEOUT_S) as engine, ThreadPoolExecutor(at_once, thread_name_prefix="load") as threads:
+        for future in [threads.submit(load_further, engine) for _ in range(at_once)]:
+            future.result()
 
 
 def load(engine: EngineClient, request: LoadRequest) -> Loaded:

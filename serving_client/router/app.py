@@ -216,7 +216,7 @@ def readable_metrics(request: Request) -> Collector:
 
 
 async def refused(request: Request, refusal: Refusal) -> Response:
-    """Count a refusal and answer with it."""
+    """Count a refusal by project and status, and answer with it; the app's exception handler for Refusal."""
     proxy_of(request).metrics.refused(getattr(request.state, "project", ""), refusal.status)
     return refusal.response()
 

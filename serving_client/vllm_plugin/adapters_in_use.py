@@ -13,7 +13,10 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 
 def skip_repeated_lookups() -> None:
-    """Replace vLLM's update of the active adapters by one that returns at once while the adapters stay the same."""
+    """Replace vLLM's update of the active adapters by one that returns at once while the adapters stay the same.
+
+    It runs in full for a reload in place, and if one has lost its slot or another was loaded or used since.
+    """
     stock = LRUCacheWorkerLoRAManager._apply_adapters
 
     @wraps(stock)

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from registry.serving import replica_calls
-from registry.serving.replica_calls import PROBE, LoadRequest, push
+from registry.serving.replica_calls import PROBE, Loaded, LoadRequest, push
 from serving_client import EngineClient
 from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
@@ -26,6 +26,13 @@ from tests.tiny_model import save_base_model
 def replica(base: Path) -> Iterator[str]:
     with Server(create_app(Engine("tiny", open_model(str(base), 512), Limits()))) as server:
         yield server.url
+
+
+def pushed(url: str, requests: list[LoadRequest]) -> list[Loaded]:
+    """Return the results of the loads in the order of the requests."""
+    results: dict[str, Loaded] = {}
+    push(replica_calls.Engine(url), requests, time.monotonic() + 60, lambda each: results.update({each.name: each}))
+    return [results[request.name] for request in requests]
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def test_an_adapter_that_says_nothing_is_sound(silent: Path, adapters: dict[str,
     with replica(silent) as url:
         with EngineClient(url) as engine:
             assert engine.complete("tiny", "a").text == ""
-        [result] = push(replica_calls.Engine(url), [load_request], time.monotonic() + 60)
+        [result] = pushed(url, [load_request])
     assert (result.refusal, result.problem) == ("", "")
 
 
@@ -55,7 +62,7 @@ def test_numbers_that_overflow_are_the_adapters_fault_and_the_next_is_loaded(
     huge = make_adapter(tmp_path / "huge", r=4, lora_alpha=2e38)
     load_requests = [LoadRequest("huge", str(huge), None), LoadRequest("dora", str(adapters["rank-4"]), None)]
     with replica(base_folder) as url, EngineClient(url) as engine:
-        results = push(replica_calls.Engine(url), load_requests, time.monotonic() + 60)
+        results = pushed(url, load_requests)
         assert [model.name for model in engine.models()] == ["tiny", "dora"]
     assert [(one.refusal, one.problem) for one in results] == [(BROKEN_WEIGHTS, ""), ("", "")]
 

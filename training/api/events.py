@@ -104,9 +104,10 @@ async def counted(parts: AsyncGenerator[str], caller: str) -> AsyncIterator[str]
 
 
 async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncGenerator[str]:
-    """Yield an event on each change, a comment after SILENCE_S seconds without one, and `end` when the run has ended.
+    """Yield a snapshot as an event on each change, a comment after SILENCE_S seconds without one, and `end`.
 
-    It stops without `end` after STREAM_S seconds, and once `may_listen` returns False.
+    `place` is (last step, log bytes) seen; new metrics and log text are changes, too. `end` is sent when the run
+    has ended. The stream stops without it after STREAM_S seconds, and once `may_listen` returns False.
     """
     began = last_sent_at = time.monotonic()
     before: dict[str, Any] = {}

@@ -67,9 +67,10 @@ def require_answer(turns: list[Turn], column: str = "messages") -> None:
 
 
 def turn_of(message: Any, column: str) -> Turn:
-    """Return a message as {role, content}, with its weight, calls, reasoning, name or id if it has them.
+    """Return a message as {role, content}, with an answer's weight, calls and reasoning or a tool's name and id.
 
-    Raises BadLine for an unknown role, for content that is not text, and for fields that cannot be honoured.
+    Raises BadLine for an unknown role, content that is not text, an empty question or answer, a bad weight, a bad
+    call, media, tools, and calls or reasoning outside answers. Drops the fields that `unread_fields` names.
     """
     message = without_nulls(message)
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None

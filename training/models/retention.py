@@ -15,7 +15,10 @@ from adapterhub.core.errors import Conflict, Invalid
 
 
 class Retention(models.TextChoices):
-    """The retention classes: for how long the files of a run or a dataset are kept."""
+    """The retention classes: the time from its creation for which a run or a dataset must be kept.
+
+    An erasure is refused before its end; nothing is deleted by itself after it.
+    """
 
     LIFECYCLE = "lifecycle", "10 years, as the documents of a lifecycle"
     SERVING = "serving", "6 months, as the logs of serving"

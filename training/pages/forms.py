@@ -46,7 +46,9 @@ class KeepingForm(Form):
     """Form for the retention class and the legal hold, with the reason."""
 
     retention = forms.ChoiceField(
-        choices=Retention.choices, label="Kept", help_text="Then its files are deleted; what is recorded of it stays."
+        choices=Retention.choices,
+        label="Kept",
+        help_text="Its files cannot be erased before. Nothing is deleted by itself.",
     )
     hold = forms.BooleanField(
         required=False, label="Legal hold", help_text="Nothing of it can be erased, whatever its class."

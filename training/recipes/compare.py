@@ -28,7 +28,11 @@ Question = dict[str, Any]
 
 
 class Comparison(RunFile):
-    """The file of a comparison: losses on `data` and on `generic` text, answers to `prompts` and rows of `data`."""
+    """The JSON file of a comparison of the base and `adapters`: losses on `data` and on `generic`, and answers.
+
+    `chat` sends `prompts` in the chat template, `as_chat` reads `data` so. `max_tokens` limits a loss' tokens,
+    `max_length` a sequence's. Answers to `answers` rows of `data` are scored, also by the regex `pattern`.
+    """
 
     adapters: dict[str, TextPath] = {}
     data: TextPath | None = None

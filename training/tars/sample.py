@@ -48,7 +48,7 @@ class Sample:
         return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
 
     def shuffled(self, half: int) -> list[Batch]:
-        """Return the task's sequences of one half (0 or 1) in batches, in the sample's random order.
+        """Return the task's sequences of one half (0 or 1) in batches, in the random order in which they were drawn.
 
         A half that is empty is replaced by the first sequence.
         """

@@ -20,7 +20,11 @@ from registry.models import BaseModel
 
 
 class Command(BaseCommand):
-    """Restore the installation from a backup; its processes must be stopped."""
+    """Restore keys, rows, and missing or damaged artifacts from a backup, and verify the audit trail.
+
+    Stop the installation's processes first: they are noticed only by locks on tables. Existing projects need
+    --replace, and keys in the backup its passphrase.
+    """
 
     help = "Replace keys, rows and damaged artifacts by those of a backup, and verify the audit trail."
 

@@ -86,7 +86,10 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._window.moves += 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the number of keys that a query attends to, and their offset, 0."""
+        """Return the number of keys that a query attends to, and their offset, 0.
+
+        It is `query_length` for new rows, and the window's length, with the new token, for running ones.
+        """
         return (query_length if self._window.places is None else self._window.length), 0
 
     def get_seq_length(self) -> int:

@@ -172,9 +172,56 @@ READ = {
         lines([{"prompt": f"\u0645\u0631\u062d\u0628\u0627 {n}", "completion": "\u05e9\u05dc\u200f"} for n in N]),
         first="\u200f",
     ),
+    "KTO of LLaMA-Factory": Odd(
+        "a.jsonl",
+        lines([{"instruction": f"Q{n}", "input": "", "output": "A", "kto_tag": False} for n in N]),
+        JUDGED,
+        '"label": false',
+    ),
+    "a label in words": Odd("a.jsonl", lines(prompts(label="Thumbs down")), JUDGED, '"label": false'),
+    "a label that is a subject": Odd("a.jsonl", lines(prompts(label="positive")), warned="column 'label' is not used"),
+    "a turn with a loss mask": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, loss_mask=0), question(n), reply(n)])),
+        OPENAI,
+        '"weight": 0',
+    ),
+    "a turn that Axolotl does not train": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, train_on_turn=False), question(n), reply(n)])),
+        OPENAI,
+        '"weight": 0',
+    ),
+    "a weight of the loss": Odd("a.jsonl", lines(prompts(loss_weight=0.5)), first='"weight": 0.5'),
+    "a weight of the sample": Odd("a.csv", b"prompt,completion,sample_weight\n" + b"Q,A,0\n" * 40, first='"weight": 0'),
+    "a system prompt": Odd("a.jsonl", lines(prompts(system_prompt="Be brief.")), first="Be brief."),
+    "a system prompt beside a plain text": Odd(
+        "a.jsonl",
+        lines([{"text": f"T{n}", "system_prompt": "Be brief."} for n in N]),
+        "text",
+        warned="column 'system_prompt' is not used",
+    ),
+    "a system text in parts": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)], system=[{"text": "Be brief."}])), OPENAI, "Be brief."
+    ),
+    "Gemini's system instruction": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n)], systemInstruction={"parts": [{"text": "Be brief."}]})),
+        OPENAI,
+        "Be brief.",
+    ),
     "emoji of several letters": Odd("a.jsonl", lines(prompts("\U0001f469\u200d\U0001f467")), first="\u200d"),
 }
 REFUSED = {
+    "a mask of characters": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, train_detail=[{"begin_offset": 0, "train": False}])])),
+        refused="messages holds train_detail",
+    ),
+    "a system text that is a number": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)], system=3)), refused="system is a number"
+    ),
+    "a loss scale by name": Odd("a.jsonl", lines(prompts(loss_scale="high")), refused="weight is 'high'"),
     "UTF-32 without a mark": Odd("a.jsonl", lines(prompts(), "utf-32-le"), refused="choose encoding=utf-32-le"),
     "another delimiter": Odd("a.csv", b"prompt^completion\nQ^A\n", refused="'^' is no delimiter here: take a comma"),
     "a row inside of a column": Odd(

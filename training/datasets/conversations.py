@@ -35,12 +35,22 @@ ROLES = {
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
 # Other projects' words for "the loss counts this turn".
-TRAINED = ("weight", "train", "training", "trainable", "loss")
+TRAINED = (
+    "weight",
+    "train",
+    "training",
+    "trainable",
+    "train_on_turn",
+    "loss",
+    "loss_mask",
+    "loss_weight",
+    "loss_scale",
+)
 # The arguments of a call in the words of OpenAI, Llama and Anthropic.
 ARGUMENTS = ("arguments", "parameters", "input", "args", "kwargs")
 # Other fields of a call, which change nothing in what is called.
 OF_CALLS = ("name", "id", "type", "index", "description", "strict", "parsed_arguments")
-REFUSED = ("audio", "images", "image", "video", "videos", "refusal")
+REFUSED = ("audio", "images", "image", "video", "videos", "refusal", "train_detail")
 # The text of a message in the words of OpenAI, ShareGPT and Gemini.
 CONTENTS = ("content", "value", "parts", "text")
 CONTENT = (*CONTENTS, "role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id")
@@ -350,7 +360,17 @@ def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
         raise BadLine(
             "system", "two_systems", "There is a column system, and the messages begin with a system turn: keep one."
         )
-    return [{"role": SYSTEM, "content": text_in(named, "system")}, *turns]
+    return [{"role": SYSTEM, "content": system_text(system)}, *turns]
+
+
+def system_text(system: Any) -> str:
+    """Return the text of a system column: a text, a list of parts of type text, or an object with either.
+
+    Raises BadLine for anything else, and if it is blank or too long.
+    """
+    if isinstance(system, dict):
+        system = next((system[name] for name in CONTENTS if name in system), system)
+    return text_in({"system": text_of(system, "system") if isinstance(system, list) else system}, "system")
 
 
 def tools_in(named: Turn) -> Turn:

@@ -17,6 +17,7 @@ from training.datasets.conversations import (
     USER,
     conversation,
     require_answer,
+    system_text,
     tools_in,
     with_system,
 )
@@ -29,8 +30,11 @@ Turn = dict[str, Any]
 
 ANSWERS = ("completion", *SIDES)
 TALKS = ("messages", "conversations", "conversation")
-# Judgements: columns of numbers hold 1 and 0.
-GOOD_OR_BAD = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+# Judgements: columns of numbers hold 1 and 0. "positive" and "yes" are none, as they may well describe the prompt.
+GOOD_OR_BAD = {
+    **dict.fromkeys(("true", "1", "1.0", "good", "desirable", "chosen", "accepted", "thumbs_up", "upvote"), True),
+    **dict.fromkeys(("false", "0", "0.0", "bad", "undesirable", "rejected", "thumbs_down", "downvote"), False),
+}
 QUESTIONS = ("prompt", "question", "instruction")
 # Where Anthropic's HH-RLHF begins an answer.
 ASSISTED = "\n\nAssistant:"
@@ -185,7 +189,7 @@ def with_preface(prompt: str, named: Record) -> str:
     Raises BadLine if the column is not text or too long.
     """
     if str(named.get("system") or "").strip():
-        return f"{text_in(named, 'system')}\n\n{prompt}"
+        return f"{system_text(named['system'])}\n\n{prompt}"
     return prompt
 
 
@@ -270,15 +274,16 @@ def columns_of(named: Record) -> tuple[str, ...]:
 
 
 def is_judged(named: Record) -> bool:
-    """Return True for a record with an answer that is marked good or bad: its label is true or false, or 1 or 0."""
+    """Return True for a record with an answer that its label marks good or bad, in a word of GOOD_OR_BAD."""
     if label_of(named.get("label")) not in GOOD_OR_BAD:
         return False
     return "completion" in named or {"instruction", "output"} <= set(named) or any(name in named for name in TALKS)
 
 
 def label_of(value: Any) -> str:
-    """Return a label as a word in lower case: true, false, 1 or 0, however the file writes it; other values as text."""
-    return str(int(value) if isinstance(value, float) and value in (0.0, 1.0) else value).strip().lower()
+    """Return a label as a word in lower case with `_` for spaces and hyphens; 1.0 and 0.0 as 1 and 0."""
+    word = str(int(value) if isinstance(value, float) and value in (0.0, 1.0) else value)
+    return re.sub(r"[\s-]+", "_", word.strip().lower())
 
 
 def kind_of(columns: Iterable[str]) -> str:

@@ -30,6 +30,12 @@ FORM_COLUMNS = (
 )
 USE_COLUMNS = ("system", "tools", "document", "source", "weight", "split")
 COLUMNS = (*FORM_COLUMNS, *USE_COLUMNS)
+# Other projects' names for columns that say how a row is used.
+OTHER_NAMES = {
+    "system": ("system_prompt", "system_message", "system_instruction", "systemInstruction"),
+    "weight": ("loss_weight", "sample_weight", "loss_scale"),
+    "label": ("kto_tag",),
+}
 HELD_OUT_WORDS = ("test", "validation", "valid", "val", "eval", "evaluation", "dev", "held_out", "heldout")
 TRAIN_WORDS = ("train", "training")
 # UTF-8 that was read as Windows Western: two letters in place of an accented one, three in place of a quote.
@@ -77,13 +83,28 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
     return {**rest, **{ours: row[theirs] for ours, theirs in mapping.items()}}
 
 
+def with_other_names(mapping: dict[str, str], record: Record) -> dict[str, str]:
+    """Return the mapping with the record's other names of OTHER_NAMES, unless it has these columns, too."""
+    known = {*record, *mapping}
+    implied = {
+        ours: theirs
+        for ours, others in OTHER_NAMES.items()
+        for theirs in others
+        if theirs in record and ours not in known and theirs not in mapping.values()
+        # A plain text has no system turn: the column is no part of it, and is told as unused.
+        if not (ours == "system" and "text" in known)
+    }
+    return {**mapping, **implied}
+
+
 def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
     """Recognise a record's form and return the record in normal form.
 
     With `escape`, control tokens in its prompts are made harmless. Raises BadLine for a record that is not valid in its
     form; for one of no known form it contains the mapping that would work.
     """
-    renamed_record = renamed(record, mapping or {})
+    mapping = with_other_names(mapping or {}, record)
+    renamed_record = renamed(record, mapping)
     named = {name: value for name, value in renamed_record.items() if not is_absent(name, value)}
     form = next((form for form in FORMS if form.fits(named)), None)
     if form is None:
@@ -92,7 +113,7 @@ def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bo
     row = form.read(named) | use_of(named)
     row = escaped(row) if escape else row
     notices = frozenset(notices_of(named, row, form))
-    return Reading(row, form.name, held_out_by(named), unused_of(record, named, form, mapping or {}), notices)
+    return Reading(row, form.name, held_out_by(named), unused_of(record, named, form, mapping), notices)
 
 
 def refuse_media(named: Record) -> None:

@@ -120,7 +120,7 @@ def test_only_a_few_failures_get_a_second_try_alone(tests: list[str], status: in
         (tmp_path / "tests" / f"test_{number}.py").write_text(text)
     cache = tmp_path / ".pytest_cache"
     (cache / "v" / "cache").mkdir(parents=True)
-    before = {f"tests/test_before.py::test_{number}": True for number in range(6)}
+    before = {f"former.py::test_{number}": True for number in range(6)}
     (cache / "v" / "cache" / "lastfailed").write_text(json.dumps(before))
     (cache / "d" / "axe-core").mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MAKE"))}

@@ -186,7 +186,7 @@ TABLE = {
         Setting(
             "ADAPTERHUB_DISCOVERY_S",
             "5",
-            "Seconds between two questions to DNS for the replicas of a cluster; read by `manage.py discover`.",
+            "Seconds between two questions to DNS, or without `manage.py discover` to Kubernetes, for clusters' replicas.",
         ),
         Setting(
             "ADAPTERHUB_DNS_SERVERS",

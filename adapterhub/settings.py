@@ -293,6 +293,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 QUEUES = ("control", "default", "download", "gpu")
 CELERY_TASK_ROUTES = {
     "registry.tasks.reconcile": {"queue": "control"},
+    "registry.tasks.discover": {"queue": "control"},
     "registry.tasks.look_at_rollouts": {"queue": "control"},
     "registry.tasks.collect_outcomes": {"queue": "control"},
     "registry.tasks.check_base_models": {"queue": "control"},
@@ -326,6 +327,11 @@ CELERY_BEAT_SCHEDULE = {
     "reconcile": {
         "task": "registry.tasks.reconcile",
         "schedule": env.integer("ADAPTERHUB_RECONCILE_S", least=1),
+        "options": {"expires": 10},
+    },
+    "discovery": {
+        "task": "registry.tasks.discover",
+        "schedule": env.integer("ADAPTERHUB_DISCOVERY_S", least=1),
         "options": {"expires": 10},
     },
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},

@@ -13,6 +13,7 @@ from registry.base_models import check as base_model_check
 from registry.evidence import served_comparison
 from registry.models import AdapterVersion, BaseModel, Response, StagedFile, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
+from registry.serving import discovery
 from registry.serving import routing_table as publishing
 from registry.serving.cluster_threads import resident
 from registry.serving.coalescing import CoalescedRun, StillRunning
@@ -29,6 +30,12 @@ changes = CoalescedRun(lambda: tell_changes())
 def reconcile() -> None:
     """Bring every cluster's replicas to the versions that its aliases and rollouts need."""
     resident.reconcile()
+
+
+@shared_task
+def discover() -> None:
+    """Update the replicas of clusters with a source, unless a process of its own does."""
+    discovery.update_unless_resident()
 
 
 @shared_task

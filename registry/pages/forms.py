@@ -85,6 +85,19 @@ class CuttingOffForm(ReasonForm):
     )
 
 
+class DiscoveryField(forms.CharField):
+    """A form field for the source of a cluster's replicas."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            max_length=300,
+            required=False,
+            label="Where replicas are found",
+            help_text="dns://host:port, srv://name or kubernetes://namespace/label=value. "
+            "Empty: they are added by hand.",
+        )
+
+
 class ClusterForm(CuttingOffForm):
     """Form for how a cluster's engines were started and replicas are chosen; an empty key keeps the present one."""
 
@@ -103,12 +116,7 @@ class ClusterForm(CuttingOffForm):
         label="Routers choose the replica by",
         help_text="Prefix affinity sends prompts with the same beginning to one replica, whose cache then has it.",
     )
-    discovery = forms.CharField(
-        max_length=300,
-        required=False,
-        label="Where replicas are found",
-        help_text="dns://host:port, srv://name or kubernetes://namespace/label=value. Empty: they are added by hand.",
-    )
+    discovery = DiscoveryField()
     engine_key = forms.CharField(
         max_length=500,
         required=False,

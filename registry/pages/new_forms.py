@@ -15,7 +15,7 @@ from adapterhub.api.pages import CHOOSE, offer, preselect
 from adapterhub.core.forms import Form
 from registry.models import AdapterVersion, BaseModel, Cluster, Replica, without_bodies
 from registry.models.alias_policy import MAX_CACHE_BYTES, MAX_QUORUM, MAX_TTL_S
-from registry.pages.forms import OFFERED, ReasonForm
+from registry.pages.forms import OFFERED, DiscoveryField, ReasonForm
 
 HUB_ID = re.compile(r"\A[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 ADDRESS = re.compile(r"\Ahttps?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?\Z")
@@ -186,6 +186,14 @@ class ClusterForm(ProjectRowForm):
         required=False,
         label="Routers choose the replica by",
         help_text="Prefix affinity sends prompts with the same beginning to one replica, whose cache then has it.",
+    )
+    discovery = DiscoveryField()
+    engine_key = forms.CharField(
+        max_length=500,
+        required=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        label="API key of the engines",
+        help_text="--api-key of vLLM; kept encrypted, never shown. Empty: they ask for none.",
     )
     replicas = ReplicasField(
         label="Replicas",

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import redis
 from django.conf import settings
+from django.db import connection
 from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from registry.models import Cluster
-from registry.replica_sources.address import Kind, parse
+from registry.replica_sources.address import Kind, Source, parse
 from registry.replica_sources.dns_records import Dns, LookupFailed
-from registry.replica_sources.endpoint_slices import Kubernetes, SliceFollower
+from registry.replica_sources.endpoint_slices import Gone, Kubernetes, SliceFollower, endpoints_of
 from registry.serving.membership import update_members
+from registry.serving.valkey import valkey
 
+# In Valkey while a process `manage.py discover` runs, which does then what a task of beat does otherwise.
+RESIDENT = "ah:discovery"
+MISSED_ROUNDS = 6
 log = logging.getLogger(__name__)
 
 
 class Discovery:
-    """The sources of all clusters that have one."""
+    """The sources of all clusters that have one; Kubernetes is followed by threads or, unless `follows`, listed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows: bool = True) -> None:
+        self._follows = follows
         self._dns = Dns(settings.DNS_SERVERS)
         self._api = Kubernetes(settings.KUBERNETES_URL, Path(settings.KUBERNETES_ACCOUNT))
         self._followers: dict[str, SliceFollower] = {}
@@ -45,9 +55,14 @@ class Discovery:
         """Update the members of every cluster that has a source once, and store the time and what stands in the way.
 
         A source that does not answer changes nothing but the stored message. Sources that no cluster has any more are
-        no longer followed.
+        no longer followed. While another process updates them, nothing is done.
         """
         clusters = list(with_source())
+        with only_one() as has_lock:
+            if has_lock:
+                self._update(clusters)
+
+    def _update(self, clusters: list[Cluster]) -> None:
         for gone in self._followers.keys() - {cluster.discovery for cluster in clusters}:
             self._followers.pop(gone).close()
         for cluster in clusters:
@@ -67,9 +82,54 @@ class Discovery:
         source = parse(address)
         if source.kind is not Kind.KUBERNETES:
             return dict.fromkeys(self._dns.urls(source), False), False
+        if not self._follows:
+            return self._listed(source), True
         if address not in self._followers:
             self._followers[address] = SliceFollower(self._api, source, self._changed.set)
         return self._followers[address].endpoints(), True
+
+    def _listed(self, source: Source) -> dict[str, bool]:
+        try:
+            slices, _ = self._api.list(source)
+        except Gone:
+            raise LookupFailed("Kubernetes forgot the list while it was read; it is read again.") from None
+        return endpoints_of(slices.values(), source.port)
+
+
+@contextmanager
+def only_one() -> Iterator[bool]:
+    """Try to take the session lock of discovery in the database; yield True on success."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.discovery'))")
+        has_lock = bool(cursor.fetchone()[0])
+        try:
+            yield has_lock
+        finally:
+            if has_lock:
+                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.discovery'))")
+
+
+def note_resident() -> None:
+    """Let beat's task rest for MISSED_ROUNDS rounds; if Valkey is away, log that."""
+    try:
+        valkey().set(RESIDENT, 1, ex=MISSED_ROUNDS * settings.DISCOVERY_S)
+    except redis.RedisError as error:
+        log.warning("Valkey does not answer (%s): beat's task may discover, too.", error)
+
+
+def update_unless_resident() -> None:
+    """Update the members once, unless a process `manage.py discover` does so or no cluster has a source.
+
+    Raises RedisError if Valkey does not answer.
+    """
+    if with_source().exists() and not valkey().exists(RESIDENT):
+        single().update()
+
+
+@cache
+def single() -> Discovery:
+    """Return this process' discovery that lists once and follows nothing."""
+    return Discovery(follows=False)
 
 
 def with_source() -> QuerySet[Cluster]:

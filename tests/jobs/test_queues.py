@@ -15,6 +15,7 @@ from tests.composition import our_services
 OUTSIDE = ("registry.tasks.check_base_model", "training.tasks.fetch_dataset")
 LOOP = (
     "registry.tasks.reconcile",
+    "registry.tasks.discover",
     "registry.tasks.look_at_rollouts",
     "registry.tasks.collect_outcomes",
     "adapterhub.jobs.tasks.sweep",

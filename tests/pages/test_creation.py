@@ -196,6 +196,19 @@ def test_a_cluster_comes_with_its_replicas_or_not_at_all(lead: Client, base_mode
     assert list(Replica.objects.values_list("url", flat=True)) == ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
 
 
+def test_a_cluster_names_its_source_of_replicas_and_its_engines_key(lead: Client, base_model: BaseModel) -> None:
+    sent = {
+        **{"project": "eu", "slug": "gpu", "base_model": "tiny", "engine": "vllm", "max_lora_rank": 64},
+        **{"max_loras": 8, "engine_key": "sk-1", "discovery": "vllm:8000"},
+    }
+    refused = lead.post("/clusters/new/", sent)
+    assert (refused.status_code, Cluster.objects.count()) == (422, 0)
+    assert "names no source of replicas" in text_of(refused)
+    assert lead.post("/clusters/new/", {**sent, "discovery": "dns://vllm.test:8000"}).status_code == 302
+    cluster = Cluster.objects.get()
+    assert (cluster.discovery, cluster.engine_key) == ("dns://vllm.test:8000", "sk-1")
+
+
 def test_the_engines_that_the_operator_named_are_proposed(lead: Client, base_model: BaseModel, settings: Any) -> None:
     settings.ENGINE_HOSTS = ["127.0.0.1:8100", "localhost:8100", "[::1]:8100", "127.0.0.1:8101", "localhost:8101"]
     page = text_of(lead.get("/clusters/new/"))

@@ -7,10 +7,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import close_old_connections
 
 from adapterhub.jobs.liveness import touch
-from registry.serving.discovery import Discovery
-
-# A list of Kubernetes comes within this time.
-FIRST_LIST_S = 5.0
+from registry.serving.discovery import Discovery, note_resident
 
 
 class Command(BaseCommand):
@@ -20,20 +17,19 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the single round."""
-        parser.add_argument("--once", action="store_true", help="one round, and the next one for what was listed then")
+        parser.add_argument("--once", action="store_true", help="one round, then end")
 
     def handle(self, *, once: bool, **_: Any) -> None:
         """Update all clusters' replicas until the process is stopped, every DISCOVERY_S seconds and after each change.
 
-        With `once` do so twice, the second time after the first change or FIRST_LIST_S seconds.
+        With `once` do so once.
         """
-        discovery = Discovery()
-        discovery.update()
-        discovery.wait(FIRST_LIST_S if once else 0)
+        discovery = Discovery(follows=not once)
         while True:
             close_old_connections()
             discovery.update()
-            touch()
             if once:
-                return discovery.close()
+                return
+            note_resident()
+            touch()
             discovery.wait(settings.DISCOVERY_S)

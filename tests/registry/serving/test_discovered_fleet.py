@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
+from django.db import connections
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias
 from registry.replica_sources import endpoint_slices
-from registry.serving.discovery import Discovery
+from registry.serving import discovery
+from registry.serving.discovery import Discovery, note_resident
 from registry.serving.reconciler import reconcile
+from registry.serving.valkey import valkey as connect
+from registry.tasks import discover
+from serving_client.protocol import ROUTING_TABLE, RoutingTable
 from tests.builders.fleet import OnDisk, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kubernetes import TOKEN, FakeKubernetes, endpoint
@@ -24,6 +31,34 @@ from tests.waiting import wait_until
 SOURCE = "kubernetes://ml/adapterhub.io/fleet=llama?port=http"
 
 
+class Witness(threading.Thread):
+    """A reader of the published table, as a router is one, that compares it with the pods all the time."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        super().__init__(name="witness", daemon=True)
+        self.fleet, self.ends = fleet, threading.Event()
+        self.generations: set[int] = set()
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        with connect() as valkey:
+            while not self.ends.wait(0.002):
+                text = valkey.get(ROUTING_TABLE)
+                faults = self.fleet.faults(RoutingTable.from_json(text)) if text else []
+                # Compared with a table that was replaced meanwhile they would say nothing.
+                if text and valkey.get(ROUTING_TABLE) == text:
+                    self.generations.add(RoutingTable.from_json(text).generation)
+                    self.faults += faults
+
+    def require_no_fault(self) -> None:
+        assert self.is_alive()
+        assert self.faults == []
+
+    def close(self) -> None:
+        self.ends.set()
+        self.join()
+
+
 class Fleet:
     """Pods of vLLM on loopback, each in a slice of its own, and a control plane that follows them."""
 
@@ -31,6 +66,9 @@ class Fleet:
         self.kubernetes, self.alias, self.discovery = kubernetes, alias, Discovery()
         self.pods: dict[str, tuple[FakeEngine, Server]] = {}
         self.going: set[str] = set()
+        # Of those, the ones that the control plane has heard of or found silent.
+        self.known: set[str] = set()
+        self.witness = Witness(self)
 
     def start(self, name: str) -> None:
         engine = FakeEngine()
@@ -65,18 +103,38 @@ class Fleet:
         self.discovery.update()
         self.check()
 
-    def round(self) -> None:
-        self.follow()
+    def reconcile(self) -> None:
         reconcile()
         self.check()
 
+    def round(self) -> None:
+        self.follow()
+        self.reconcile()
+
     def check(self) -> None:
-        """The table names only pods that hold the version and are not going."""
-        for name, route in published().versions.items():
-            for pod, (engine, server) in self.pods.items():
-                if server.url in route.replicas:
-                    assert name in engine.adapters, f"{pod} does not hold {name}"
-                    assert pod not in self.going, f"{pod} is going"
+        """The table names ready holders alone: now, and at each moment since the last check."""
+        self.known |= self.going
+        assert self.faults(published()) == []
+        self.witness.require_no_fault()
+
+    def faults(self, table: RoutingTable) -> list[str]:
+        """What is wrong with a table as the pods are now."""
+        return [
+            f"{pod} {'is going' if name in engine.adapters else f'does not hold {name}'}"
+            for name, route in table.versions.items()
+            for pod, (engine, server) in list(self.pods.items())
+            if server.url in route.replicas and (name not in engine.adapters or pod in self.known)
+        ]
+
+    def named(self) -> set[str]:
+        """The pods that are replicas of the cluster."""
+        urls = set(self.alias.cluster.replicas.values_list("url", flat=True))
+        return {pod for pod, (_, server) in self.pods.items() if server.url in urls}
+
+    def message(self) -> str:
+        """What the cluster says of its source."""
+        self.alias.cluster.refresh_from_db()
+        return self.alias.cluster.discovery_message
 
     def routed(self) -> set[str]:
         """The pods to which requests for what the alias serves go."""
@@ -99,6 +157,8 @@ def fleet(
     with ExitStack() as stack:
         stack.callback(kubernetes.close)
         stack.callback(fleet.discovery.close)
+        fleet.witness.start()
+        stack.callback(fleet.witness.close)
         yield fleet
         for name in fleet.pods.keys() - fleet.going:
             fleet.kill(name)
@@ -131,7 +191,7 @@ def test_the_table_names_only_ready_holders_at_each_moment(
 
     # A node is lost: first its pod does not answer, later Kubernetes says so. The watch is lost meanwhile.
     fleet.kill("two", is_told=False)
-    reconcile()
+    fleet.reconcile()
     assert fleet.routed() == {"one", "three"}
     fleet.kubernetes.break_watches()
     fleet.kubernetes.delete("two")
@@ -170,9 +230,56 @@ def test_the_table_names_only_ready_holders_at_each_moment(
     wait_until(lambda: "503" in message(), 5, "the cluster says that Kubernetes does not answer")
     fleet.check()
     assert fleet.routed() == {"three", "four"}
+    assert len(fleet.witness.generations) >= 8
+
+
+def test_the_witness_sees_a_route_to_a_pod_that_does_not_hold_the_version(fleet: Fleet) -> None:
+    fleet.start("one")
+    fleet.round()
+    [engine, _] = fleet.pods["one"]
+    engine.adapters.clear()
+    wait_until(lambda: bool(fleet.witness.faults), 5, "the witness sees it")
+    assert "one does not hold" in fleet.witness.faults[0]
 
 
 def test_one_round_by_hand_finds_who_is_there(fleet: Fleet) -> None:
     fleet.start("one")
     call_command("discover", "--once")
-    assert [replica.url for replica in fleet.alias.cluster.replicas.all()] == [fleet.pods["one"][1].url]
+    assert fleet.named() == {"one"}
+
+
+def test_a_task_of_beat_discovers_unless_a_process_of_its_own_does(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make run` has beat in its first worker, and no process for discovery."""
+    assert settings.CELERY_BEAT_SCHEDULE["discovery"]["task"] == discover.name
+    monkeypatch.setattr(discovery, "single", lambda: Discovery(follows=False))
+    fleet.start("one")
+    note_resident()
+    discover()
+    assert not fleet.alias.cluster.replicas.exists()
+
+    with connect() as valkey:
+        valkey.delete(discovery.RESIDENT)
+    discover()
+    assert fleet.named() == {"one"}
+
+    # A pod under way, whose slices the API forgets while they are listed, is found the next time.
+    fleet.start("two")
+    fleet.kubernetes.status = 410
+    discover()
+    assert "read again" in fleet.message()
+    fleet.kubernetes.status = 200
+    discover()
+    assert (fleet.named(), fleet.message()) == ({"one", "two"}, "")
+
+
+def test_of_two_that_discover_one_waits_for_the_next_round(fleet: Fleet) -> None:
+    fleet.start("one")
+    other = connections.create_connection("default")
+    with closing(other), other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtext('adapterhub.discovery'))")
+        call_command("discover", "--once")
+        assert not fleet.alias.cluster.replicas.exists()
+    call_command("discover", "--once")
+    assert fleet.named() == {"one"}

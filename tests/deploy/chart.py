@@ -23,10 +23,10 @@ def values_of(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((CHART / f"values-{name}.yaml").read_text()))
 
 
-def render(values: dict[str, Any], chart: Path = CHART) -> list[Manifest]:
+def render(values: dict[str, Any], chart: Path = CHART, name: str = "hub") -> list[Manifest]:
     """Raises HelmError for values that the chart refuses."""
     with helm_python.Chart.load(str(chart)) as loaded:
-        texts = loaded.render(values, name="hub", namespace="ml").values()
+        texts = loaded.render(values, name=name, namespace="ml").values()
     return [manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest]
 
 

@@ -78,8 +78,7 @@ def test_a_setting_that_changes_its_name_is_noticed(tmp_path: Path) -> None:
     chart = Path(shutil.copytree(CHART, tmp_path / "adapterhub"))
     helpers = chart / "templates/_helpers.tpl"
     helpers.write_text(helpers.read_text().replace("ADAPTERHUB_SIGNER_URL", "ADAPTERHUB_SIGNERS_URL"))
-    values = values_of("small") | {"settings": {"ADAPTERHUB_MLFLOW_URI": "http://mlflow"}}
-    assert unknown_settings(render(values, chart)) == {"ADAPTERHUB_SIGNERS_URL", "ADAPTERHUB_MLFLOW_URI"}
+    assert unknown_settings(render(values_of("small"), chart)) == {"ADAPTERHUB_SIGNERS_URL"}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +94,8 @@ def test_what_only_the_operator_knows_is_asked_for(missing: str, message: str) -
 def test_every_secret_that_a_pod_names_is_given_to_it_and_no_other(name: str) -> None:
     for pod_name, template in pods(rendered(name)):
         spec = template["spec"]
-        [volume] = [volume["secret"] for volume in spec["volumes"] if volume["name"] == "secrets"]
-        given = {item["key"] for item in volume["items"]}
+        [volume] = [volume["projected"] for volume in spec["volumes"] if volume["name"] == "secrets"]
+        given = {item["key"] for source in volume["sources"] for item in source["secret"]["items"]}
         if pod_name.startswith("vllm-"):
             assert given == {"api_token"}
             continue

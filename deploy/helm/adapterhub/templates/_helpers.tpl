@@ -36,6 +36,16 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* Variables of all that runs Django. Secrets come as files, but for those of the pods that may not see them. */}}
 {{- define "hub.env" -}}
+{{ include "hub.ownEnv" . }}
+{{- range $name, $value := .Values.settings }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- range $name, $key := .Values.secretSettings }}
+- {name: {{ $name }}_FILE, value: {{ include "hub.secretFile" $key }}}
+{{- end }}
+{{- end }}
+
+{{- define "hub.ownEnv" -}}
 - {name: ADAPTERHUB_HOSTS, value: {{ printf "%s,%s-web,127.0.0.1" (required "host: set the name of the site" .Values.host) .Release.Name | quote }}}
 - {name: ADAPTERHUB_HTTPS, value: "1"}
 - {name: ADAPTERHUB_PROXIES, value: {{ join "," .Values.proxies | quote }}}
@@ -52,12 +62,44 @@ app.kubernetes.io/component: {{ .component }}
 - {name: ADAPTERHUB_ALIVE_PATH, value: /tmp/alive}
 - {name: ADAPTERHUB_LOG_FORMAT, value: json}
 {{ include "hub.storeEnv" . }}
-{{- range $name, $value := .Values.settings }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
-{{- range $name, $key := .Values.secretSettings }}
-- {name: {{ $name }}_FILE, value: {{ include "hub.secretFile" $key }}}
+
+{{/* Values that fit no schema: lengths of names that are put together, and what is said twice. */}}
+{{- define "hub.checks" -}}
+{{- if gt (len .Release.Name) 45 }}
+{{- fail (printf "release %s: give it a name of at most 45 characters, as the names of its Services and jobs begin with it" .Release.Name) }}
 {{- end }}
+{{- $fleets := list }}
+{{- range .Values.vllm.fleets }}
+{{- $name := printf "%s-vllm-%s" $.Release.Name .name }}
+{{- if gt (len $name) 63 }}
+{{- fail (printf "vllm.fleets: %s makes a Service called %s, of %d characters: 63 are allowed, shorten the fleet's name or the release's" .name $name (len $name)) }}
+{{- end }}
+{{- if has .name $fleets }}{{ fail (printf "vllm.fleets: %s is there twice" .name) }}{{ end }}
+{{- $fleets = append $fleets .name }}
+{{- end }}
+{{- $own := regexFindAll "name: [A-Z0-9_]+" (include "hub.ownEnv" .) -1 }}
+{{- range $name := concat (keys .Values.settings) (keys .Values.secretSettings) | sortAlpha }}
+{{- if or (has (printf "name: %s" $name) $own) (has (printf "name: %s_FILE" $name) $own) (has (printf "name: %s" (trimSuffix "_FILE" $name)) $own) }}
+{{- fail (printf "settings: the chart sets %s itself, from other values" $name) }}
+{{- end }}
+{{- if and (hasKey $.Values.settings $name) (hasKey $.Values.secretSettings $name) }}{{ fail (printf "settings and secretSettings both set %s" $name) }}{{ end }}
+{{- end }}
+{{- $variables := concat $own (list "name: REMAP_SIGTERM") }}
+{{- range $name := concat (keys .Values.settings) (keys .Values.secretSettings) }}{{ $variables = concat $variables (list (printf "name: %s" $name) (printf "name: %s_FILE" $name)) }}{{ end }}
+{{- range .Values.pods.env }}
+{{- if has (printf "name: %s" .name) $variables }}{{ fail (printf "pods.env: %s is set already" .name) }}{{ end }}
+{{- end }}
+{{- $keys := concat (splitList " " (include "hub.secretKeys" .)) (list "database_owner_url" "database_signer_url" "metrics_token" "api_token" "backup_passphrase") }}
+{{- range $key, $_ := .Values.secretKeys }}
+{{- if not (has $key $keys) }}{{ fail (printf "secretKeys: nothing reads %s; the keys are %s" $key (join ", " (sortAlpha $keys))) }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Where a key of the Secret is: in existingSecret, unless secretKeys names another one. */}}
+{{- define "hub.secretRef" -}}
+{{- $other := get .root.Values.secretKeys .key | default dict -}}
+{name: {{ $other.name | default .root.Values.existingSecret }}, key: {{ $other.key | default .key }}}
 {{- end }}
 
 {{- define "hub.storeEnv" -}}
@@ -78,29 +120,64 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "hub.secretVolume" -}}
 - name: secrets
-  secret:
-    secretName: {{ .root.Values.existingSecret }}
+  projected:
     defaultMode: 0440
-    items:
-      {{- range .keys }}
-      - {key: {{ . }}, path: {{ . }}}
+    sources:
+      {{- range $key := .keys }}
+      {{- $ref := fromYaml (include "hub.secretRef" (dict "root" $.root "key" $key)) }}
+      - secret: {name: {{ $ref.name }}, items: [{key: {{ $ref.key }}, path: {{ $key }}}]}
       {{- end }}
 {{- end }}
 
 {{- define "hub.podSecurity" -}}
+{{- $security := .root.Values.podSecurity }}
 automountServiceAccountToken: {{ .token | default false }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .user | default 10001 }}
-  runAsGroup: {{ .user | default 10001 }}
-  fsGroup: {{ .root.Values.podSecurity.fsGroup }}
+  {{- with $security.runAsUser }}
+  runAsUser: {{ $.user | default . | int64 }}
+  runAsGroup: {{ $.user | default . | int64 }}
+  {{- end }}
+  {{- with $security.fsGroup }}
+  fsGroup: {{ . | int64 }}
   fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
   {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where pods may run: a part's own wishes, and those of `pods`. */}}
+{{- define "hub.placement" -}}
+{{- $pods := .root.Values.pods }}
+{{- with merge (deepCopy (.nodeSelector | default dict)) $pods.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat (.tolerations | default list) $pods.tolerations | uniq }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pods.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pods.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and annotations of pods: what chooses them, and those of `pods`. */}}
+{{- define "hub.podMetadata" -}}
+labels:
+  {{- toYaml (merge (fromYaml (include "hub.selector" .)) (.labels | default dict) .root.Values.pods.labels) | nindent 2 }}
+{{- with .root.Values.pods.annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -144,23 +221,15 @@ spec:
       {{- include "hub.selector" . | nindent 6 }}
   template:
     metadata:
-      labels:
-        {{- include "hub.selector" . | nindent 8 }}
+      {{- include "hub.podMetadata" . | nindent 6 }}
     spec:
       {{- include "hub.podSecurity" (dict "root" $root "user" .user "token" .token) | nindent 6 }}
+      {{- include "hub.placement" . | nindent 6 }}
       {{- if .serviceAccount }}
       serviceAccountName: {{ .serviceAccount }}
       {{- end }}
       {{- include "hub.spread" . | nindent 6 }}
       terminationGracePeriodSeconds: {{ .grace | default 30 }}
-      {{- with .nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .tolerations }}
-      tolerations:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
       containers:
         - name: {{ .component }}
           image: {{ include "hub.image" (dict "root" $root "image" (.image | default "adapterhub")) }}
@@ -176,6 +245,9 @@ spec:
             {{- if .worker }}
             # Celery waits for running tasks for ever at SIGTERM; at SIGQUIT it hands them back.
             - {name: REMAP_SIGTERM, value: SIGQUIT}
+            {{- end }}
+            {{- with $root.Values.pods.env }}
+            {{- toYaml . | nindent 12 }}
             {{- end }}
           {{- if .port }}
           ports:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,6 +94,18 @@ def test_foreign_images_are_pinned(name: str) -> None:
     assert re.match(r"v?\d+\.\d+", tag), "a tag that names a version"
 
 
+def test_our_images_are_those_of_the_release() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    release = project["version"].partition(".dev")[0]
+    assert {service["image"].rpartition(":")[2] for service in our_services().values()} == {release}
+
+
+def test_the_gpu_image_has_the_compiler_that_triton_calls() -> None:
+    assert our_services()["gpu-worker"]["build"]["args"] == {"TORCH": "cuda"}
+    [run] = re.findall(r'RUN if \[ "\$TORCH" = cuda \]; then (.+?)fi$', (ROOT / "Dockerfile").read_text(), re.M | re.S)
+    assert {"gcc", "libc6-dev"} <= set(run.split())
+
+
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_our_services_run_without_privileges(name: str) -> None:
     service = our_services()[name]
@@ -151,6 +166,20 @@ def test_every_service_that_stays_is_checked_and_bounded(name: str) -> None:
 @pytest.mark.parametrize("name", ["migrate", "bucket"])
 def test_every_service_that_ends_is_bounded(name: str) -> None:
     assert services()[name]["deploy"]["resources"]["limits"]
+
+
+@pytest.mark.parametrize(("listed", "status"), [("  adapterhub\tsize:0", 0), ("  adapterhub-old\tsize:0", 1), ("", 1)])
+def test_a_bucket_that_was_not_made_is_a_failure(listed: str, status: int, tmp_path: Path) -> None:
+    """`weed shell` ends with 0 whatever its commands did; what depends on the bucket starts when it is listed."""
+    weed = tmp_path / "weed"
+    weed.write_text(f"#!/bin/sh\nread command\ncase $command in *list*) printf '%s\\n' '{listed}';; esac\n")
+    weed.chmod(0o755)
+    bucket = services()["bucket"]
+    env = {"PATH": f"{tmp_path}:{os.defpath}"}
+    command = [word.replace("$$", "$") for word in bucket["entrypoint"]]
+    assert subprocess.run(command, env=env, check=False).returncode == status
+    assert bucket["restart"] == "on-failure"
+    assert services()["web"]["depends_on"]["bucket"]["condition"] == "service_completed_successfully"
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -77,7 +77,8 @@ def interpreters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("images")
     interpreter_of = {image: IMAGE_PACKAGES["environment"](image, folder / image) for image in ("app", "router")}
     app, router = (str(environment / "bin/python") for environment in interpreter_of.values())
-    return {"adapterhub:latest": app, "adapterhub-gpu:latest": app, "adapterhub-router:latest": router}
+    images = {service["image"] for service in our_services().values()}
+    return {image: router if image.startswith("adapterhub-router:") else app for image in images}
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def exchange(text: str, exchanged: dict[str, str]) -> str:
 def is_healthy(name: str, exchanged: dict[str, str]) -> bool:
     """True when the health check of the service, run here, finds nothing."""
     check = our_services()[name]["healthcheck"]["test"]
-    command = [exchanged["adapterhub:latest"], *check[2:-1], exchange(check[-1], exchanged)]
+    command = [exchanged[our_services()["web"]["image"]], *check[2:-1], exchange(check[-1], exchanged)]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from serving_client.engine.adapters import lora
 from serving_client.engine.batching import batch
@@ -168,3 +169,18 @@ async def test_a_request_that_nobody_waits_for_leaves_the_batch(
         abandoned.cancel()
         await greedy(engine, "tiny", PROMPTS[1], 2)
         assert len(abandoned.sequences[0].tokens) < 400
+
+
+@pytest.mark.parametrize(
+    ("package", "compiler", "lacks"), [(None, "/usr/bin/gcc", "Triton"), (1, None, "a C compiler")]
+)
+def test_a_gpu_without_what_its_kernels_need_says_so(
+    package: Any, compiler: str | None, lacks: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lora, "find_spec", lambda _: package)
+    monkeypatch.setattr(lora, "which", lambda _: compiler)
+    assert lora.row_kernel(torch.device("cuda")) is None
+    assert f"Without {lacks} " in caplog.text
+    caplog.clear()
+    assert lora.row_kernel(torch.device("cpu")) is None
+    assert caplog.text == ""

@@ -9,6 +9,7 @@ available, a recorded step uses kernels of its own, in which a row reads its ada
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ Rows = Sequence[Adapter | None]
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """x (rows, 1, in), y (rows, 1, out), all slots' down and up, slot of each row -> y with the update added."""
 MOST_TOKENS = 256
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,15 @@ def waits_for_launches(x: torch.Tensor) -> bool:
 
 
 def row_kernel(device: torch.device) -> Kernel | None:
-    """Return the Triton kernel for recorded steps, or None without a GPU, Triton or a C compiler."""
-    if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
+    """Return the Triton kernel for recorded steps, or None without a GPU, Triton or a C compiler.
+
+    What a GPU lacks is logged, as its batches of many adapters are slower then.
+    """
+    if device.type != "cuda":
+        return None
+    lacks = "Triton" if not find_spec("triton") else "" if which("gcc") or which("clang") else "a C compiler"
+    if lacks:
+        log.warning("Without %s batches of many adapters do without their kernels, which makes them slower.", lacks)
         return None
     from serving_client.vllm_plugin.row_kernels import with_rows
 

@@ -186,7 +186,7 @@ TABLE = {
         Setting(
             "ADAPTERHUB_DISCOVERY_S",
             "5",
-            "Seconds between two questions to DNS, or without `manage.py discover` to Kubernetes, for clusters' replicas.",
+            "Seconds between two questions to DNS, or without `manage.py discover` to Kubernetes, for replicas.",
         ),
         Setting(
             "ADAPTERHUB_DNS_SERVERS",

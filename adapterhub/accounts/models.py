@@ -102,6 +102,7 @@ class Project(models.Model):
         max_length=10,
         choices=NamedVersions.choices,
         default=NamedVersions.APPROVED,
+        db_default=NamedVersions.APPROVED,
         help_text="Versions that callers may name, of adapters with a protected alias.",
     )
     archived_at = models.DateTimeField(null=True, blank=True)

@@ -18,7 +18,10 @@ class IdempotentRequest(models.Model):
     fingerprint = models.CharField(max_length=64)
     status = models.PositiveSmallIntegerField(null=True)
     sealed = models.BinaryField(null=True, help_text="The answer's bytes: it may hold a secret that is shown once.")
-    used_scopes = models.JSONField(default=list, help_text="What the caller needed: [project, scope] pairs.")
+    # An answer that a release without this column kept is repeated to nobody: there is no project 0.
+    used_scopes = models.JSONField(
+        default=list, db_default=[[0, "admin"]], help_text="What the caller needed: [project, scope] pairs."
+    )
     created_at = models.DateTimeField(default=now)
 
     class Meta:

@@ -206,7 +206,9 @@ class AdapterVersion(models.Model):
     size_bytes = models.PositiveBigIntegerField()
     metrics = models.JSONField(default=dict)
     lineage = models.JSONField(default=dict)
-    report = models.JSONField(default=dict, help_text="what was sent, and what its check found and changed")
+    report = models.JSONField(
+        default=dict, db_default={}, help_text="what was sent, and what its check found and changed"
+    )
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
 

@@ -68,21 +68,25 @@ class BaseModel(models.Model):
     slug = models.SlugField(unique=True)
     source = models.CharField(max_length=300, help_text="Folder below the models folder, or a hub id.")
     revision = models.CharField(max_length=100, blank=True)
-    also_named = ArrayField(models.CharField(max_length=300), default=list, blank=True)
+    also_named = ArrayField(models.CharField(max_length=300), default=list, db_default=[], blank=True)
     status = models.CharField(max_length=20, choices=BaseModelStatus.choices, default=BaseModelStatus.CHECKING)
     message = models.TextField(blank=True)
     digest = models.CharField(max_length=64, blank=True, editable=False)
     tokenizer_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     template_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     config = models.JSONField(default=dict, editable=False)
-    weight_norms = models.JSONField(default=dict, editable=False, help_text="module name -> Frobenius norm")
-    longest_token = models.PositiveIntegerField(default=0, editable=False, help_text="characters; 0: not known")
+    weight_norms = models.JSONField(
+        default=dict, db_default={}, editable=False, help_text="module name -> Frobenius norm"
+    )
+    longest_token = models.PositiveIntegerField(
+        default=0, db_default=0, editable=False, help_text="characters; 0: not known"
+    )
     parameters = models.PositiveBigIntegerField(default=0, editable=False)
     size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
     archived_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=now, editable=False)
     checked_at = models.DateTimeField(null=True, editable=False, help_text="The last sign of life of its check.")
-    check_attempt = models.PositiveIntegerField(default=0, editable=False)
+    check_attempt = models.PositiveIntegerField(default=0, db_default=0, editable=False)
 
     objects = BaseModelQuerySet.as_manager()
 

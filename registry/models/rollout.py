@@ -66,7 +66,9 @@ class Rollout(SignedPlan):
     salt = models.CharField(max_length=40, default=new_salt, editable=False)
     generation = models.PositiveIntegerField(default=1, editable=False)
     reason = models.TextField()
-    status_reason = models.TextField(blank=True, default="", editable=False, help_text="Why it is in this status.")
+    status_reason = models.TextField(
+        blank=True, default="", db_default="", editable=False, help_text="Why it is in this status."
+    )
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
     opened_at = models.DateTimeField(null=True, editable=False, help_text="Since when it moves its alias.")

@@ -50,6 +50,11 @@ def test_a_cluster_and_its_replicas_come_and_go(command: Command, base_model: Ba
     done(command, "cluster", "change", "gpu", "--max-loras", "6", "--routing", "prefix_affinity", "--reason", "x")
     cluster.refresh_from_db()
     assert (cluster.max_loras, cluster.routing) == (6, "prefix_affinity")
+    refused = command("cluster", "change", "gpu", "--discovery", "vllm:8000", "--reason", "x")
+    assert (refused.returncode != 0, "names no source of replicas" in refused.stderr) == (True, True)
+    done(command, "cluster", "change", "gpu", "--discovery", "dns://vllm.test:8000", "--reason", "x")
+    cluster.refresh_from_db()
+    assert cluster.discovery == "dns://vllm.test:8000"
     refused = command("cluster", "delete", "gpu", "--reason", "unused")
     assert (refused.returncode != 0, "Delete them first" in refused.stderr) == (True, True)
     done(command, "replica", "delete", "http://127.0.0.1:2", "--reason", "gone")
@@ -64,6 +69,7 @@ def test_a_cluster_and_its_replicas_come_and_go(command: Command, base_model: Ba
         "replica:changed",
         "replica:drained",
         "replica:resumed",
+        "cluster:changed",
         "cluster:changed",
         "replica:deleted",
         "cluster:deleted",
@@ -90,6 +96,11 @@ def test_a_declared_cluster_says_what_differs_whatever_the_spelling(
     named = ["HTTP://127.0.0.1:1/", "http://127.0.0.1:80"]
     assert changes(command, tmp_path, slug="new", **limits) == ["create a cluster of tiny"]
     assert changes(command, tmp_path, slug="cpu", replicas=named, **limits) == []
+    # Who was found is the source's, whatever the file names.
+    cluster.add_replica(url="http://127.0.0.1:2", by=alice.as_actor(), is_discovered=True)
+    assert changes(command, tmp_path, slug="cpu", replicas=named, **limits) == []
+    sourced = changes(command, tmp_path, slug="cpu", discovery="dns://vllm.test:8000", **limits)
+    assert sourced == ["change discovery"]
     other = {**limits, "max_loras": 5, "replicas": ["http://127.0.0.1:1", "http://127.0.0.1:3"]}
     (difference,) = changes(command, tmp_path, slug="cpu", **other)
     assert difference == "change max_loras, + http://127.0.0.1:3, - http://127.0.0.1"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from django.test import AsyncClient, Client
 from django.urls import reverse
 from rest_framework.test import APIClient
@@ -65,6 +65,17 @@ def test_a_token_loses_what_its_maker_loses(base_model: BaseModel, dana: User, t
     assert api.get("/api/v1/projects/").json()["results"] == []
     assert api.get(f"/api/v1/adapters/{adapter.slug}/").status_code == 404
     assert api.get("/api/v1/audit/events/?project=eu").json().get("results", []) == []
+
+
+def test_an_answer_that_a_release_before_kept_is_repeated_to_nobody(base_model: BaseModel, ci: str) -> None:
+    """That release does not know the column for what its caller needed: the database's default is a role of nobody."""
+    api, header = api_with(ci), {"Idempotency-Key": "once"}
+    assert api.post("/api/v1/adapters/", NEW, headers=header).status_code == 201
+    assert api.post("/api/v1/adapters/", NEW, headers=header)["Idempotency-Replayed"] == "true"
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE api_idempotentrequest SET used_scopes = DEFAULT")
+    refused = api.post("/api/v1/adapters/", NEW, headers=header)
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
 
 
 @pytest.mark.threat("C11")

@@ -39,7 +39,7 @@ class Compression(GpuJob):
         Dataset, models.PROTECT, null=True, blank=True, related_name="+"
     )
     budget = models.JSONField()
-    keeps_merged = models.BooleanField(default=False)
+    keeps_merged = models.BooleanField(default=False, db_default=False)
     version = models.OneToOneField(
         AdapterVersion, models.PROTECT, null=True, editable=False, related_name="compression"
     )

@@ -95,10 +95,12 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     status = models.CharField(max_length=20, choices=DatasetStatus.choices, default=DatasetStatus.READY)
     message = models.TextField(blank=True, default="")
     format = models.CharField(max_length=20, blank=True, default="")
-    encoding = models.CharField(max_length=20, blank=True, default="", help_text="Empty: UTF-8, or the file's mark.")
+    encoding = models.CharField(
+        max_length=20, blank=True, default="", db_default="", help_text="Empty: UTF-8, or the file's mark."
+    )
     mapping = models.JSONField(default=dict, help_text="our column -> the file's")
-    escape = models.BooleanField(default=False, help_text="Control tokens in prompts get a space.")
-    read_as = models.TextField(blank=True, default="", help_text="The recognised form of the rows.")
+    escape = models.BooleanField(default=False, db_default=False, help_text="Control tokens in prompts get a space.")
+    read_as = models.TextField(blank=True, default="", db_default="", help_text="The recognised form of the rows.")
     upload = models.CharField(max_length=64, blank=True, default="", help_text="digest of a file still to be checked")
     check_began_at = models.DateTimeField(null=True, editable=False)
     digest = models.CharField(max_length=64, blank=True)

@@ -22,7 +22,10 @@ class SourceMixin(models.Model):
     """
 
     source = models.JSONField(
-        default=dict, editable=False, help_text="Where a dataset of a bucket or a hub lies, and the bytes read there."
+        default=dict,
+        db_default={},
+        editable=False,
+        help_text="Where a dataset of a bucket or a hub lies, and the bytes read there.",
     )
     project: Any
     size_bytes: Any

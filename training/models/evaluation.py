@@ -43,7 +43,7 @@ class Evaluation(GpuJob):
     against = models.ForeignKey(AdapterVersion, models.PROTECT, null=True, blank=True, related_name="+")
     prompts = models.JSONField(default=list)
     pattern = models.CharField(max_length=MAX_PATTERN, blank=True, default="")
-    task = models.CharField(max_length=100, blank=True, default="", help_text="A task of lm-eval.")
+    task = models.CharField(max_length=100, blank=True, default="", db_default="", help_text="A task of lm-eval.")
     result = models.OneToOneField(VersionEvaluation, models.PROTECT, null=True, editable=False, related_name="job")
 
     tags = {

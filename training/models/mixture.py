@@ -75,7 +75,10 @@ class MixtureMixin(models.Model):
     """The datasets that a run mixes in beside its own `dataset`, and perhaps a `validation_dataset`."""
 
     mixture = models.JSONField(
-        default=list, blank=True, help_text="Datasets beside the first, whose weight is 1: dataset, weight."
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Datasets beside the first, whose weight is 1: dataset, weight.",
     )
     dataset: Any
     validation_dataset: Any

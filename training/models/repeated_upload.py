@@ -17,7 +17,12 @@ class RepeatedUploadMixin(models.Model):
     """
 
     file_digest = models.CharField(
-        max_length=64, blank=True, default="", db_index=True, help_text="sha256 of the file as it was sent"
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        db_index=True,
+        help_text="sha256 of the file as it was sent",
     )
     same_as = models.ForeignKey(
         "self", models.PROTECT, null=True, editable=False, related_name="+", help_text="Who has the same content."

@@ -72,7 +72,9 @@ class Cluster(models.Model):
         db_default=Routing.LEAST_LOADED,
         help_text="How routers choose among the replicas that hold a version.",
     )
-    sealed_key = models.BinaryField(default=b"", editable=False, help_text="Its engines' API key, encrypted.")
+    sealed_key = models.BinaryField(
+        default=b"", db_default=b"", editable=False, help_text="Its engines' API key, encrypted."
+    )
     discovery = models.CharField(max_length=300, blank=True, default="", db_default="", help_text=MEANING)
     discovered_at = models.DateTimeField(null=True, editable=False, help_text="When its source last answered.")
     discovery_message = models.TextField(

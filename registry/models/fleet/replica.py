@@ -81,7 +81,7 @@ class Replica(models.Model):
 
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="replicas")
     url = models.URLField(unique=True, max_length=300)
-    endpoints = ArrayField(models.CharField(max_length=300), default=list, editable=False)
+    endpoints = ArrayField(models.CharField(max_length=300), default=list, db_default=[], editable=False)
     is_healthy = models.BooleanField(default=False, editable=False)
     engine_version = models.CharField(max_length=60, blank=True, editable=False)
     max_length = models.PositiveIntegerField(
@@ -109,12 +109,14 @@ class Replica(models.Model):
     pushed = ArrayField(
         models.CharField(max_length=LONGEST_NAME),
         default=list,
+        db_default=[],
         editable=False,
         help_text="Names that we began to load.",
     )
     foreign = ArrayField(
         models.CharField(max_length=LONGEST_NAME),
         default=list,
+        db_default=[],
         editable=False,
         help_text="Names that others loaded.",
     )

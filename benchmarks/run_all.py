@@ -23,7 +23,7 @@ PARTS = {
     "vllm_adapters_plot.py",
 }
 NEED_A_MODEL = {"methods.py", "multi_gpu.py"}
-NEED_VLLM = {"routing_policies.py", "vllm_adapters.py", "vllm_tokens.py", "whole_product.py"}
+NEED_VLLM = {"replica_loads.py", "routing_policies.py", "vllm_adapters.py", "vllm_tokens.py", "whole_product.py"}
 
 
 def main() -> int:

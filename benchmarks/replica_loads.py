@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.product_clients import ENGINE_SETTINGS, Crowd, VllmServer, speed
 from benchmarks.report import Row, arguments, publish
-from benchmarks.router_sides import free_port
 from registry.serving import replica_calls
 from registry.serving.replica_calls import Engine, Loaded, LoadRequest
 from tests.byte_llama import END, tokenizer
@@ -34,6 +33,7 @@ BASE, HOT, MISSING, CLIENTS, TOKENS, ROUNDS, RANK = "base", 8, 8, 64, 32, 5, 16
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
 TINY = {"hidden_size": 192, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 3}
 SIDE_BY_SIDE = replica_calls.LOADS_AT_ONCE
+PORT = 18411
 PROMPT = "The bank reports the incident to the authority within four hours and names the person in charge. "
 
 
@@ -78,7 +78,7 @@ def server(options: Any, work: Path) -> VllmServer:
         settings |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     else:
         command += ["--gpu-memory-utilization", "0.2"]
-    return VllmServer("vllm", free_port(), command, settings, work / "vllm.log")
+    return VllmServer("vllm", PORT, command, settings, work / "vllm.log")
 
 
 def loads(engine: Engine, requests: list[LoadRequest], at_once: int) -> tuple[float, float]:

@@ -23,10 +23,10 @@ class BadPattern(ValueError):
 
 
 @lru_cache(maxsize=256)
-def compiled(pattern: str) -> Pattern:
-    """Compile a pattern for RE2. Raises BadPattern if it is invalid, too long or too large."""
-    if len(pattern) > LONGEST:
-        raise BadPattern(f"at most {LONGEST} characters")
+def compiled(pattern: str, longest: int = LONGEST) -> Pattern:
+    """Compile a pattern for RE2. Raises BadPattern if it is invalid, over `longest` characters, or too large."""
+    if len(pattern) > longest:
+        raise BadPattern(f"at most {longest} characters")
     options = re2.Options()
     options.max_mem, options.log_errors = MEMORY_BYTES, False
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving_client.regex import BadPattern, compiled
+from serving_client.regex import LONGEST, BadPattern, compiled
 
 
 def pattern_fault(pattern: str) -> str:
@@ -16,7 +16,10 @@ def pattern_fault(pattern: str) -> str:
     return ""
 
 
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a test of whether the pattern matches anywhere in a text. Raises ValueError if RE2 cannot compile it."""
-    search = compiled(pattern).search
+def matcher(pattern: str, longest: int = LONGEST) -> Callable[[str], bool]:
+    """Return a test of whether the pattern matches anywhere in a text.
+
+    Raises ValueError if RE2 cannot compile it, or it has more than `longest` characters.
+    """
+    search = compiled(pattern, longest).search
     return lambda text: search(text) is not None

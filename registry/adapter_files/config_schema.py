@@ -70,6 +70,11 @@ def is_pattern(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(map(is_alpha, value.values())))
 
 
+def is_ranks(value: Any) -> bool:
+    """Return True for None or a mapping whose values are all permitted ranks."""
+    return value is None or (isinstance(value, dict) and all(map(is_rank, value.values())))
+
+
 def is_off(value: Any) -> bool:
     """Return True for a value that switches the feature off: None, False, "", "none", or an empty list or object."""
     return value in (None, False, "", "none") or value == [] or value == {}
@@ -80,7 +85,8 @@ def is_plain_init(value: Any) -> bool:
 
     With any other the training changed the base weights, and the adapter on the original base model is wrong.
     """
-    return value in (None, True, False, "gaussian", "eva", "orthogonal")
+    # PEFT reads this one name in any spelling.
+    return value in (None, True, False, "eva", "orthogonal") or (isinstance(value, str) and value.lower() == "gaussian")
 
 
 def is_default_module(value: Any) -> bool:
@@ -100,7 +106,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "exclude_modules": (is_targets, "a list of names, or a pattern"),
     "layers_to_transform": (is_layers, "a layer's number, or a list of them"),
     "layers_pattern": (is_targets, "a name, or a list of them"),
-    "rank_pattern": (is_pattern, "an object of module names and positive numbers"),
+    "rank_pattern": (is_ranks, "an object of module names and whole numbers from 1 to 32768"),
     "alpha_pattern": (is_pattern, "an object of module names and positive numbers"),
     "use_rslora": (is_flag, "true or false"),
     "lora_dropout": (is_share, "a number from 0 to 1"),
@@ -199,8 +205,21 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
             f"Fields that PEFT does not read, or that are switched off, were left out: {listed(sorted(ignored), 8)}."
         )
         yield notice("fields_ignored", CONFIG, cause)
+    yield from layer_findings(config)
     for field in ("rank_pattern", "alpha_pattern"):
         yield from pattern_findings(config.get(field), f"{CONFIG}.{field}")
+
+
+def layer_findings(config: dict[str, Any]) -> Iterator[Finding]:
+    """Yield a fault for each choice of layers with which PEFT does not open the configuration."""
+    for field in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.get("target_modules"), str) and not is_off(config.get(field)):
+            cause = f"{field} does not go with a pattern in target_modules: PEFT does not open such a configuration."
+            yield fault("contradiction", f"{CONFIG}.{field}", cause, "Name the modules in a list, or leave it out.")
+            return
+    if config.get("layers_pattern") and config.get("layers_to_transform") is None:
+        cause = "layers_pattern says nothing without layers_to_transform: PEFT does not open such a configuration."
+        yield fault("contradiction", f"{CONFIG}.layers_pattern", cause, "Name the layers, or leave it out.")
 
 
 def are_valid(config: dict[str, Any], names: Iterable[str]) -> bool:

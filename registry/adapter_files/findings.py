@@ -86,5 +86,9 @@ def listed(names: Sequence[str], count: int = 3) -> str:
 
 
 def printable(name: str) -> str:
-    """Return the first 200 characters of a name that an uploader chose, with characters outside ASCII escaped."""
-    return name[:200].encode("ascii", "backslashreplace").decode()
+    """Return the first 200 characters of a text that an uploader chose, as printable ASCII; all else is escaped.
+
+    Control characters would change a terminal's state, and Postgres stores no NUL.
+    """
+    text = name[:200].encode("ascii", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)

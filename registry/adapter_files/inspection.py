@@ -15,7 +15,7 @@ from typing import Any
 from registry.adapter_files.base_identity import BaseFacts, base_findings
 from registry.adapter_files.config_schema import are_valid, config_findings, method_fault
 from registry.adapter_files.findings import LONGEST, Finding, fault, faults_of, listed, notice, printable, refusal
-from registry.adapter_files.peft_targets import Undecided, adapted_modules
+from registry.adapter_files.peft_targets import DEFAULT, Undecided, adapted_modules
 from registry.adapter_files.safetensors_header import Tensor
 from registry.adapter_files.scales import scale_findings
 from registry.adapter_files.served_config import CONFIG
@@ -233,9 +233,9 @@ def ranks_of(
             sides.setdefault(lora.module, {})[lora.side] = tensors[name].shape
     ranks, wrong, empty = {}, [], []
     for module, pair in sorted(sides.items()):
-        a, b = pair.get("A", ()), pair.get("B", ())
+        a, b = pair.get("A"), pair.get("B")
         out, width = base.shapes[module.rsplit(".", 1)[1]]
-        if len(a) == len(b) == 2 and a[0] >= 1 and (a, b) == ((a[0], width), (out, a[0])):
+        if a and b and len(a) == len(b) == 2 and a[0] >= 1 and (a, b) == ((a[0], width), (out, a[0])):
             ranks[module] = a[0]
         elif pair and all(0 in shape for shape in pair.values()):
             empty.append(module)
@@ -244,13 +244,13 @@ def ranks_of(
     return ranks, [*shape_faults(wrong, empty), *unknown_modules(unknown, base)]
 
 
-def misfit(a: tuple[int, ...], b: tuple[int, ...], out: int, width: int) -> str:
+def misfit(a: tuple[int, ...] | None, b: tuple[int, ...] | None, out: int, width: int) -> str:
     """Return a phrase that says why A and B, given by their shapes, do not fit a layer (out, width).
 
-    An empty shape means that the matrix is missing. The caller has found that they do not fit.
+    None means that the matrix is missing. The caller has found that they do not fit.
     """
-    if not a or not b:
-        return f"it has {'B and no A' if b else 'A and no B'}"
+    if a is None or b is None:
+        return f"it has {'B and no A' if a is None else 'A and no B'}"
     text = f"A {list(a)} and B {list(b)} do not fit a layer of shape {[out, width]}"
     if len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (width, out):
         return f"{text}: the matrices are transposed"
@@ -307,9 +307,10 @@ def modules_against_configuration(
     except (Undecided, TypeError) as reason:
         cause = f"The pattern of modules cannot be evaluated here ({reason}): the file's tensors decide."
         return None, [notice("targets_undecided", target, cause)]
-    if wanted is None:
-        return None, [notice("targets_absent", target, "No target_modules are named: the file's tensors decide.")]
     findings = []
+    if config.get("target_modules") is None:
+        cause = f"No target_modules are named: PEFT then adapts {' and '.join(DEFAULT)} of this base model."
+        findings.append(notice("targets_absent", target, cause))
     if isinstance(config.get("target_modules"), str) and wanted:
         findings.append(
             notice("targets_pattern", target, "A pattern names the modules; they are served by their names.")

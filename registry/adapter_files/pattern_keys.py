@@ -13,6 +13,8 @@ from typing import Any
 from adapterhub.core.regex_check import matcher
 
 PLAIN = re.compile(r"(\^?)(\w+(?:(?:\.\w+)*|(?:\\\.\w+)*))", re.ASCII)
+# PEFT puts a key behind a beginning of its own, where Python takes no flags for the whole pattern.
+FLAGS = re.compile(r"\(\?[a-zA-Z]+\)")
 MOST_PATTERNS = 64
 
 
@@ -57,9 +59,11 @@ class PatternKeys:
 def compiled(key: str) -> Callable[[str], bool]:
     """Return a predicate that is True for module names which the key matches, whole or from after a dot.
 
-    Raises ValueError, which quotes the key, if RE2 cannot run it.
+    Raises ValueError, which quotes the key, if RE2 cannot run it, or PEFT cannot compile it.
     """
     try:
+        if flags := FLAGS.search(key):
+            raise ValueError(f"{flags[0]} cannot stand in a key")
         return matcher(rf"^(?:.*\.)?(?:{key})$")
     except ValueError as error:
         quoted = key[:100].encode("ascii", "backslashreplace").decode()

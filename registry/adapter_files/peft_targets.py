@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from adapterhub.core.regex_check import matcher
 
 ALL_LINEAR = "all-linear"
+# The modules that PEFT adapts in Llama-like models when a configuration names none.
+DEFAULT = ("q_proj", "v_proj")
+LONGEST_PATTERN, MOST_ASSERTIONS = 4000, 8
+ASSERTION = re.compile(r"\(\?(?P<sign>[=!])")
+# An escaped character, a class of characters, or a single one.
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*+\]|.", re.DOTALL)
 Config = dict[str, Any]
 
 
@@ -15,14 +23,14 @@ class Undecided(Exception):
     """Raised when RE2 cannot run a pattern of the configuration; the message says why."""
 
 
-def adapted_modules(config: Config, modules: Iterable[str]) -> set[str] | None:
-    """Return those of the base model's linear `modules` that PEFT adapts; None without target_modules.
+def adapted_modules(config: Config, modules: Iterable[str]) -> set[str]:
+    """Return those of the base model's linear `modules` that PEFT adapts.
 
-    Raises Undecided for a pattern that RE2 cannot run.
+    Without target_modules they are those of DEFAULT. Raises Undecided for a pattern that RE2 cannot run.
     """
     targets = config.get("target_modules")
     if targets is None:
-        return None
+        targets = DEFAULT
     return {module for module in modules if is_adapted(config, targets, module)}
 
 
@@ -52,11 +60,50 @@ def names_module(targets: Any, module: str) -> bool:
 
 
 def whole_match(pattern: str, text: str) -> bool:
-    """Return True if the pattern matches the whole text. Raises Undecided if RE2 cannot run the pattern."""
+    r"""Return True if the pattern matches the whole text. Raises Undecided if RE2 cannot run the pattern.
+
+    Look-ahead at its start, with which trainers leave a model's other parts out, is run as patterns of their own. A
+    `\Z` at the end, which RE2 does not know, says what is true of a match of the whole text.
+    """
+    assertions, rest = look_ahead(pattern)
+    if rest.endswith(r"\Z") and not rest.endswith(r"\\Z"):
+        rest = rest.removesuffix(r"\Z")
     try:
-        return matcher(f"^(?:{pattern})$")(text)
+        holds = all(matcher(f"^(?:{inner})", LONGEST_PATTERN)(text) == wanted for wanted, inner in assertions)
+        return matcher(f"^(?:{rest})$", LONGEST_PATTERN)(text) and holds
     except ValueError as error:
         raise Undecided(str(error)) from None
+
+
+@lru_cache(maxsize=64)
+def look_ahead(pattern: str) -> tuple[tuple[tuple[bool, str], ...], str]:
+    """Return the look-ahead at the pattern's start and the rest of the pattern.
+
+    Each assertion is (True if it has to match, its pattern). A pattern with alternatives outside of all groups is
+    returned whole, because the look-ahead would belong to the first of them alone; so is a very long one.
+    """
+    assertions, rest = [], pattern.removeprefix("^")
+    if len(pattern) > LONGEST_PATTERN:
+        return (), pattern
+    while (match := ASSERTION.match(rest)) and (end := closing(rest)):
+        assertions.append((match["sign"] == "=", rest[match.end() : end - 1]))
+        rest = rest[end:]
+    is_apart = rest[:1] not in ("*", "+", "?", "{") and all(symbol != "|" for _, symbol in at_top(rest))
+    return (tuple(assertions), rest) if is_apart and len(assertions) <= MOST_ASSERTIONS else ((), pattern)
+
+
+def closing(text: str) -> int:
+    """Return the position after the bracket that closes the group at the start of the text; 0 if none does."""
+    return next((place for place, symbol in at_top(text) if symbol == ")"), 0)
+
+
+def at_top(pattern: str) -> Iterator[tuple[int, str]]:
+    """Yield the tokens of a pattern that lie in no group, and each group's closing bracket, with the position after."""
+    depth = 0
+    for token in TOKEN.finditer(pattern):
+        depth += (token[0] == "(") - (token[0] == ")")
+        if depth == 0:
+            yield token.end(), token[0]
 
 
 def is_in_layers(config: Config, module: str) -> bool:

@@ -27,6 +27,10 @@ METHODS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "IA3": {},
     "VERA": {"r": int, "projection_prng_key": int, "save_projection": bool, "d_initial": float},
 }
+# Parts of names of tensors that are a module's own, beside or in place of an adapter's.
+WHOLE = {"modules_to_save", "token_adapter", "base_layer"}
+# The copy of a whole module as it is called while PEFT trains it: `lm_head.modules_to_save.default.weight`.
+TRAINED_COPY = re.compile(r"\.modules_to_save\.[^.]+(?=\.(?:weight|bias)$)")
 NAME = re.compile(r"[A-Za-z]\w*(?:\.\w+)*", re.ASCII)
 MOST_RANK = 4096
 
@@ -73,6 +77,11 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> 
     }
 
 
+def saved_name(tensor: str) -> str:
+    """Return the name under which PEFT saves a whole module's tensor; any other name unchanged."""
+    return TRAINED_COPY.sub("", tensor)
+
+
 def shared(modules: list[str]) -> Config:
     """Return the fields of every method's configuration: task type, inference mode, and `modules` as the targets."""
     return {"task_type": "CAUSAL_LM", "target_modules": modules, "inference_mode": True}
@@ -94,7 +103,7 @@ def modules_in(tensors: list[str], base: BaseFacts) -> set[str]:
     for tensor in tensors:
         parts = tensor.removeprefix("base_model.model.").split(".")
         for end in range(len(parts) - 1, 0, -1):
-            is_whole = parts[end:] in (["weight"], ["bias"]) or "modules_to_save" in parts or "token_adapter" in parts
+            is_whole = parts[end:] in (["weight"], ["bias"]) or WHOLE & set(parts)
             if ".".join(parts[:end]) in known and not is_whole:
                 modules.add(".".join(parts[:end]))
     return modules

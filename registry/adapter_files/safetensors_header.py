@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.adapter_files.findings import Finding, fault, listed
+from registry.adapter_files.findings import Finding, fault, listed, printable
 from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
 
 MAX_HEADER_BYTES = 2 * 2**20
@@ -102,7 +102,8 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
         )
     refuse_crowd(raw)
     try:
-        return check_tensors(json.loads(raw, object_pairs_hook=no_duplicates), size - 8 - length)
+        # Given bytes, json reads UTF-16 and skips a byte-order mark, and safetensors does neither.
+        return check_tensors(json.loads(raw.decode(), object_pairs_hook=no_duplicates), size - 8 - length)
     except Mismatch as error:
         cause = f"The safetensors header {error}."
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -145,12 +146,17 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
     """Return the tensors of a parsed header by name, after checking offsets and sizes.
 
     Tensors must fill the `body_bytes` after the header without gap or overlap, and each one's length must match its
-    shape. Raises Mismatch for a file that ends early, else ValueError, TypeError or LookupError. `__metadata__` is
-    removed from `header`.
+    shape. Raises Mismatch for a file that ends early and for metadata that no library opens, Unreadable for an unknown
+    data type, else ValueError, TypeError or LookupError. `__metadata__` is removed from `header`.
     """
     if not isinstance(header, dict):
         raise TypeError("no object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Mismatch("has a __metadata__ that is not an object of texts, which no library opens")
+    if unknown := sorted({str(tensor["dtype"]) for tensor in header.values()} - DTYPE_BYTES.keys()):
+        cause = f"The safetensors header names numbers of type {printable(unknown[0])}, which an adapter never has."
+        raise Unreadable(fault("dtype", WEIGHTS, cause, "Save it as float32, float16 or bfloat16."))
     if len(header) > MAX_TENSORS:
         raise ValueError("too many tensors")
     end = 0

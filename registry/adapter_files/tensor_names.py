@@ -23,7 +23,7 @@ GROUPS |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp")
 WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module|_forward_module|base_layer)\.")
 LORA = re.compile(
     r"(?P<before>(?:\w+\.)*?)layers\.(?P<layer>\d{1,6})\.(?P<group>self_attn|mlp)\.(?P<kind>\w+_proj)"
-    r"\.lora_(?P<side>[AB])(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?",
+    r"\.lora_(?P<side>[AB])(?:\.(?!(?:weight|bias)(?:_\w+)?$)[^.]+)?(?:\.weight)?",
     re.ASCII,
 )
 BEFORE = {"base_model", "model", "module", "language_model", "text_model", "llm"}
@@ -137,6 +137,12 @@ FOREIGN: tuple[tuple[Pattern, str, str, str], ...] = (
         CONVERT,
     ),
     (linear(r"\.lora_[ab]$"), "mlx", "are named as MLX names them, and transposed", CONVERT),
+    (
+        linear(r"\.(?:weight_scale\w*|weight_zero_point|input_scale|SCB|absmax|quant_map|quant_state\w*)\b"),
+        "quantised_factors",
+        "are scales of quantised matrices, which are other numbers without them",
+        "Save the adapter as float32, float16 or bfloat16: only its base model may be quantised.",
+    ),
     (linear(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
     (
         linear(r"modules_to_save|embed_tokens|lm_head|norm\.weight$"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.workspace import store
+from registry.adapter_files.findings import listed
 from registry.adapter_files.finite_check import non_finite_in
 from registry.adapter_files.header_rewrite import rewrite
 from registry.adapter_files.manifest import refused
-from registry.adapter_files.reducible import is_reducible, safe_config
+from registry.adapter_files.reducible import is_reducible, safe_config, saved_name
 from registry.adapter_files.safetensors_header import read_header
 from registry.adapter_files.served_config import write_config
 from registry.adapter_files.tensor_names import WEIGHTS
@@ -42,13 +44,15 @@ def keep(
     header = read_header(weights)
     tensors = list(header)
     try:
-        names = [inspection.names.get(name, name) for name in tensors]
+        names = [inspection.names.get(name, saved_name(name)) for name in tensors]
         config = safe_config(inspection, names, adapter.base_model.facts(adapter.project, named=False))
     except (ValueError, TypeError) as error:
         raise Invalid(f"The configuration cannot be taken over: {error}.", field="adapter_config") from None
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise refused(f"Several tensors are {listed(doubled, 1)}: save it with PEFT's `save_pretrained`.", WEIGHTS)
     if fault := non_finite_in(weights):
         raise refused(fault, WEIGHTS)
-    if inspection.renamed:
+    if names != tensors:
         rewrite(weights, dict(zip(tensors, names, strict=True)))
     write_config(folder, {**config, "base_model_name_or_path": adapter.base_model.source})
     size, digest = weights.stat().st_size, store().give_dir(folder)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from adapterhub.cli.conversion.raw_tensors import EIGHT_BITS
 from adapterhub.cli.conversion.sources import prepared
 from adapterhub.cli.exit_codes import Ended
-from tests.cases import foreign_kinds
+from tests.cases import foreign_headers, foreign_kinds
 from tests.cases.make_cases import make
 from tests.tiny_model import SMOLLM2, save_base_model
 
@@ -115,6 +115,79 @@ def test_mlx_is_transposed_and_scaled(case: Callable[[str], Path]) -> None:
             scale = config["lora_alpha"] / config["r"]
             torch.testing.assert_close(scale * update, 2.0 * (a @ b).T, rtol=1e-5, atol=1e-7)
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def mlx(folder: Path, source: Path, parameters: dict[str, Any], **more: torch.Tensor) -> Path:
+    """MLX's files with other parameters and, in each module, further tensors."""
+    tensors = load_file(source / "adapters.safetensors")
+    modules = {name.rpartition(".")[0] for name in tensors}
+    extra = {f"{module}.{name}": value.clone() for module in modules for name, value in more.items()}
+    folder.mkdir()
+    save_file(tensors | extra, folder / "adapters.safetensors")
+    config = {"fine_tune_type": "dora", "model": "acme/tiny", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_mlx_s_dora_is_pefts(case: Callable[[str], Path], tmp_path: Path) -> None:
+    sent = mlx(tmp_path / "dora", case("mlx"), {"rank": 4, "scale": 20.0}, m=torch.ones(24))
+    with prepared(sent) as made:
+        config = json.loads((made.folder / "adapter_config.json").read_bytes())
+        tensors = load_file(made.folder / "adapter_model.safetensors")
+    assert (config["use_dora"], config["lora_alpha"]) == (True, 80.0)
+    assert all(tensor.shape == (24,) for name, tensor in tensors.items() if name.endswith(".lora_magnitude_vector"))
+    assert sum(name.endswith(".lora_magnitude_vector") for name in tensors) * 3 == len(tensors)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "more", "sentence"),
+    [
+        ({"rank": 4, "alpha": 8}, {}, "lora_parameters.scale must be"),
+        ({"scale": 20.0}, {}, "lora_parameters.rank must be"),
+        ({"rank": "4", "scale": 20.0}, {}, "lora_parameters.rank must be"),
+        ({"rank": 4, "scale": 20.0}, {"weight": torch.ones(2, 2)}, "is no matrix of a LoRA"),
+    ],
+)
+def test_what_mlx_does_not_say_is_named(
+    parameters: dict[str, Any],
+    more: dict[str, torch.Tensor],
+    sentence: str,
+    case: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Ended, match=sentence), prepared(mlx(tmp_path / "sent", case("mlx"), parameters, **more)):
+        pass
+
+
+@pytest.mark.parametrize("fault", ["doubled", "missing", "surplus"])
+def test_shards_are_what_their_index_says(fault: str, tmp_path: Path) -> None:
+    folder = foreign_kinds.write(tmp_path / "sent")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    first, second = sorted(tensors)[:9], sorted(tensors)[9:]
+    parts = {"doubled": (first, [*second, first[0]]), "missing": (first, second[1:]), "surplus": (first, second)}[fault]
+    index = {}
+    for part, names in enumerate(parts, 1):
+        file = f"adapter_model-{part:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in names}, folder / file)
+        index |= dict.fromkeys(names, file)
+    index |= {second[0]: "adapter_model-00002-of-00002.safetensors"} if fault == "missing" else {}
+    if fault == "surplus":
+        del index[second[0]]
+    (folder / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    sentence = {"doubled": "another shard has", "missing": "is in no shard", "surplus": "is not in the index"}[fault]
+    with pytest.raises(Ended, match=sentence), prepared(folder):
+        pass
+
+
+def test_whole_numbers_go_to_the_check_as_they_are(tmp_path: Path) -> None:
+    """The server names their type beside every other fault."""
+    sent = foreign_kinds.REFUSED["whole numbers"].make(tmp_path / "sent")
+    with prepared(sent) as made:
+        assert (made.folder, made.notes) == (sent, ())
+    odd = foreign_headers.REFUSED["scales of microscaled numbers"].make(tmp_path / "odd")
+    with pytest.raises(Ended, match="type F8_E8M0"), prepared(odd):
+        pass
 
 
 def test_what_is_pefts_own_is_sent_as_it_is(case: Callable[[str], Path]) -> None:

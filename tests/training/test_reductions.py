@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import Project, User
@@ -102,6 +103,22 @@ def test_what_peft_computes_is_kept_as_it_was(kind: str, foreign: Adapter, alice
     assert "auto_mapping" not in config
     assert config["base_model_name_or_path"] == "tiny-llama"
     assert AuditEvent.objects.filter(tag="adapter_version:kept").count() == 1
+
+
+def test_a_head_under_its_name_in_training_is_kept(foreign: Adapter, alice: User, tmp_path: Path) -> None:
+    """As a model's whole state dict names it."""
+    base = foreign.base_model.folder
+    folder = trained(base, tmp_path / "sent", KINDS["a trained head"][0]())
+    expected, weights = logits(base, folder), folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    head = tensors.pop("base_model.model.lm_head.weight")
+    save_file(tensors | {"base_model.model.lm_head.modules_to_save.default.weight": head}, weights)
+    twice = shutil.copytree(folder, tmp_path / "twice")
+    save_file(load_file(weights) | {"base_model.model.lm_head.weight": head.clone()}, twice / weights.name)
+    version = keep(foreign, folder, by=alice.as_actor())
+    assert torch.allclose(logits(base, version.stored(tmp_path / "stored")), expected, atol=1e-5)
+    with pytest.raises(Invalid, match="Several tensors are"):
+        keep(foreign, twice, by=alice.as_actor())
 
 
 def reduce(source: Path, base: Path, out: Path, rank: int, *more: str) -> dict[str, Any]:

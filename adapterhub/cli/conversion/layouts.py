@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adapterhub.cli.conversion.raw_tensors import RawTensor, Tensors
+from adapterhub.cli.conversion.raw_tensors import EIGHT_BITS, RawTensor, Tensors
 from adapterhub.cli.exit_codes import Ended, Exit
 
 PREFIX = "base_model.model."
@@ -27,7 +27,8 @@ TORCHTUNE_KINDS = {
     "w2": "mlp.down_proj",
     "w3": "mlp.up_proj",
 }
-MLX = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ab])")
+# `m` is the magnitude of MLX's DoRA, of shape (out,), as in PEFT.
+MLX = re.compile(r"(?P<module>[\w.]+)\.(?:lora_(?P<side>[ab])|m)")
 ADALORA = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ABE])(?:\.\w+)?")
 # Names of trainers of image models, with dots (diffusers) or underlines (kohya) in the module's name.
 KOHYA = re.compile(r"(?P<module>[\w.]+?)\.(?:lora_|lora\.)(?P<side>down|up)\.weight|(?P<scaled>[\w.]+)\.alpha")
@@ -53,17 +54,28 @@ class Adapter:
 def from_mlx(adapter: Adapter) -> Adapter:
     """Convert an adapter of MLX; return any other unchanged.
 
-    A (in, r) and B (r, out) are transposed, and the scale becomes alpha = scale * rank.
+    A (in, r) and B (r, out) are transposed, and the scale becomes alpha = scale * rank. Raises Ended for an adapter of
+    MLX that is no LoRA or DoRA, or whose configuration lacks the rank or the scale.
     """
     own = adapter.config.get("lora_parameters")
-    matches = {name: match for name in adapter.tensors if (match := MLX.fullmatch(name))}
-    if not isinstance(own, dict) or len(matches) < len(adapter.tensors):
+    if not isinstance(own, dict) or "peft_type" in adapter.config:
         return adapter
+    matches = {name: match for name in adapter.tensors if (match := MLX.fullmatch(name))}
+    if others := sorted(adapter.tensors.keys() - matches.keys()):
+        kind = adapter.config.get("fine_tune_type", "lora")
+        route = "Merge it (`mlx_lm.fuse`) and register the result as a base model."
+        raise Ended(f"MLX ({kind}): {others[0]} is no matrix of a LoRA. {route}", Exit.USAGE)
+    for field, kind in (("rank", int), ("scale", (int, float))):
+        if not isinstance(own.get(field), kind) or own[field] <= 0:
+            raise Ended(f"MLX: lora_parameters.{field} must be a positive number.", Exit.USAGE)
     tensors, modules = {}, set()
     for name, match in matches.items():
         modules.add(match["module"].rsplit(".", 1)[-1])
-        side = match["side"].upper()
-        tensors[f"{PREFIX}{match['module']}.lora_{side}.weight"] = adapter.tensors[name].transposed()
+        if match["side"]:
+            side = match["side"].upper()
+            tensors[f"{PREFIX}{match['module']}.lora_{side}.weight"] = adapter.tensors[name].transposed()
+        else:
+            tensors[f"{PREFIX}{match['module']}.lora_magnitude_vector"] = adapter.tensors[name]
     rank = int(own["rank"])
     config = {
         "peft_type": "LORA",
@@ -77,7 +89,8 @@ def from_mlx(adapter: Adapter) -> Adapter:
         ),
         "use_dora": adapter.config.get("fine_tune_type") == "dora",
     }
-    text = f"MLX: {len(tensors)} matrices transposed; scale {own['scale']} became lora_alpha {config['lora_alpha']:g}."
+    count = sum(match["side"] is not None for match in matches.values())
+    text = f"MLX: {count} matrices transposed; scale {own['scale']} became lora_alpha {config['lora_alpha']:g}."
     return adapter.noted(text, tensors, config)
 
 
@@ -231,7 +244,7 @@ def with_pefts_names(adapter: Adapter) -> Adapter:
 
 def with_served_types(adapter: Adapter) -> Adapter:
     """Convert float64 to float32, and 8-bit floats to float16, which holds each of them exactly; others stay."""
-    others = [name for name, tensor in adapter.tensors.items() if tensor.dtype not in ("F32", "F16", "BF16")]
+    others = [name for name, tensor in adapter.tensors.items() if tensor.dtype in ("F64", *EIGHT_BITS)]
     if not others:
         return adapter
     types = sorted({adapter.tensors[name].dtype for name in others})
@@ -243,7 +256,7 @@ def served_type(tensor: RawTensor) -> RawTensor:
     """Return the tensor in a type that engines load; one of an unknown type unchanged."""
     if tensor.dtype == "F64":
         return RawTensor("F32", tensor.as_float32())
-    if tensor.dtype.startswith("F8"):
+    if tensor.dtype in EIGHT_BITS:
         return RawTensor("F16", tensor.as_float32().astype(np.float16))
     return tensor
 

@@ -22,8 +22,11 @@ KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file with git lfs pull."),
     (b"<", "a web page: sign in to the hub and fetch the file again."),
 )
-# Type -> numpy's type of the same width. Numbers of BF16 and F8 are moved as bits.
+# Type -> numpy's type of the same width. Numbers of BF16 and F8 are moved as bits; those of whole numbers are no
+# adapter's, and the server says so beside its other faults.
 WIDTHS: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
+WIDTHS |= {"I8": "i1", "U8": "u1", "BOOL": "u1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
+WIDTHS |= {"I64": "<i8", "U64": "<u8"}
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,11 @@ def kind_of(first: bytes) -> str:
 def tensor_of(entry: dict[str, Any], body: bytes) -> RawTensor:
     """Return the tensor of a header's entry.
 
-    Raises KeyError for a type that no adapter has, ValueError for a wrong size.
+    Raises ValueError for a wrong size or a type of unknown width.
     """
     start, stop = entry["data_offsets"]
+    if entry["dtype"] not in WIDTHS:
+        raise ValueError(f"numbers of type {entry['dtype']}. Save it as float32, float16 or bfloat16.")
     values = np.frombuffer(body[start:stop], WIDTHS[entry["dtype"]]).reshape(entry["shape"])
     return RawTensor(entry["dtype"], values)
 

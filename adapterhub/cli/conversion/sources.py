@@ -155,8 +155,21 @@ def read(folder: Path) -> Adapter:
         return Adapter(from_pickle(files[0]), config, (note,), is_pickle=True)
     tensors: Tensors = {}
     for file in files:
-        tensors |= read_safetensors(file)
+        shard = read_safetensors(file)
+        if doubled := sorted(tensors.keys() & shard.keys()):
+            raise Ended(f"{file} has {doubled[0]}, which another shard has, too: fetch the shards again.", Exit.USAGE)
+        tensors |= shard
+    if (folder / INDEX).is_file() and len(files) > 1:
+        require_whole(folder / INDEX, tensors)
     return Adapter(tensors, config, (f"{len(files)} shards were joined.",) if len(files) > 1 else ())
+
+
+def require_whole(index: Path, tensors: Tensors) -> None:
+    """Raise Ended if the shards do not hold exactly the tensors that their index names."""
+    named = json.loads(index.read_bytes())["weight_map"].keys()
+    if differing := sorted(named ^ tensors.keys()):
+        where = "is in no shard" if differing[0] in named else "is not in the index"
+        raise Ended(f"{index} and its shards differ: {differing[0]} {where}. Fetch all of them again.", Exit.USAGE)
 
 
 def from_pickle(path: Path) -> Tensors:

@@ -12,19 +12,21 @@ import torch
 from registry.adapter_files.base_identity import BaseFacts
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.manifest import Manifest, inspect_folder
-from registry.adapter_files.reducible import is_reducible
+from registry.adapter_files.reducible import is_reducible, modules_in
 from registry.exports.peft_equivalence import SAMPLES, updates
 from registry.models.base_model import linear_shapes
 from tests.builders.adapters import CONFIG, LAYERS, SHAPES
+from tests.cases import foreign_headers
 from tests.cases import foreign_kinds as kinds
 
+ACCEPTED, REFUSED = kinds.ACCEPTED | foreign_headers.ACCEPTED, kinds.REFUSED | foreign_headers.REFUSED
 FACTS = BaseFacts(SHAPES, LAYERS, ("tiny",), "", vocabulary=40, hidden=16)
 # Half a bfloat16's last bit, for the kinds that are saved with fewer bits.
 TOLERANCE = {"A in float16, B in float32": 2e-3, "A in bfloat16, B in float16": 1e-2}
 
 
 # What PEFT computes all the same, so that it can be kept and reduced.
-REDUCIBLE = {"biases of LoRA", "bias = all", "norms", "modules_to_save that were not saved"}
+REDUCIBLE = {"biases of LoRA", "bias = all", "norms", "modules_to_save that were not saved", "magnitudes in 16 bits"}
 
 
 def inspected(folder: Path) -> Inspection:
@@ -48,12 +50,13 @@ def expected(only: str) -> dict[str, torch.Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("name", kinds.ACCEPTED)
+@pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_accepted_computes_the_same_update(name: str, base: Path, tmp_path: Path) -> None:
-    kind = kinds.ACCEPTED[name]
+    kind = ACCEPTED[name]
     served = kind.make(tmp_path / "sent")
     inspection = inspected(served)
     assert {finding.code for finding in inspection.findings} == kind.notices, inspection.findings
+    assert all(finding.message.isprintable() for finding in inspection.findings)
     Manifest.of(served, inspection, LAYERS).write(served)
     computed = {module.removeprefix("base_model.model."): value for module, value in updates(served, base).items()}
     wanted = expected(kind.only)
@@ -62,9 +65,9 @@ def test_what_is_accepted_computes_the_same_update(name: str, base: Path, tmp_pa
         assert float((computed[module] - value).norm() / value.norm()) <= TOLERANCE.get(name, 1e-6), module
 
 
-@pytest.mark.parametrize("name", kinds.REFUSED)
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_says_why_and_what_to_do(name: str, tmp_path: Path) -> None:
-    kind = kinds.REFUSED[name]
+    kind = REFUSED[name]
     inspection = inspected(kind.make(tmp_path / "sent"))
     assert is_reducible(inspection) == (name in REDUCIBLE)
     faults = [finding for finding in inspection.findings if finding.is_fault]
@@ -126,6 +129,23 @@ def test_the_attention_of_a_mixture_of_experts_is_adapted(tmp_path: Path) -> Non
     for tensors, code in ((attention | experts, "experts"), (kinds.named(), "unknown_module")):
         findings = inspect_folder(kinds.write(tmp_path / code, tensors), facts).findings
         assert code in {finding.code for finding in findings if finding.is_fault}, findings
+
+
+def test_peft_adapts_two_modules_where_none_are_named(base: Path, tmp_path: Path) -> None:
+    tensors = {name: matrix for name, matrix in kinds.named().items() if ".q_proj." in name or ".v_proj." in name}
+    served = kinds.write(tmp_path / "sent", tensors, target_modules=None)
+    inspection = inspected(served)
+    assert [finding.code for finding in inspection.findings] == ["targets_absent"]
+    assert (inspection.expected, len(inspection.ranks)) == (4, 4)
+    kinds.write(
+        tmp_path / "v alone", {name: tensors[name] for name in tensors if ".v_proj." in name}, target_modules=None
+    )
+    assert "incomplete" in {finding.code for finding in inspected(tmp_path / "v alone").findings if finding.is_fault}
+
+
+def test_a_modules_own_weight_makes_it_no_target() -> None:
+    names = [f"base_model.model.{name}" for name in ("lm_head.base_layer.weight", f"{kinds.MODULES[0]}.lora_A.weight")]
+    assert modules_in(names, FACTS) == {kinds.MODULES[0]}
 
 
 def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:

@@ -101,6 +101,16 @@ def test_a_common_unsloth_adapter_is_accepted_at_once(ci: str, adapter: Adapter,
     }
 
 
+def test_control_characters_are_stored_as_text(ci: str, adapter: Adapter, tmp_path: Path) -> None:
+    """Postgres stores no NUL, and a terminal obeys an escape sequence."""
+    odd = {"revision": "a\0\x1b[31m\nb", "peft_version": "0.1\0", "auto_mapping": {"\0": "\0"}, "off\0": None}
+    folder = write_adapter(tmp_path / "a", rank_pattern={"a\0b": 4}, **odd)
+    assert check(ci, folder).json()["accepted"]
+    assert upload(ci, folder).status_code == 201
+    sent = AdapterVersion.objects.get().report["sent"]
+    assert (sent["revision"], sent["peft_version"]) == (r"a\x00\x1b[31m\x0ab", r"0.1\x00")
+
+
 def test_a_cut_header_and_a_file_that_is_none_are_told(ci: str, adapter: Adapter, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     raw = (folder / WEIGHTS).read_bytes()

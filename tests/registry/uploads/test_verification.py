@@ -119,12 +119,12 @@ def test_a_scan_that_is_stopped_takes_nothing(
 
 @pytest.mark.threat("E4")
 def test_replicas_read_our_configuration_and_not_the_senders(ci: str, adapter: Adapter, tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "a", peft_version="0.21.2", revision="../..", layers_pattern="(x+)+")
+    folder = write_adapter(tmp_path / "a", peft_version="0.21.2", revision="../..")
     version = uploaded(ci, adapter, folder)
     verification.check(version)
     text = (version.fetch(tmp_path / "out") / "adapter_config.json").read_text()
     assert text == json.dumps(version.config, indent=2, sort_keys=True) + "\n"
-    assert not {"peft_version", "revision", "layers_pattern"} & set(version.config)
+    assert not {"peft_version", "revision"} & set(version.config)
     assert version.config["base_model_name_or_path"] == "tiny"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -32,9 +33,13 @@ EXPRESSION = re.compile(rf"(?:increase\()?{SAMPLE.pattern}(?:\[\w+\]\))? (?P<ope
 Samples = list[tuple[str, dict[str, str], float]]
 
 
-def rules() -> dict[str, str]:
+def written() -> list[dict[str, Any]]:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    return {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    return list(group["rules"])
+
+
+def rules() -> dict[str, str]:
+    return {rule["alert"]: rule["expr"] for rule in written()}
 
 
 def samples(control_plane: str, router: Metrics) -> Samples:
@@ -44,17 +49,21 @@ def samples(control_plane: str, router: Metrics) -> Samples:
 
 
 def firing(known: Samples) -> set[str]:
-    return {alert for alert, expression in rules().items() if any(matching(expression, known))}
+    return {alert for alert, expression in rules().items() if any(breaching(expression, known))}
 
 
-def matching(expression: str, known: Samples) -> Iterator[bool]:
-    """An increase counts from zero, which is where a counter begins."""
+def breaching(expression: str, known: Samples) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (name, labels) of the samples that meet it.
+
+    An increase counts from zero, which is where a counter begins.
+    """
     parts = EXPRESSION.fullmatch(expression)
     assert parts, expression
     bound = float(parts["bound"])
     for name, labels, number in known:
         if name == parts["name"] and re.fullmatch(parts["value"] or ".*", labels.get(parts["label"] or "", "")):
-            yield number > bound if parts["operator"] == ">" else number == bound
+            if number > bound if parts["operator"] == ">" else number == bound:
+                yield name, labels
 
 
 @pytest.fixture
@@ -87,7 +96,9 @@ def test_none_fires_when_all_is_well(scrape: Any) -> None:
     assert named <= {name for name, _, _ in known} | {"adapterhub_queue_age_seconds"}
 
 
-def test_each_fires_on_what_it_is_for(scrape: Any, settings: Any) -> None:
+@pytest.fixture
+def in_trouble(scrape: Any, settings: Any) -> Samples:
+    """The samples of an installation in which everything that a rule is for has happened."""
     long_ago = time.time() - 100_000
     with connect() as server:
         server.hset(TASK_SUCCESSES, mapping={reconcile.name: long_ago, look_at_rollouts.name: long_ago})
@@ -100,7 +111,47 @@ def test_each_fires_on_what_it_is_for(scrape: Any, settings: Any) -> None:
     router = Metrics()
     router.age.set(700)
     router.dropped.set(1)
-    fires = firing(samples(scrape(), router))
-    assert fires == set(rules()) - {"ValkeyIsAway"}
+    known = samples(scrape(), router)
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    assert "ValkeyIsAway" in firing(samples(scrape(), router))
+    away = [sample for sample in samples(scrape(), router) if sample[0] == "adapterhub_valkey_up"]
+    return [sample for sample in known if sample[0] != "adapterhub_valkey_up"] + away
+
+
+def test_each_fires_on_what_it_is_for(in_trouble: Samples) -> None:
+    assert firing(in_trouble) == set(rules())
+
+
+@requires("promtool")
+def test_prometheus_fires_each_once_it_has_held_for_as_long_as_it_says(in_trouble: Samples, tmp_path: Path) -> None:
+    """A condition that holds, ends for a moment and begins again has to hold for the whole time from there."""
+    simulations = [simulation(rule, *next(breaching(rule["expr"], in_trouble))) for rule in written()]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": simulations}))
+    done = subprocess.run([program("promtool"), "test", "rules", str(file)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def simulation(rule: dict[str, Any], name: str, labels: dict[str, str]) -> dict[str, Any]:
+    """A test in promtool's form: a sample a minute, bad for as long as the rule says, good once, then bad for good."""
+    parts = EXPRESSION.fullmatch(rule["expr"])
+    assert parts
+    minutes = int(rule.get("for", "0m").removesuffix("m"))
+    good, bad = (0, int(parts["bound"]) + 1) if parts["operator"] == ">" else (1, 0)
+    values = " ".join(str(value) for value in [bad] * minutes + [good] + [bad] * (minutes + 1))
+    metric = f"{name}{{{','.join(f'{label}={json.dumps(value)}' for label, value in labels.items())}}}"
+    fires = {
+        "exp_labels": labels | rule["labels"],
+        "exp_annotations": {key: filled_in(text, labels) for key, text in rule["annotations"].items()},
+    }
+    checks = [(max(minutes - 1, 0), []), (2 * minutes, []), (2 * minutes + 1, [fires])]
+    return {
+        "interval": "1m",
+        "input_series": [{"series": metric, "values": values}],
+        "alert_rule_test": [
+            {"eval_time": f"{minute}m", "alertname": rule["alert"], "exp_alerts": alerts} for minute, alerts in checks
+        ],
+    }
+
+
+def filled_in(text: str, labels: dict[str, str]) -> str:
+    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda label: labels[label[1]], text)

@@ -69,7 +69,8 @@ def desired_state(cluster: Cluster) -> Desired:
     sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
     since = now() - settings.ROLLBACK_WINDOW
     replaced = AliasMove.objects.filter(alias__in=aliases).replaced_since(since).values_list("version", flat=True)
-    requested, waiting = requested_versions(cluster)
+    usable = list(cluster.replicas.all().usable())
+    requested, waiting = requested_versions(usable)
     known = versions.ready().servable_on(cluster).filter(served_name__in=requested)
     of_aliases = versions.filter(aliases__in=aliases).annotate(policy=F("aliases__policy"))
     serving, in_rollouts = list(used(of_aliases)), list(versions.filter(pk__in=sides))
@@ -86,8 +87,7 @@ def desired_state(cluster: Cluster) -> Desired:
     candidates = active.values_list("candidate__served_name", "alias__policy") if in_rollouts else ()
     known_copies = copies_wanted([*policies, *candidates])
     copies = {name: known_copies.get(name, known_copies.get(line_of_work(name))) for name in ordered}
-    replicas = max(1, sum(replica.is_usable for replica in cluster.replicas.all()))
-    return Desired(within_slots(cluster, ordered, copies, replicas), copies)
+    return Desired(within_slots(cluster, ordered, copies, max(1, len(usable))), copies)
 
 
 def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
@@ -149,13 +149,13 @@ def line_of_work(served_name: str) -> str:
     return served_name.rpartition(".v")[0]
 
 
-def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
-    """Return (requested, waiting): what routers requested in the last minute, and what of it is still waited for.
+def requested_versions(replicas: Iterable[Replica]) -> tuple[dict[str, datetime], list[str]]:
+    """Return (requested, waiting): what routers requested in the last minute, and what of it no replica holds yet.
 
     `requested` maps served names to the time of the latest request; `waiting` lists served names, the longest waiting
     first. Both are empty, with a warning in the log, if Valkey is down.
     """
-    loaded = {name for replica in cluster.replicas.all() if replica.is_usable for name in replica.loaded}
+    loaded = {name for replica in replicas for name in replica.loaded}
     try:
         requested = wanted_now()
         return requested, still_open(requested, loaded)

@@ -27,7 +27,7 @@ from registry.serving.desired_versions import Wanted, desired_state
 from registry.serving.loaded_rollouts import RECONCILER, start_loaded_rollouts, take_back_refused_moves
 from registry.serving.replica_calls import Engine
 from registry.serving.routing_table import publish
-from registry.serving.same_engine import TWIN, tell_same_engines
+from registry.serving.same_engine import TWIN, EndpointIndex, tell_same_engines
 
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
 ROUND_S = 60.0
@@ -126,14 +126,14 @@ def observe(cluster: Cluster) -> list[Observation]:
         (replica, partial(replica_calls.inspect, engine, cluster.base_model.slug, settings.ENGINE_HOSTS))
         for replica, engine in engines.items()
     ]
-    observations = []
+    observations, index = [], EndpointIndex()
     for batch in replica_calls.each(calls):
         # One commit for each result would take longer than the calls. No transaction waits for a replica, so that the
         # chain of the audit trail is not locked for long.
         with transaction.atomic():
             for replica, report in batch:
                 replica.cluster = cluster
-                if recorded(replica, report):
+                if recorded(replica, report, index):
                     observations.append(Observation(replica, engines[replica], dict(report.reported)))
     twins = tell_same_engines({each.replica: (each.engine, each.adapters) for each in observations})
     own = [observation for observation in observations if observation.replica not in twins]
@@ -141,13 +141,14 @@ def observe(cluster: Cluster) -> list[Observation]:
     return own
 
 
-def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
-    """Record the report on the replica; return True if it answered as a replica of this cluster should."""
+def recorded(replica: Replica, report: replica_calls.ReplicaReport, index: EndpointIndex) -> bool:
+    """Record the report on the replica and in the index; return True if it answered as one of this cluster should."""
     if report.problem:
         missed(replica, report.problem, report.engine_text)
-    elif replica.twin(report.endpoints):
+    elif replica.twin_of_id or index.has_older(replica, report.endpoints):
         replica.missed(TWIN)
     else:
+        index.note(replica, report.endpoints)
         replica.saw(report.reported, report.engine_version, report.endpoints, report.max_length)
         return True
     return False
@@ -181,8 +182,7 @@ def load_missing(observations: list[Observation], until: float) -> None:
     published = time.monotonic()
     for batch in replica_calls.stream(calls):
         with transaction.atomic():
-            for observation, result in batch:
-                take(observation, observation.wanted[result.name], result)
+            take_all(batch)
         if time.monotonic() - published > PUBLISH_EVERY_S:
             tell_routers()
             published = time.monotonic()
@@ -195,7 +195,7 @@ def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:
         if not names <= set(replica.pushed):
             replica.pushed = sorted({*replica.pushed, *names})
             claiming.append(replica)
-    Replica.objects.bulk_update(claiming, ["pushed"], batch_size=500)
+    Replica.keep_all(claiming, "pushed")
 
 
 class Folders:
@@ -243,10 +243,22 @@ def load_requests(observation: Observation, folders: Folders) -> Iterator[replic
             continue
 
 
-def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> None:
-    """Record the result of a load: the replica holds the version, refused it for good, or does not answer.
+def take_all(batch: Iterable[tuple[Observation, replica_calls.Loaded]]) -> None:
+    """Record the results of loads on the replicas and in the audit trail, and in the observations."""
+    taken = []
+    for observation, result in batch:
+        version = observation.wanted[result.name]
+        if take(observation, version, result):
+            taken.append((observation.replica, version))
+    Replica.keep_all({replica for replica, _ in taken}, "loaded")
+    for replica, version in taken:
+        note(Tag.VERSION_LOADED, replica, version)
 
-    The observation is updated, too.
+
+def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> bool:
+    """Take the result of a load: the replica holds the version, refused it for good, or does not answer.
+
+    The observation is updated, too. Return True if the replica holds it, which the caller stores.
     """
     if result.problem:
         missed(observation.replica, result.problem, result.engine_text)
@@ -254,8 +266,10 @@ def take(observation: Observation, version: AdapterVersion, result: replica_call
         refuse(observation.replica, version, result.refusal, engine_text=result.engine_text)
         observation.adapters.pop(result.name, None)
     else:
-        loaded(observation.replica, version, result.path)
         observation.adapters[result.name] = result.path
+        observation.replica.loaded = {**observation.replica.loaded, result.name: result.path}
+        return True
+    return False
 
 
 def missed(replica: Replica, problem: str, engine_text: str) -> None:
@@ -266,14 +280,6 @@ def missed(replica: Replica, problem: str, engine_text: str) -> None:
     if engine_text and (replica.is_healthy or replica.message != problem):
         log.warning("%s is away: %s", replica, engine_text)
     replica.missed(problem)
-
-
-def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
-    """Record on the replica and in the audit trail that it holds the version."""
-    with transaction.atomic(savepoint=False):
-        replica.loaded = {**replica.loaded, version.served_name: path}
-        replica.keep("loaded")
-        note(Tag.VERSION_LOADED, replica, version)
 
 
 def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_text: str = "") -> None:

@@ -195,9 +195,11 @@ def push(at: Engine, requests: Sequence[LoadRequest], until: float, give: Callab
                 stopped.set()
             give(result)
 
-    at_once = min(LOADS_AT_ONCE, len(requests))
-    with at.client(LOAD_TIMEOUT_S) as engine, ThreadPoolExecutor(at_once, thread_name_prefix="load") as threads:
-        for future in [threads.submit(load_further, engine) for _ in range(at_once)]:
+    with at.client(LOAD_TIMEOUT_S) as engine, ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="load") as threads:
+        # This thread is one of them: with a single request, none is started.
+        others = [threads.submit(load_further, engine) for _ in range(min(LOADS_AT_ONCE, len(requests)) - 1)]
+        load_further(engine)
+        for future in others:
             future.result()
 
 

@@ -8,7 +8,7 @@ loaded under a new name, the marker, decides: it is listed at every address of t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from django.conf import settings
 
@@ -18,6 +18,32 @@ from registry.serving import replica_calls
 from registry.serving.replica_calls import Engine
 
 TWIN = "It is the engine of another replica under another address: give each engine one address."
+
+
+class EndpointIndex:
+    """The endpoints of all replicas, of every cluster: as stored when the index was made, and as noted since.
+
+    A replica's own question to the database would cost a scan of all replicas for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, set[int]] = {}
+        for pk, endpoints in Replica.objects.values_list("pk", "endpoints"):
+            self._add(pk, endpoints)
+
+    def has_older(self, replica: Replica, endpoints: Iterable[str]) -> bool:
+        """Return True if an older replica has one of these endpoints, and so is the same engine."""
+        return any(pk < replica.pk for endpoint in endpoints for pk in self._replicas.get(endpoint, ()))
+
+    def note(self, replica: Replica, endpoints: Iterable[str]) -> None:
+        """Take these endpoints for the replica's, instead of those that it has."""
+        for endpoint in replica.endpoints:
+            self._replicas.get(endpoint, set()).discard(replica.pk)
+        self._add(replica.pk, endpoints)
+
+    def _add(self, pk: int, endpoints: Iterable[str]) -> None:
+        for endpoint in endpoints:
+            self._replicas.setdefault(endpoint, set()).add(pk)
 
 
 def tell_same_engines(reports: Mapping[Replica, tuple[Engine, dict[str, str]]]) -> set[Replica]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project
@@ -33,6 +34,14 @@ UNSEEN: dict[str, Any] = {
     "pushed": [],
     "foreign": [],
     "twin_of": None,
+}
+STORE = {
+    "loaded": """UPDATE registry_replica SET loaded = kept.value
+        FROM jsonb_to_recordset(%s::jsonb) AS kept(id bigint, url text, value jsonb)
+        WHERE registry_replica.id = kept.id AND registry_replica.url = kept.url""",
+    "pushed": """UPDATE registry_replica SET pushed = kept.value
+        FROM jsonb_to_recordset(%s::jsonb) AS kept(id bigint, url text, value varchar[])
+        WHERE registry_replica.id = kept.id AND registry_replica.url = kept.url""",
 }
 MOST_FOREIGN, LONGEST_NAME = 100, 300
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
@@ -239,12 +248,15 @@ class Replica(models.Model):
         values = {name: getattr(self, name) for name in fields}
         Replica.objects.filter(pk=self.pk, url=self.url).update(**values)
 
-    def twin(self, endpoints: Sequence[str]) -> Replica | None:
-        """Return an older replica that is the same engine, or None.
+    @staticmethod
+    def keep_all(replicas: Iterable[Replica], field: Literal["loaded", "pushed"]) -> None:
+        """Save this field of many replicas in one statement.
 
-        It is the stored `twin_of`, which a marker adapter showed, else one that has one of these endpoints.
+        Those that were deleted or have another address meanwhile are left as they are.
         """
-        return self.twin_of or Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
+        rows = [{"id": each.pk, "url": each.url, "value": getattr(each, field)} for each in replicas]
+        with connection.cursor() as cursor:
+            cursor.execute(STORE[field], [json.dumps(rows)])
 
     def is_engine_of(self, other: Replica) -> None:
         """Store that this replica is the same engine as the older replica `other`, as a marker adapter showed.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import ApiToken, User
@@ -17,7 +20,7 @@ from registry.serving.desired_versions import wanted_versions
 from registry.serving.reconciler import reconcile
 from registry.serving.valkey import valkey
 from serving_client.protocol import WANTS
-from tests.builders.fleet import names, published
+from tests.builders.fleet import OnDisk, names, published
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server
 
@@ -192,6 +195,34 @@ def test_the_wanted_versions_take_the_same_queries_for_many_aliases(
         )
     with django_assert_max_num_queries(8):
         assert set(wanted_versions(served.cluster)) == {served.version.served_name, candidate.served_name}
+
+
+def test_a_round_takes_the_same_queries_for_many_replicas(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], alice: User
+) -> None:
+    reconcile()
+    with CaptureQueriesContext(connection) as of_two:
+        reconcile()
+    with ExitStack() as more:
+        for _ in range(4):
+            engine = FakeEngine()
+            engine.folders = OnDisk()
+            server = more.enter_context(Server(engine.app()))
+            served.cluster.add_replica(url=server.url, by=alice.as_actor())
+        with CaptureQueriesContext(connection) as with_loads:
+            reconcile()
+        with CaptureQueriesContext(connection) as of_six:
+            reconcile()
+    assert [len(replica.loaded) for replica in Replica.objects.all()] == [1] * 6
+    assert len(statements(of_six)) == len(statements(of_two))
+    # Once before the loads, and once for those that end at about the same time.
+    assert len([sql for sql in statements(with_loads) if "jsonb_to_recordset" in sql]) <= 5
+
+
+def statements(queries: CaptureQueriesContext) -> list[str]:
+    """Return the queries without what begins and ends the transactions of results."""
+    borders = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")
+    return [query["sql"] for query in queries if not query["sql"].startswith(borders)]
 
 
 def test_a_token_reaches_the_routers_with_its_commit_and_leaves_them_when_revoked(

@@ -67,6 +67,7 @@ NEEDS = {
     "token POST": APPROVE,
     "revoke-token POST": ADMIN,
     "limit-token POST": ADMIN,
+    "limit-project POST": ADMIN,
     "audit-roles GET": AUDIT,
     "audit-event GET": AUDIT,
     "api:audit-event-list GET": AUDIT,

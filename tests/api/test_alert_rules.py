@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,10 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from django.core.management import call_command
+from django.db import connections
 from django.test import Client
 from django.utils.timezone import now
 from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from adapterhub.jobs.task_times import SENT_AT, note_success
 from registry.models import Cluster, Replica
@@ -24,46 +28,10 @@ from registry.serving.valkey import valkey as connect
 from registry.tasks import look_at_rollouts, reconcile
 from serving_client.protocol import TASK_SUCCESSES
 from serving_client.router.reporting.metrics import Metrics
+from tests.api.alert_rules import EXPRESSION, RULES, SAMPLE, Samples, breaching, firing, rules, samples, written
 from tests.tools import program, requires
+from tests.waiting import wait_until
 from training.models import TrainingRun
-
-RULES = Path(__file__).parents[2] / "docs/prometheus/alerts.yml"
-SAMPLE = re.compile(r"(?P<name>adapterhub_\w+)(?:\{(?P<label>\w+)=~?\"(?P<value>[^\"]+)\"\})?")
-EXPRESSION = re.compile(rf"(?:increase\()?{SAMPLE.pattern}(?:\[\w+\]\))? (?P<operator>>|==) (?P<bound>\d+)")
-Samples = list[tuple[str, dict[str, str], float]]
-
-
-def written() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    return list(group["rules"])
-
-
-def rules() -> dict[str, str]:
-    return {rule["alert"]: rule["expr"] for rule in written()}
-
-
-def samples(control_plane: str, router: Metrics) -> Samples:
-    text = control_plane + generate_latest(router.registry).decode()
-    families = text_string_to_metric_families(text)
-    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
-
-
-def firing(known: Samples) -> set[str]:
-    return {alert for alert, expression in rules().items() if any(breaching(expression, known))}
-
-
-def breaching(expression: str, known: Samples) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (name, labels) of the samples that meet it.
-
-    An increase counts from zero, which is where a counter begins.
-    """
-    parts = EXPRESSION.fullmatch(expression)
-    assert parts, expression
-    bound = float(parts["bound"])
-    for name, labels, number in known:
-        if name == parts["name"] and re.fullmatch(parts["value"] or ".*", labels.get(parts["label"] or "", "")):
-            if number > bound if parts["operator"] == ">" else number == bound:
-                yield name, labels
 
 
 @pytest.fixture
@@ -72,6 +40,10 @@ def scrape(world: dict[str, Any], ci: str, valkey: object) -> Any:
         return Client(headers={"Authorization": f"Bearer {ci}"}).get("/api/v1/metrics/").content.decode()
 
     return text
+
+
+def told_by(router: Metrics) -> str:
+    return generate_latest(router.registry).decode()
 
 
 def test_each_has_an_expression_that_these_tests_read() -> None:
@@ -90,7 +62,7 @@ def test_none_fires_when_all_is_well(scrape: Any) -> None:
         note_success(task.name)
     Cluster.objects.update(reconciled_at=now())
     Replica.objects.update(is_healthy=True, seen_at=now())
-    known = samples(scrape(), Metrics())
+    known = samples(scrape(), told_by(Metrics()))
     assert firing(known) == set()
     named = {SAMPLE.search(expression)["name"] for expression in rules().values()}  # type: ignore[index]
     assert named <= {name for name, _, _ in known} | {"adapterhub_queue_age_seconds"}
@@ -111,14 +83,52 @@ def in_trouble(scrape: Any, settings: Any) -> Samples:
     router = Metrics()
     router.age.set(700)
     router.dropped.set(1)
-    known = samples(scrape(), router)
+    known = samples(scrape(), told_by(router))
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    away = [sample for sample in samples(scrape(), router) if sample[0] == "adapterhub_valkey_up"]
+    away = [sample for sample in samples(scrape(), told_by(router)) if sample[0] == "adapterhub_valkey_up"]
     return [sample for sample in known if sample[0] != "adapterhub_valkey_up"] + away
 
 
 def test_each_fires_on_what_it_is_for(in_trouble: Samples) -> None:
     assert firing(in_trouble) == set(rules())
+
+
+@pytest.fixture
+def loop(valkey: object, settings: Any) -> Iterator[int]:
+    """The process id of a control loop that begins a round every 50 ms."""
+    schedule = settings.CELERY_BEAT_SCHEDULE
+    settings.CELERY_BEAT_SCHEDULE = {**schedule, "reconcile": {**schedule["reconcile"], "schedule": 0.05}}
+    process = multiprocessing.get_context("fork").Process(target=reconcile_for_ever)
+    process.start()
+    assert process.pid
+    yield process.pid
+    process.kill()
+    process.join(10)
+
+
+def reconcile_for_ever() -> None:
+    for connection in connections.all():
+        # That of the process that forked this one.
+        connection.connection = None
+    call_command("reconcile", loop=True)
+
+
+def test_a_loop_that_stands_still_fires_until_it_goes_on(scrape: Any, loop: int) -> None:
+    def a_minute_passes() -> None:
+        with connect() as server:
+            server.hset(TASK_SUCCESSES, reconcile.name, time.time() - 61)
+
+    def is_stalled() -> bool:
+        return "ControlLoopStalled" in firing(samples(scrape()))
+
+    a_minute_passes()
+    wait_until(lambda: not is_stalled(), what="a round of the loop")
+    os.kill(loop, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{loop}/stat").read_text().rpartition(")")[2].split()[0] == "T", what="its stop")
+    a_minute_passes()
+    assert is_stalled()
+    os.kill(loop, signal.SIGCONT)
+    wait_until(lambda: not is_stalled(), what="a round of the loop that goes on")
 
 
 @requires("promtool")
@@ -127,7 +137,8 @@ def test_prometheus_fires_each_once_it_has_held_for_as_long_as_it_says(in_troubl
     simulations = [simulation(rule, *next(breaching(rule["expr"], in_trouble))) for rule in written()]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": simulations}))
-    done = subprocess.run([program("promtool"), "test", "rules", str(file)], check=False, capture_output=True, text=True)
+    command = [program("promtool"), "test", "rules", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

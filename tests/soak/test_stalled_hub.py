@@ -15,8 +15,8 @@ import httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.api.alert_rules import Samples, firing, samples
 from tests.builders.product import Product
 from tests.tiny_model import make_model, save_base_model
 from tests.waiting import wait_until
@@ -43,16 +43,12 @@ class Hub:
     def get(self, path: str) -> Any:
         return self.http.get(f"{self.product.web}/api/v1/{path}/").json()
 
+    def scraped(self) -> Samples:
+        return samples(self.http.get(f"{self.product.web}/api/v1/metrics/").text)
+
     def metrics(self) -> dict[tuple[str, str], float]:
         """Each metric by its name and any of its labels."""
-        text = self.http.get(f"{self.product.web}/api/v1/metrics/").text
-        families = text_string_to_metric_families(text)
-        return {
-            (sample.name, label): sample.value
-            for family in families
-            for sample in family.samples
-            for label in (*sample.labels.values(), "")
-        }
+        return {(name, label): value for name, labels, value in self.scraped() for label in (*labels.values(), "")}
 
     def ask(self, alias: str) -> float:
         """Seconds until the answer."""
@@ -130,6 +126,7 @@ def test_hung_downloads_and_a_hung_replica_slow_no_other_cluster(hub: Hub, silen
     assert measured["adapterhub_task_age_seconds", "registry.tasks.collect_outcomes"] < 20
     assert measured["adapterhub_cluster_reconciled_age_seconds", "quiet"] < 10
     assert measured["adapterhub_replica_healthy", silent] == 0
+    assert firing(hub.scraped()) == {"ReplicaIsAway"}, "the loop goes on, and who looks after it hears of the replica"
     wait_until(lambda: hub.get("base-models/slow")["status"] == "rejected", 120, "the end of the first download")
     assert "has sent nothing for 20 s" in hub.get("base-models/slow")["message"]
     hub.post("base-models", {"slug": "slow", "source": "acme/other"})

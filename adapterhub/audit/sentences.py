@@ -13,6 +13,7 @@ OBJECTS = {
 }
 # What the subject of a tag did, where "promoted the rollout X" would not say it. `{}` stands for the object.
 PHRASES = {
+    Tag.RESPONSES_DROPPED: "dropped answers of {} that were past their retention",
     Tag.USER_CREATED: "created the account {}",
     Tag.USER_CHANGED: "changed the account {}",
     Tag.SERVICE_ACCOUNT_CREATED: "created the service account {}",

@@ -8,6 +8,7 @@ class Tag(StrEnum):
 
     PROJECT_CREATED = "project:created"
     PROJECT_CHANGED = "project:changed"
+    RESPONSES_DROPPED = "project:responses_dropped"
     SETUP_LINK_ISSUED = "setup_link:issued"
     SETUP_LINK_USED = "setup_link:used"
     USER_CREATED = "user:created"

@@ -8,9 +8,33 @@ from datetime import date
 from django.db import connection, models, transaction
 
 from adapterhub.accounts.models import Project
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
 from registry.models.adapter import AdapterVersion
 from registry.models.rollout import Rollout
 from registry.models.rollout_measurement import RolloutUnit
+
+# The answers of each project that registry_keep_responses would drop now: those of partitions that end before the
+# retention begins, and old ones that no partition of a month had taken. The first condition on the time leaves the
+# younger partitions unread.
+GOING = """
+WITH bounds AS (SELECT now() - make_interval(days => %(days)s) AS oldest),
+ended AS (
+    SELECT inhrelid FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid, bounds
+    WHERE inhparent = 'registry_response'::regclass
+        AND substring(pg_get_expr(relpartbound, pg_class.oid) FROM 'TO \\(''([^'']+)''\\)')::timestamptz <= oldest
+),
+going AS (
+    SELECT project_id, at FROM registry_response
+    WHERE at < date_trunc('month', now() - make_interval(days => %(days)s), 'UTC')
+        AND tableoid IN (SELECT inhrelid FROM ended)
+    UNION ALL
+    SELECT project_id, at FROM registry_response_default, bounds WHERE at < oldest
+)
+SELECT project_id, count(*), min(at), max(at) FROM going GROUP BY project_id ORDER BY project_id
+"""
+RETENTION = system("retention")
 
 
 class Response(models.Model):
@@ -52,13 +76,24 @@ class Response(models.Model):
     def keep_for(cls, days: int) -> int:
         """Make the partitions of this and the next two months, and drop those whose answers are all older than `days`.
 
-        Feedback goes with its answer. Returns the number of dropped partitions. Raises IntegrityError below 180 days,
-        and OperationalError if the table is in use for so long that routers' reports would have to wait.
+        Feedback goes with its answer. The audit trail of each project records how many of its answers were dropped, and
+        from when they were. Returns the number of dropped partitions. Raises IntegrityError below 180 days, and
+        OperationalError if the table is in use for so long that routers' reports would have to wait.
         """
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL lock_timeout = '10s'")
+            cursor.execute(GOING, {"days": days})
+            going = cursor.fetchall()
             cursor.execute("SELECT registry_keep_responses(%s)", [days])
-            return int(cursor.fetchone()[0])
+            dropped = int(cursor.fetchone()[0])
+            projects = Project.objects.in_bulk([pk for pk, *_ in going])
+            for pk, count, first, last in going:
+                facts = {"answers": count, "from": first.isoformat(), "until": last.isoformat()}
+                project, rule = projects[pk], f"Answers are kept for {days} days."
+                AuditEvent.record(
+                    Tag.RESPONSES_DROPPED, project, by=RETENTION, project=project, before=facts, reason=rule
+                )
+        return dropped
 
     @property
     def alias_ref(self) -> str:

@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, connections, transaction
 from django.utils.timezone import now
 
+from adapterhub.audit.models import AuditEvent
 from adapterhub.environment import BadSetting, integer
 from registry.models import Alias, Feedback, Response
 from registry.tasks import keep_responses
@@ -65,11 +66,20 @@ def test_months_are_made_ahead_and_dropped_when_all_of_them_is_past(fresh_databa
     assert {partition_of(pk) for pk in ("strayed", "too far")} == {"registry_response_default"}
     assert Response.keep_for(400) == 0
     assert Response.objects.count() == 5
+    assert not AuditEvent.objects.filter(tag="project:responses_dropped").exists()
     assert Response.keep_for(180) == 1
+    (event,) = AuditEvent.objects.filter(tag="project:responses_dropped")
+    assert (event.project, event.actor_name, event.reason) == (
+        alias.project,
+        "system:retention",
+        "Answers are kept for 180 days.",
+    )
+    assert (event.before["answers"], event.before["from"][:10]) == (2, f"{past:%Y-%m-%d}")
     assert set(Response.objects.values_list("pk", flat=True)) == {"recent", "ahead", "too far"}
     assert list(Feedback.objects.values_list("response", flat=True)) == ["recent"]
     keep_responses()
     assert Response.keep_for(180) == 0
+    assert AuditEvent.objects.filter(tag="project:responses_dropped").count() == 1
 
 
 def test_fewer_than_180_days_are_refused_by_setting_and_database(alias: Alias) -> None:

@@ -145,7 +145,16 @@ TABLE = {
             "ADAPTERHUB_PROJECT_CHILDREN", "2", "Exports, comparisons and checks of one project at once; 0 = no limit."
         ),
         Setting("ADAPTERHUB_CHILDREN", "4", "Exports, comparisons and checks at once on a host; 0 = no limit."),
-        Setting("ADAPTERHUB_PROJECT_REQUESTS_PER_S", "0", "Requests a second that one project may send; 0 = no limit."),
+        Setting(
+            "ADAPTERHUB_PROJECT_REQUESTS_PER_S",
+            "0",
+            "Requests a second that a project may send, and the highest that its own limit may be; 0 = no limit.",
+        ),
+        Setting(
+            "ADAPTERHUB_PROJECT_TOKENS_PER_MIN",
+            "0",
+            "Tokens a minute that a project may take, and the highest that its own limit may be; 0 = no limit.",
+        ),
         Setting("ADAPTERHUB_API_REQUESTS_PER_S", "100", "REST calls a second of one token or person; 0 = no limit."),
         Setting(
             "ADAPTERHUB_STRANGER_REQUESTS_PER_S",

@@ -101,6 +101,7 @@ urlpatterns = [
     path("audit/<int:pk>/", audit.event, name="audit-event"),
     path("new-project/", project_pages.new_project, name="new-project"),
     path("projects/<slug:slug>/", project_pages.project, name="project"),
+    path("projects/<slug:slug>/limit/", project_pages.limit_project, name="limit-project"),
     path("projects/<slug:slug>/roles/revoke/", project_pages.revoke_role, name="revoke-role"),
     path("tokens/", token_pages.tokens, name="tokens"),
     path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),

@@ -29,6 +29,8 @@ SAMPLES, JUDGING = "ah:samples", "ah:judging"
 CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
 # Of a project on a granted cluster: its requests, and its tokens.
 SHARE_RATE, SHARE_TOKENS = "ah:share-rate", "ah:share-tokens"
+# The tokens of text that a project took.
+PROJECT_TOKENS = "ah:project-tokens"
 # Of an API token: its requests, and the tokens of text that they took.
 TOKEN_RATE, TOKEN_TOKENS = "ah:token-rate", "ah:token-tokens"
 # A hash of the control plane: task name -> epoch seconds of its last success.
@@ -176,7 +178,8 @@ class RoutingTable:
     Names of aliases and adapters are unique in a project only: `aliases` is keyed by `<project>/<alias>`. `adapters`
     maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the same way
     the adapters of which callers may name approved versions only to these versions. `engine_keys` maps replicas to the
-    API keys of their engines, sealed for the routers. `shares` has the limits that versions' routes name.
+    API keys of their engines, sealed for the routers. `shares` has the limits that versions' routes name. `limits` and
+    `tokens_per_min` have those of projects, by slug: of requests, and of the tokens of questions and answers.
     """
 
     generation: int
@@ -189,6 +192,7 @@ class RoutingTable:
     approved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     engine_keys: Mapping[str, str] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
+    tokens_per_min: Mapping[str, float] = field(default_factory=dict)
 
     def may_be_named(self, version: str) -> bool:
         """Return True if a caller may ask for this version by its own name.
@@ -271,6 +275,7 @@ def _table(raw: dict[str, Any]) -> RoutingTable:
         approved={adapter: tuple(names) for adapter, names in raw.get("approved", {}).items()},
         engine_keys={str(url): str(key) for url, key in raw.get("engine_keys", {}).items()},
         shares={key: _share(share) for key, share in raw.get("shares", {}).items()},
+        tokens_per_min={name: _per_min(limit) for name, limit in raw.get("tokens_per_min", {}).items()},
     )
 
 
@@ -285,6 +290,13 @@ def _limit(raw: dict[str, Any]) -> RateLimit:
     if per_s <= 0 or burst < 1:
         raise ValueError("A rate limit needs per_s above 0 and burst from 1 on.")
     return RateLimit(per_s, burst)
+
+
+def _per_min(raw: Any) -> float:
+    """Parse a limit of tokens a minute. Raises ValueError for one that would refuse every request."""
+    if float(raw) <= 0:
+        raise ValueError("A limit of tokens a minute is above 0.")
+    return float(raw)
 
 
 def _share(raw: dict[str, Any]) -> Share:

@@ -104,7 +104,7 @@ class ProjectAdmin(AnyAdmin):
     """The admin of projects and their memberships; each grant and each withdrawal writes its audit event."""
 
     list_display = ["slug", "name", "archived_at"]
-    readonly_fields = ["named_versions"]
+    readonly_fields = ["named_versions", "requests_per_s", "tokens_per_min"]
     # One field with one label, where Django's default has two without.
     formfield_overrides = {DateTimeField: {"form_class": forms.DateTimeField, "widget": forms.DateTimeInput}}
     inlines = [MembershipInline]

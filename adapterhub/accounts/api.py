@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
@@ -11,7 +12,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts import memberships, service_accounts, tokens
+from adapterhub.accounts import memberships, project_limits, service_accounts, tokens
 from adapterhub.accounts.invitations.api import InvitingProjects
 from adapterhub.accounts.models import ApiToken, Membership, NamedVersions, Project, User
 from adapterhub.accounts.service_accounts import NAMED
@@ -32,20 +33,35 @@ from adapterhub.core.tenancy import APPROVE, Scope
 
 
 class ProjectSerializer(serializers.ModelSerializer[Project]):
-    """A project: its slug, its name, and which versions callers of the router may name."""
+    """A project: its slug, its name, which versions callers of the router may name, and its own limits there."""
 
     class Meta:
         model = Project
-        fields = ["slug", "name", "named_versions", "archived_at", "created_at"]
-        read_only_fields = ["named_versions", "archived_at", "created_at"]
+        fields = ["slug", "name", "named_versions", *tokens.LIMITS, "archived_at", "created_at"]
+        read_only_fields = ["named_versions", *tokens.LIMITS, "archived_at", "created_at"]
         extra_kwargs: dict[str, Any] = {"slug": {"validators": []}}
 
 
-class ProjectChangeSerializer(serializers.Serializer[Any]):
-    """A change of a project's settings."""
+class LimitsSerializer(serializers.Serializer[Any]):
+    """Limits at the routers; null means no limit of its own."""
+
+    requests_per_s = serializers.FloatField(min_value=0.001, max_value=1e6, required=False, allow_null=True)
+    tokens_per_min = serializers.IntegerField(
+        min_value=1,
+        max_value=2**31 - 1,
+        required=False,
+        allow_null=True,
+        help_text="Tokens of questions and answers.",
+    )
+
+
+class ProjectChangeSerializer(LimitsSerializer):
+    """A change of a project's settings, and why; a setting that is not named stays as it is."""
 
     named_versions = serializers.ChoiceField(
-        NamedVersions.choices, help_text="Versions that callers may name, of adapters with a protected alias."
+        NamedVersions.choices,
+        required=False,
+        help_text="Versions that callers may name, of adapters with a protected alias.",
     )
     reason = serializers.CharField(max_length=2000)
     password = serializers.CharField(
@@ -53,7 +69,7 @@ class ProjectChangeSerializer(serializers.Serializer[Any]):
         default="",
         trim_whitespace=False,
         write_only=True,
-        help_text="Your password; not needed if you signed in within the last ten minutes.",
+        help_text="Your password, for named_versions; not needed if you signed in within the last ten minutes.",
     )
 
 
@@ -159,17 +175,24 @@ class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, R
 
     @extend_schema(request=ProjectChangeSerializer, responses=ProjectSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Choose the versions that callers may name.
+        """Choose the versions that callers may name, or what routers take of the project: requests, tokens.
 
-        A signed-in person needs a fresh sign-in or the password; a token of scope `admin` needs neither, as a second
-        person approved it.
+        For the versions a signed-in person needs a fresh sign-in or the password; a token of scope `admin` needs
+        neither, as a second person approved it.
         """
         project = self.get_object()
         fields = self.read(ProjectChangeSerializer)
-        password = fields.pop("password")
-        if not request.auth:
-            require_fresh_sign_in(request, password)
-        memberships.set_named_versions(project, by=actor_of(request), **fields)
+        limits = {name: fields[name] for name in tokens.LIMITS if name in fields}
+        who = {"reason": fields["reason"], "by": actor_of(request)}
+        if not limits and "named_versions" not in fields:
+            raise Invalid(f"Name a setting to change: named_versions, {', '.join(tokens.LIMITS)}.")
+        with transaction.atomic():
+            if "named_versions" in fields:
+                if not request.auth:
+                    require_fresh_sign_in(request, fields["password"])
+                memberships.set_named_versions(project, fields["named_versions"], **who)
+            if limits:
+                project_limits.limit(project, **who, **limits)
         return self.write(project)
 
     @extend_schema(responses=MemberSerializer(many=True))
@@ -249,26 +272,13 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
         ]
 
 
-class TokenLimitsSerializer(serializers.Serializer[Any]):
-    """Limits of a token at the routers; null means no limit of its own."""
-
-    requests_per_s = serializers.FloatField(min_value=0.001, max_value=1e6, required=False, allow_null=True)
-    tokens_per_min = serializers.IntegerField(
-        min_value=1,
-        max_value=2**31 - 1,
-        required=False,
-        allow_null=True,
-        help_text="Tokens of questions and answers.",
-    )
-
-
-class ChangedTokenSerializer(TokenLimitsSerializer):
+class ChangedTokenSerializer(LimitsSerializer):
     """The token's new limits, and why; a limit that is not named stays as it is."""
 
     reason = serializers.CharField(max_length=2000)
 
 
-class NewTokenSerializer(TokenLimitsSerializer):
+class NewTokenSerializer(LimitsSerializer):
     """The token to create: name, project, scopes, expiry and limits, and the service account that it is for, if any."""
 
     project = serializers.SlugField()

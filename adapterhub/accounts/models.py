@@ -12,6 +12,7 @@ from django.contrib.sessions.models import Session
 from django.db import models
 from django.utils.timezone import now
 
+from adapterhub.accounts.limited import LIMITS_ABOVE_ZERO, Limited
 from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import ROLE_SCOPES, Role, Scope, roles_with
 from adapterhub.core.tokens import new_id_and_secret, secret_hash, text_of
@@ -93,7 +94,7 @@ class NamedVersions(models.TextChoices):
     ANY = "any", "any"
 
 
-class Project(models.Model):
+class Project(Limited):
     """A tenant: every adapter, dataset, alias and audit chain belongs to one."""
 
     slug = models.SlugField(unique=True)
@@ -112,6 +113,7 @@ class Project(models.Model):
 
     class Meta:
         ordering = ["slug"]
+        constraints = [models.CheckConstraint(condition=LIMITS_ABOVE_ZERO, name="project_limits_are_above_zero")]
 
     def __str__(self) -> str:
         return self.slug
@@ -282,7 +284,7 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         return live.exclude(expires_at__lte=now())
 
 
-class ApiToken(models.Model):
+class ApiToken(Limited):
     """A bearer token `ah_<id>_<secret>` of one project; only the secret's hash is kept."""
 
     id = models.CharField(primary_key=True, max_length=12, editable=False)
@@ -300,10 +302,6 @@ class ApiToken(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
-    requests_per_s = models.FloatField(null=True, blank=True, help_text="Requests a second to routers; null: no limit.")
-    tokens_per_min = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Tokens of questions and answers a minute; null: no limit."
-    )
 
     objects = ApiTokenQuerySet.as_manager()
 
@@ -314,10 +312,7 @@ class ApiToken(models.Model):
                 condition=models.Q(approved_by=None) | ~models.Q(approved_by=models.F("created_by")),
                 name="token_approver_is_another",
             ),
-            models.CheckConstraint(
-                condition=~models.Q(tokens_per_min=0) & ~models.Q(requests_per_s__lte=0),
-                name="token_limits_are_above_zero",
-            ),
+            models.CheckConstraint(condition=LIMITS_ABOVE_ZERO, name="token_limits_are_above_zero"),
         ]
 
     def __str__(self) -> str:
@@ -327,11 +322,6 @@ class ApiToken(models.Model):
     def is_waiting(self) -> bool:
         """Return True while the token waits for another person's approval."""
         return self.needs_approval and self.approved_at is None
-
-    @property
-    def is_limited(self) -> bool:
-        """Return True if routers limit what is sent with this token."""
-        return self.requests_per_s is not None or self.tokens_per_min is not None
 
     @property
     def is_usable(self) -> bool:

@@ -28,7 +28,7 @@ from adapterhub.cli import (
 )
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
 from adapterhub.cli.fleet import commands as fleet_commands
-from adapterhub.cli.fleet import token_commands
+from adapterhub.cli.fleet import project_commands, token_commands
 from adapterhub.cli.installation import commands as installation_commands
 from adapterhub.cli.oci import commands as oci_commands
 from adapterhub.cli.session import only, projects_seen
@@ -55,6 +55,7 @@ app.add_typer(huggingface_commands.hub, name="hub")
 app.add_typer(oci_commands.oci, name="oci")
 app.add_typer(fleet_commands.cluster, name="cluster")
 app.add_typer(fleet_commands.replica, name="replica")
+app.add_typer(project_commands.project, name="project")
 app.add_typer(token_commands.token, name="token")
 for command in (
     intake_commands.check,

@@ -23,7 +23,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking 
 DEFAULT_FILE = Path("adapterhub.yaml")
 SIGNS = {"create": "+", "change": "~", "run": "+", "follow": ">", "open": "+"}
 # The scope that carrying out a change of this kind needs.
-NEEDS = {"cluster": "operate", "adapter": "publish", "alias": "operate", "rollout": "operate"}
+NEEDS = {"limits": "admin", "cluster": "operate", "adapter": "publish", "alias": "operate", "rollout": "operate"}
 
 
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:

@@ -178,6 +178,14 @@ class Cluster(Strict):
     reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
 
 
+class Limits(Strict):
+    """Limits of the project at the routers; null removes a limit, and one that is not named stays as it is."""
+
+    requests_per_s: Annotated[float, Field(ge=0.001, le=1e6)] | None = None
+    tokens_per_min: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None
+    reason: Annotated[Text, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
+
+
 class Declaration(Strict):
     """The whole file of `adapterhub apply`: the adapter, its data, the training, the gates and the rollout."""
 
@@ -191,6 +199,7 @@ class Declaration(Strict):
     budget: Budget | None = None
     hyperparameters: dict[str, Annotated[Any, AfterValidator(as_setting)]] = {}
     gates: Gates | None = None
+    limits: Limits | None = None
     cluster: Cluster | None = None
     rollout: Rollout | None = None
 

@@ -93,7 +93,8 @@ class State:
         Raises Ended for a declaration with fields that the server does not accept.
         """
         declared = self.declared.model_dump(
-            exclude={"project": True, "data": True, "cluster": {"replicas", "reason"}}, exclude_none=True
+            exclude={"project": True, "data": True, "cluster": {"replicas", "reason"}, "limits": {"reason"}},
+            exclude_none=True,
         )
         facts = {"dataset": self.checking or self.dataset, "columns": self.columns, "version": self.version}
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from adapterhub.cli import datasets
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.fleet.cluster_step import TheCluster
+from adapterhub.cli.fleet.project_commands import TheLimits
 from adapterhub.cli.plan_state import Change, State, Step, known
 from adapterhub.cli.version_commands import require_no_worse, require_scores
 from adapterhub.client import ApiError, calls
@@ -414,6 +415,7 @@ class TheRollout:
 
 
 STEPS: list[Step] = [
+    TheLimits(),
     TheCluster(),
     TheAdapter(),
     TheData(),

@@ -1,4 +1,4 @@
-"""Calls about clusters and their replicas: what serves, how it comes and goes, and what a token may take of it."""
+"""Calls about clusters and replicas, how they come and go, and what projects and tokens may take of them."""
 
 from __future__ import annotations
 
@@ -84,6 +84,16 @@ def delete_replica(pk: int, reason: str, *, confirm: bool = False) -> Call[None]
     Without `confirm` the server refuses to cut off live versions that it alone holds.
     """
     return Call("DELETE", f"replicas/{pk}/", params={"reason": reason, "confirm": str(confirm).lower()})
+
+
+def project(slug: str) -> Call[Json]:
+    """Read a project."""
+    return get(f"projects/{part(slug)}/")
+
+
+def limit_project(slug: str, reason: str, **limits: float | None) -> Call[Json]:
+    """Change what a project may take of the routers. Limits: requests_per_s, tokens_per_min; None removes one."""
+    return Call("PATCH", f"projects/{part(slug)}/", {"reason": reason, **limits})
 
 
 def limit_token(pk: str, reason: str, **limits: float | None) -> Call[Json]:

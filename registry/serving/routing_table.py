@@ -14,6 +14,8 @@ from django.db.models import QuerySet
 from redis.client import Pipeline
 
 from adapterhub.accounts.models import ApiToken, NamedVersions, Project
+from adapterhub.accounts.project_limits import limits_now
+from adapterhub.accounts.tokens import LIMITS
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, ClusterGrant, Replica, Rollout
 from registry.models.alias import AliasQuerySet
@@ -94,6 +96,8 @@ def routing_table() -> RoutingTable:
     """Build the whole table, with a new generation, from the database."""
     generation, published_at = next_generation()
     aliases = alias_routes(Alias.objects.all())
+    limits = project_limits()
+    per_s = {slug: rate for slug, each in limits.items() if (rate := each.requests_per_s)}
     return RoutingTable(
         generation=generation,
         published_at=published_at,
@@ -101,10 +105,11 @@ def routing_table() -> RoutingTable:
         adapters=adapters_of(aliases),
         versions=version_routes(),
         tokens={token.pk: token_route(token) for token in usable_tokens()},
-        limits=rate_limits(),
+        limits={slug: RateLimit(rate, max(1, 2 * rate)) for slug, rate in per_s.items()},
         approved=approved_of(aliases),
         engine_keys=engine_keys(),
         shares={each.share_key: Share(each.requests_per_s, each.tokens_per_min) for each in limited_grants()},
+        tokens_per_min={slug: most for slug, each in limits.items() if (most := each.tokens_per_min)},
     )
 
 
@@ -134,14 +139,9 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
     }
 
 
-def rate_limits() -> dict[str, RateLimit]:
-    """Return the rate limit of each project by slug, the same for all, with a burst of two seconds' worth.
-
-    Empty if there is no limit.
-    """
-    per_s = settings.PROJECT_REQUESTS_PER_S
-    limit = RateLimit(per_s, 2 * per_s)
-    return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
+def project_limits() -> dict[str, Share]:
+    """Return what routers take of each project, by slug: the lower of its own limits and the installation's."""
+    return {project.slug: Share(**limits_now(project)) for project in Project.objects.only("slug", *LIMITS)}
 
 
 def next_generation() -> tuple[int, float]:

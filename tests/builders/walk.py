@@ -66,6 +66,7 @@ POST_ONLY = {
     "archive-version",
     "revoke-token",
     "limit-token",
+    "limit-project",
     "revoke-invitation",
     "answer-invitation",
     "theme",

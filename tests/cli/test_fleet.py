@@ -104,3 +104,19 @@ def test_a_declared_cluster_says_what_differs_whatever_the_spelling(
     other = {**limits, "max_loras": 5, "replicas": ["http://127.0.0.1:1", "http://127.0.0.1:3"]}
     (difference,) = changes(command, tmp_path, slug="cpu", **other)
     assert difference == "change max_loras, + http://127.0.0.1:3, - http://127.0.0.1"
+
+
+def test_a_projects_limits_are_changed_and_declared(command: Command, base_model: BaseModel, tmp_path: Path) -> None:
+    project = Project.objects.get()
+    changed = done(command, "project", "limit", project.slug, "--requests-per-s", "2.5", "--reason", "busy")
+    assert f"{project.slug}: 2.5 requests a second" in changed
+    assert command("project", "limit", project.slug, "--reason", "x").returncode == 2
+    declared = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "rows.jsonl"}
+    limits = {"requests_per_s": None, "tokens_per_min": 600, "reason": "x"}
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    for wanted, kinds in ((limits, ["limits"]), ({"requests_per_s": 2.5}, [])):
+        (tmp_path / "adapterhub.yaml").write_text(yaml.safe_dump({**declared, "limits": wanted}))
+        planned = json.loads(done(command, "plan", "--json"))["changes"]
+        assert [one["kind"] for one in planned if one["kind"] == "limits"] == kinds
+    (tmp_path / "adapterhub.yaml").write_text(yaml.safe_dump({**declared, "limits": {"tokens_per_min": 0}}))
+    assert "limits.tokens_per_min" in command("plan").stderr

@@ -46,6 +46,7 @@ def make_table(
     stable: str = STABLE,
     cache: CacheRule | None = None,
     limits: Mapping[str, RateLimit] | None = None,
+    tokens_per_min: Mapping[str, float] | None = None,
     **rollout: Any,
 ) -> RoutingTable:
     """A table in which all versions are held by `replicas`; with a weight compliance rolls out its candidate."""
@@ -66,4 +67,5 @@ def make_table(
         },
         tokens=tokens(),
         limits=limits or {},
+        tokens_per_min=tokens_per_min or {},
     )

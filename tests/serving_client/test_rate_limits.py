@@ -77,9 +77,9 @@ def test_a_bucket_names_the_time_of_its_next_token() -> None:
     assert (bucket.take(limit, 0), bucket.take(limit, 0.25), bucket.take(limit, 0.5)) == (0, 0.25, 0)
 
 
-def publish_share(router: Router, engine: Engine, share: Share) -> None:
+def publish_share(router: Router, engine: Engine, share: Share, **limits: Any) -> None:
     """The versions of project eu are served by a cluster that grants it this share."""
-    table = make_table(engine.url, generation=2)
+    table = make_table(engine.url, generation=2, **limits)
     own = {name: route for name, route in table.versions.items() if route.project == "eu"}
     versions = {**table.versions, **{name: replace(route, share="7/eu") for name, route in own.items()}}
     router.publish(replace(table, versions=versions, shares={"7/eu": share}))
@@ -156,3 +156,42 @@ def test_without_valkey_a_router_counts_a_token_alone(router: Router, engine: En
     publish_token(router, engine, Share(tokens_per_min=6))
     router.valkey.stop()
     assert statuses(router, 3) == [200, 200, 429]
+
+
+def require_project_over(router: Router, words: str) -> None:
+    refused = router.complete(OPERATE)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (429, "rate_limited"), "whichever of its tokens"
+    assert error["message"].startswith(f"The project eu may take {words}")
+    assert 1 <= int(refused.headers["retry-after"]) <= 100
+    assert router.complete(FOREIGNER, model="billing").status_code == 200
+
+
+def test_a_projects_tokens_are_charged_with_what_answers_took(
+    router: Router, engine: Engine, start_router: Callable[..., Router]
+) -> None:
+    router.publish(make_table(engine.url, generation=2, tokens_per_min={"eu": 6}))
+    other = start_router()
+    wait_until(lambda: other.generation() == 2, what="the other router to take the table")
+    for left in (1, -4):
+        assert other.complete(stream=left == 1).status_code == 200
+        wait_until(lambda left=left: round(level(router, "ah:project-tokens:eu")) == left, what="the charge")
+    require_project_over(router, "6 tokens a minute")
+
+
+def test_without_valkey_a_router_counts_a_projects_tokens_alone(router: Router, engine: Engine) -> None:
+    router.publish(make_table(engine.url, generation=2, tokens_per_min={"eu": 6}))
+    router.valkey.stop()
+    assert statuses(router, 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize(("own", "granted", "code"), [(6, 6000, "rate_limited"), (6000, 6, "share_exceeded")])
+def test_of_a_projects_limit_and_its_share_the_lower_holds(
+    router: Router, engine: Engine, own: int, granted: int, code: str
+) -> None:
+    publish_share(router, engine, Share(tokens_per_min=granted), tokens_per_min={"eu": own})
+    for _ in range(2):
+        assert router.complete().status_code == 200
+    lower = "ah:project-tokens:eu" if own < granted else "ah:share-tokens:7/eu"
+    wait_until(lambda: round(level(router, lower)) == -4, what="the charges")
+    assert router.complete().json()["error"]["code"] == code

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from adapterhub.accounts.api import LimitsSerializer
 from adapterhub.api.permissions import actor_of, named_project, scopes_in
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.tenancy import Scope
@@ -90,6 +91,7 @@ class DeclarationSerializer(serializers.Serializer[Any]):
     mixture = MixedSerializer(many=True, required=False, default=list)
     validation_dataset = serializers.IntegerField(allow_null=True, default=None)
     gates = GatesSerializer(allow_null=True, default=None)
+    limits = LimitsSerializer(allow_null=True, default=None)
     cluster = DeclaredClusterSerializer(allow_null=True, default=None)
     rollout = DeclaredRolloutSerializer(allow_null=True, default=None)
 

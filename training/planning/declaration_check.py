@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
+from adapterhub.accounts import project_limits
 from adapterhub.accounts.models import NamedVersions, Project
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, DomainError, Invalid
@@ -89,6 +90,9 @@ class DeclarationCheck:
         Return {refusals, hyperparameters}, the latter all that the training would have, or None.
         """
         base, version = self.base(), self.version()
+        for name, value in (self.declared["limits"] or {}).items():
+            with self.noting(f"limits.{name}"):
+                project_limits.require_allowed({name: value})
         if base and not version:
             with self.noting("adapter"):
                 self.training(self.adapter(base))

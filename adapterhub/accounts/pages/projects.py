@@ -1,4 +1,4 @@
-"""The pages of projects: create one, and its members with their roles."""
+"""The pages of projects: create one, its members with their roles, and its limits at the routers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any, cast
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts import memberships
-from adapterhub.accounts.models import Membership, User
+from adapterhub.accounts import memberships, project_limits
+from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.api.pages import allowed, errors_on, form_page, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import Invalid, NotAllowed
@@ -67,6 +68,20 @@ def new_project(request: HttpRequest) -> HttpResponse:
     )
 
 
+class LimitsForm(Form):
+    """A form for what routers take of a project, and why; an empty field leaves it to the installation's limit."""
+
+    requests_per_s = forms.FloatField(min_value=0.001, max_value=1e6, required=False, label="Requests a second")
+    tokens_per_min = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False, label="Tokens a minute")
+    reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, most in project_limits.installation_limits().items():
+            self.fields[name].help_text = f"At most {most:,.0f}; empty: that." if most else "Empty: no limit."
+        self.fields["tokens_per_min"].help_text = f"Of questions and answers. {self.fields['tokens_per_min'].help_text}"
+
+
 @login_required
 def project(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a project's members; a POST grants a member a further role, or shows the form's errors as 422.
@@ -74,17 +89,54 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
     Raises Http404 for who is no admin of it.
     """
     viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
-    roles = viewed.memberships.select_related("user").order_by("user__username", "role")
-    people = list(dict.fromkeys(row.user.username for row in roles if not row.user.is_service))
-    form = RoleForm(request.POST or None, people=people)
+    form = RoleForm(request.POST or None, people=people_of(viewed))
     if form.is_valid():
         with errors_on(form):
             fields = form.cleaned_data
             membership = memberships.grant_further(viewed, fields["user"], fields["role"], by=actor_of(request))
             messages.success(request, f"{membership.user} is {membership.role} in {viewed.name} now.")
             return redirect("project", slug=slug)
-    context = {"project": viewed, "roles": roles, "form": form, "people": people}
-    return render(request, "accounts/project.html", context, status=422 if form.errors else 200)
+    return project_page(request, viewed, form, LimitsForm(initial=project_limits.limits_of(viewed)))
+
+
+def project_page(request: HttpRequest, viewed: Project, form: RoleForm, limits: LimitsForm) -> HttpResponse:
+    """Return the page of a project with its forms; status 422 if one of them has errors."""
+    context = {
+        "project": viewed,
+        "roles": roles_of(viewed),
+        "form": form,
+        "people": people_of(viewed),
+        "limits": limits,
+        "now": project_limits.limits_now(viewed),
+    }
+    return render(request, "accounts/project.html", context, status=422 if form.errors or limits.errors else 200)
+
+
+def roles_of(viewed: Project) -> QuerySet[Membership]:
+    """Return the roles in the project, by the names of who has them."""
+    return viewed.memberships.select_related("user").order_by("user__username", "role")
+
+
+def people_of(viewed: Project) -> list[str]:
+    """Return the user names of the members, without service accounts, sorted."""
+    return list(dict.fromkeys(row.user.username for row in roles_of(viewed) if not row.user.is_service))
+
+
+@login_required
+@require_POST
+def limit_project(request: HttpRequest, slug: str) -> HttpResponse:
+    """Change what routers take of the project, then redirect to it; a refused form is shown again as 422.
+
+    Raises Http404 for who is no admin of it.
+    """
+    viewed = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
+    form = LimitsForm(request.POST)
+    if form.is_valid():
+        with errors_on(form):
+            project_limits.limit(viewed, by=actor_of(request), **form.cleaned_data)
+            messages.success(request, f"The limits of {viewed.name} hold at the routers at once.")
+            return redirect("project", slug=slug)
+    return project_page(request, viewed, RoleForm(people=people_of(viewed)), form)
 
 
 @login_required

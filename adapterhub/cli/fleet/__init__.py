@@ -1,1 +1,1 @@
-"""Commands and the step of a declaration about clusters and replicas, and the limits of tokens."""
+"""Commands and steps of a declaration about clusters, replicas, and the limits of projects and tokens."""

@@ -83,7 +83,9 @@ class Proxy:
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         request.state.project = token.project
         await self.limits.admit_token(token)
-        await self.limits.admit(token.project, self.table().limits.get(token.project))
+        table = self.table()
+        per_s, per_min = table.limits.get(token.project), table.tokens_per_min.get(token.project)
+        await self.limits.admit(token.project, per_s, per_min)
         with self.bodies.share(token.project) as share:
             raw = await read_body(request, share)
             share.unfold(raw)
@@ -251,7 +253,8 @@ class Proxy:
         outcome = answer.outcome()
         if outcome.cache != "hit":
             spent = outcome.prompt_tokens + outcome.completion_tokens
-            self.limits.spend(*self.share_of(answer.target), answer.token, spent)
+            per_min = self.watcher.table.tokens_per_min.get(answer.token.project) if self.watcher.table else None
+            self.limits.spend(*self.share_of(answer.target), answer.token, per_min, spent)
         self.metrics.answered(outcome)
         if outcome.tokens_estimated and answer.is_whole:
             log.warning("The engine of %s sends no counts of tokens: they are estimated.", outcome.version)

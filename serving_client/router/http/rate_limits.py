@@ -12,6 +12,7 @@ import redis.asyncio as redis
 
 from serving_client.protocol import (
     PROJECT_RATE,
+    PROJECT_TOKENS,
     SHARE_RATE,
     SHARE_TOKENS,
     TOKEN_RATE,
@@ -34,18 +35,15 @@ class RateLimits:
         self._here: dict[str, Bucket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def admit(self, project: str, limit: RateLimit | None) -> None:
-        """Take one request from the project's rate; no effect without a limit.
+    async def admit(self, project: str, limit: RateLimit | None, tokens_per_min: float | None) -> None:
+        """Take one request, and one token in advance, from the project's limits; no effect without any.
 
-        Raises Refusal 429 with the seconds to wait.
+        Raises Refusal 429 with the limit and the seconds to wait.
         """
-        if limit is None:
-            return
-        if wait_s := await self._wait_s(f"{PROJECT_RATE}:{project}", limit):
-            message = (
-                f"The project {project} may send {limit.per_s:g} requests a second: slow down, or raise its limit."
-            )
-            raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
+        if limit and (wait_s := await self._wait_s(f"{PROJECT_RATE}:{project}", limit)):
+            raise over_project_limit(f"The project {project} may send {limit.per_s:g} requests a second", wait_s)
+        if tokens_per_min and (wait_s := await self._wait_s(f"{PROJECT_TOKENS}:{project}", by_minute(tokens_per_min))):
+            raise over_project_limit(f"The project {project} may take {tokens_per_min:,.10g} tokens a minute", wait_s)
 
     async def admit_token(self, token: TokenRoute) -> None:
         """Take a request of the token's own limits; no effect without any.
@@ -71,20 +69,23 @@ class RateLimits:
                 message = f"The project's share of this cluster is {unit}: slow down, or ask its owner for more."
                 raise Refusal(429, "share_exceeded", message, retry_after_s=math.ceil(wait_s))
 
-    def spend(self, key: str | None, share: Share | None, token: TokenRoute, tokens: int) -> None:
-        """Charge an answer's tokens, in the background, to those of share and API token that have a limit of tokens.
+    def spend(
+        self, key: str | None, share: Share | None, token: TokenRoute, tokens_per_min: float | None, tokens: int
+    ) -> None:
+        """Charge an answer's tokens, in the background, to those of share, API token and project that limit tokens.
 
-        One token less is charged: it was taken when the request was admitted.
+        `tokens_per_min` is the project's limit. One token less is charged: it was taken when the request was admitted.
         """
         if key is not None and share is not None:
-            self._spend_soon(f"{SHARE_TOKENS}:{key}", share, tokens)
+            self._spend_soon(f"{SHARE_TOKENS}:{key}", share.tokens_per_min, tokens)
         if token.limits is not None:
-            self._spend_soon(f"{TOKEN_TOKENS}:{token.id}", token.limits, tokens)
+            self._spend_soon(f"{TOKEN_TOKENS}:{token.id}", token.limits.tokens_per_min, tokens)
+        self._spend_soon(f"{PROJECT_TOKENS}:{token.project}", tokens_per_min, tokens)
 
-    def _spend_soon(self, name: str, limits: Share, tokens: int) -> None:
-        if limits.tokens_per_min is None or tokens <= 1:
+    def _spend_soon(self, name: str, tokens_per_min: float | None, tokens: int) -> None:
+        if tokens_per_min is None or tokens <= 1:
             return
-        task = asyncio.create_task(self._spend(name, by_minute(limits.tokens_per_min), tokens - 1))
+        task = asyncio.create_task(self._spend(name, by_minute(tokens_per_min), tokens - 1))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -107,6 +108,11 @@ class RateLimits:
     def _alone(self, name: str, limit: RateLimit) -> float:
         now = time.monotonic()
         return self._here.setdefault(name, Bucket(limit, now)).take(limit, now)
+
+
+def over_project_limit(sentence: str, wait_s: float) -> Refusal:
+    """Return the refusal of a request over a project's limit; `sentence` says which."""
+    return Refusal(429, "rate_limited", f"{sentence}: slow down, or raise its limit.", retry_after_s=math.ceil(wait_s))
 
 
 def limits_of(rate: str, tokens: str, key: str, limits: Share) -> list[tuple[str, RateLimit, str]]:

@@ -149,8 +149,18 @@ def test_every_pod_goes_where_the_platform_says() -> None:
             assert {"name": "A", "value": "1"} in spec["containers"][0]["env"]
 
 
+def test_who_touches_artifacts_has_the_platforms_role() -> None:
+    backup = {"enabled": True, "existingClaim": "backups"}
+    manifests = with_values(pods={"serviceAccountName": "bucket"}, backup=backup)
+    holders = {name for name, template in pods(manifests) if template["spec"].get("serviceAccountName") == "bucket"}
+    assert holders == {"web", "control-worker", "default-worker", "download-worker", "gpu-worker", "backup"}
+    assert not any(
+        template["spec"].get("automountServiceAccountToken") for name, template in pods(manifests) if name in holders
+    )
+
+
 def test_a_platform_that_gives_users_itself_is_not_told_one() -> None:
-    for _, template in pods(with_values(podSecurity={"runAsUser": None, "fsGroup": None})):
+    for _, template in pods(render(values_of("small") | {"podSecurity": {"runAsUser": None, "fsGroup": None}})):
         assert template["spec"]["securityContext"] == {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},

@@ -225,8 +225,8 @@ spec:
     spec:
       {{- include "hub.podSecurity" (dict "root" $root "user" .user "token" .token) | nindent 6 }}
       {{- include "hub.placement" . | nindent 6 }}
-      {{- if .serviceAccount }}
-      serviceAccountName: {{ .serviceAccount }}
+      {{- with .serviceAccount }}
+      serviceAccountName: {{ . }}
       {{- end }}
       {{- include "hub.spread" . | nindent 6 }}
       terminationGracePeriodSeconds: {{ .grace | default 30 }}

@@ -1,10 +1,15 @@
-"""Cursor pagination, which stays stable while rows are added."""
+"""Cursor pagination, which stays stable while rows are added, and whose pages fill no memory."""
 
 from __future__ import annotations
 
 import re
+from functools import reduce
+from itertools import accumulate
+from operator import add
 from typing import Any
 
+from django.db.models import Expression, F, Func, IntegerField, JSONField, Model, QuerySet, TextField, Value
+from django.db.models.functions import Cast, Coalesce
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -12,26 +17,49 @@ from rest_framework.views import APIView
 from adapterhub.core.errors import Invalid
 
 MOST_ROWS = 200
+# A page also ends where the JSON of its rows has so many bytes: one row may have a megabyte.
+MOST_BYTES = 4 * 2**20
 
 
 class NewestFirst(CursorPagination):
-    """Pages of rows by id, newest first, of at most 200 rows."""
+    """Pages of rows by id, newest first, of at most 200 rows and MOST_BYTES, but one row at least."""
 
     ordering = "-id"
     page_size_query_param = "page_size"
     max_page_size = MOST_ROWS
+    most_rows: int | None = None
 
     def get_page_size(self, request: Request) -> int | None:
-        """Return the number of rows that the query asks for, else the default.
+        """Return the number of rows that the query asks for, else the default, or as many as fit into a page.
 
         Raises Invalid unless it is from 1 to 200.
         """
         text = request.query_params.get("page_size")
-        if text is None:
-            return self.page_size
+        if self.most_rows or text is None:
+            return self.most_rows or self.page_size
         if not re.fullmatch(r"[1-9]\d{0,2}", text, re.ASCII) or int(text) > MOST_ROWS:
             raise Invalid(f"page_size is a whole number from 1 to {MOST_ROWS}, not {text[:50]!r}.", field="page_size")
         return int(text)
+
+    def paginate_queryset(
+        self, queryset: QuerySet[Any], request: Request, view: APIView | None = None
+    ) -> list[Any] | None:
+        """Return the rows of the page that the query asks for. Raises Invalid for a bad size or cursor."""
+        if weight := self.weight_of(queryset.model, view):
+            light = queryset.select_related(None).prefetch_related(None).only("pk", self.ordering.lstrip("-"))
+            rows = super().paginate_queryset(light.annotate(page_bytes=weight), request, view) or []
+            # A page towards newer rows begins at its end.
+            ordered = rows[::-1] if self.cursor and self.cursor.reverse else rows
+            ends = accumulate(row.page_bytes for row in ordered)
+            self.most_rows = max(1, sum(end <= MOST_BYTES for end in ends))
+        return super().paginate_queryset(queryset, request, view)
+
+    def weight_of(self, model: type[Model], view: APIView | None) -> Expression | None:
+        """Return the number of bytes of a row's JSON, with the view's `weighs` of other rows; None without any."""
+        columns = [field.name for field in model._meta.concrete_fields if isinstance(field, JSONField)]
+        columns += getattr(view, "weighs", ())
+        lengths = [Coalesce(octets(Cast(F(name), TextField())), Value(0)) for name in columns]
+        return reduce(add, lengths) if lengths else None
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         """Return the OpenAPI parameters of a page, with the bounds of its size."""
@@ -40,6 +68,11 @@ class NewestFirst(CursorPagination):
             if parameter["name"] == self.page_size_query_param:
                 parameter["schema"] |= {"minimum": 1, "maximum": MOST_ROWS}
         return parameters
+
+
+def octets(text: Expression | F) -> Func:
+    """Return the number of bytes of a text, or of binary data."""
+    return Func(text, function="octet_length", output_field=IntegerField())
 
 
 class ByCreation(NewestFirst):

@@ -48,6 +48,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     takes_raw_body: tuple[str, ...] = ()
     # Query parameters that filter the list: parameter -> field.
     filters: dict[str, str] = {}
+    # JSON of other rows that a list shows, which counts for the size of its pages.
+    weighs: tuple[str, ...] = ()
     # Fields of bodies that may be as long as the body.
     long_fields: frozenset[str] = frozenset()
 

@@ -20,6 +20,7 @@ from adapterhub.audit.access_log import observe
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
 from adapterhub.audit.external.proof import judged
 from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.pagination import Events
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant
@@ -102,8 +103,9 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     No event can be changed here; each list, retrieval and export is itself recorded. The check asks the witnesses.
     """
 
-    queryset = AuditEvent.objects.select_related("project")
+    queryset = AuditEvent.objects.select_related("project").defer("canonical")
     serializer_class = AuditEventSerializer
+    pagination_class = Events
     filters = {
         "project": "project__slug",
         "tag": "tag",

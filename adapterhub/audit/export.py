@@ -42,7 +42,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def export_lines(project: Tenant | None) -> Iterator[str]:
     """Yield a JSON line per event, in the order of the chain: the canonical text as it was hashed, and both hashes."""
-    for event in AuditEvent.objects.of_chain(project).iterator():
+    for event in AuditEvent.objects.of_chain(project).in_parts():
         link = event.as_link()
         line = {
             "sequence": link.sequence,
@@ -56,7 +56,7 @@ def export_lines(project: Tenant | None) -> Iterator[str]:
 def csv_lines(project: Tenant | None) -> Iterator[str]:
     """Yield the names of the columns, then the events in the order of the chain, as CSV; no cell can be a formula."""
     yield csv_line(COLUMNS)
-    for event in AuditEvent.objects.of_chain(project).iterator():
+    for event in AuditEvent.objects.of_chain(project).in_parts():
         yield csv_line([cell(getattr(event, name)) for name in COLUMNS])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, cast
 
 import rfc8785
 from django.conf import settings
 from django.db import connection, models, transaction
+from django.db.models.functions import Length
 from django.utils.timezone import now
 
 from adapterhub.audit import verifier as chain
@@ -19,6 +21,8 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import Tenant, row_of
 
 JsonObject = dict[str, Any]
+# What one page or answer holds of a trail: events, and bytes of what was hashed. AT_ONCE are read from a cursor.
+MOST_EVENTS, MOST_BYTES, AT_ONCE = 1_000, 4 * 2**20, 20
 APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
     %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
@@ -29,6 +33,18 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""
         return self.filter(project=row_of(project)).order_by("sequence")
+
+    def fitting(self, most: int = MOST_EVENTS, size: int = MOST_BYTES) -> list[AuditEvent]:
+        """Return the first `most` events, or as many of them as hold `size` bytes together, but one at least.
+
+        An event may hold 600 kB, so that a number of events alone bounds no memory.
+        """
+        ends = accumulate(self.values_list(Length("canonical"), flat=True)[:most])
+        return list(self[: max(1, sum(end <= size for end in ends))])
+
+    def in_parts(self) -> Iterator[AuditEvent]:
+        """Yield all events, a few of which are held at a time: see `fitting`."""
+        return self.iterator(chunk_size=AT_ONCE)
 
     def without_reads(self) -> AuditEventQuerySet:
         """Return the events that changed something or were refused, without mere reads."""
@@ -323,7 +339,7 @@ def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> 
     moments: list[chain.Moment] = []
 
     def links() -> Iterator[chain.Link]:
-        for event in AuditEvent.objects.of_chain(project).select_related("project").iterator():
+        for event in AuditEvent.objects.of_chain(project).select_related("project").in_parts():
             if rfc8785.dumps(event.content()) != bytes(event.canonical):
                 edited.append(chain.Fault(event.sequence, "edited"))
             moments.append(chain.Moment(event.sequence, event.at, event.object_type == chain.SEALED_LATER))

@@ -44,7 +44,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
     projects = audited(request)
     form = AuditFilter(request.GET, projects=projects)
     context: dict[str, Any] = {
-        "page": Paginator(form.events(), PAGE).get_page(request.GET.get("page")),
+        "page": Paginator(form.events().defer("canonical"), PAGE).get_page(request.GET.get("page")),
         "form": form,
         "projects": projects,
         "verdicts": [verdict(project) for project in projects] if "verify" in request.GET else None,

@@ -225,7 +225,7 @@ def sentence(content: str) -> str:
 @register.inclusion_tag("audit/_history.html")
 def history(record: Model) -> dict[str, Any]:
     """Return the latest LATEST audit events of an object as `events`, newest first, without mere reads."""
-    return {"events": AuditEvent.objects.about(record).without_reads()[:LATEST]}
+    return {"events": AuditEvent.objects.about(record).without_reads().defer("canonical")[:LATEST]}
 
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00|Z)")

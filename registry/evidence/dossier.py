@@ -168,7 +168,7 @@ def events(version: AdapterVersion) -> list[dict[str, Any]]:
             "reason": event.reason,
             "hash": bytes(event.hash).hex(),
         }
-        for event in AuditEvent.objects.about(version).order_by("id")
+        for event in AuditEvent.objects.about(version).defer("canonical", "before", "after", "evidence").order_by("id")
     ]
 
 

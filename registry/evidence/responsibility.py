@@ -113,6 +113,6 @@ def trial_at(alias: Alias, at: datetime) -> Trial | None:
     opened = alias.rollouts.filter(opened_at__lte=at).select_related(*related)
     if (rollout := opened.order_by("-opened_at").first()) is None:
         return None
-    events = AuditEvent.objects.about(rollout).filter(at__lte=at).values_list("after", flat=True)
-    state = next((after for after in events if after and "weight" in after), None)
+    events = AuditEvent.objects.about(rollout).filter(at__lte=at).defer("canonical").in_parts()
+    state = next((event.after for event in events if event.after and "weight" in event.after), None)
     return Trial(rollout, float(state["weight"])) if state and state["status"] in SERVING else None

@@ -59,7 +59,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     )
     context = {
         "adapter": viewed,
-        "events": history(viewed)[:EVENTS],
+        "events": history(viewed).defer("canonical").fitting(EVENTS),
         "ancestry": ancestry(newest),
         "traffic": traffic(viewed),
         "may_publish": Scope.PUBLISH in scopes_in(request, viewed.project),
@@ -110,7 +110,7 @@ def render_version(
     The status is 422 if the form has errors.
     """
     scopes, serving = scopes_in(request, viewed.project), list(serving_aliases(viewed))
-    events = list(AuditEvent.objects.about(viewed).without_reads())
+    events = AuditEvent.objects.about(viewed).without_reads().defer("canonical").fitting()
     context = {
         "version": viewed,
         "aliases": [alias for alias in serving if alias.version_id == viewed.pk],

@@ -104,7 +104,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
         "signing": SigningForm(initial={"seen": viewed.bound}, auto_id="sign_%s"),
         "person": PersonForm(auto_id="person_%s"),
         "changed": viewed.status in ("pending", "approved") and viewed.bound != viewed.bound_now(),
-        "events": AuditEvent.objects.about(viewed),
+        "events": AuditEvent.objects.about(viewed).defer("canonical").fitting(),
         "verdicts": verdicts_for(viewed),
     }
     return render(request, "registry/approval.html", context)

@@ -53,7 +53,7 @@ def summary(rollout: Rollout, at: datetime, events: Sequence[AuditEvent] | None 
     The verdicts of a rollout that is paused or has ended are those that were frozen with that decision. `events` are
     its audit events, if the caller has read them already.
     """
-    events = list(AuditEvent.objects.about(rollout)) if events is None else events
+    events = AuditEvent.objects.about(rollout).defer("canonical").fitting() if events is None else events
     numbers = Numbers.of(rollout)
     verdicts = verdicts_of(rollout, at, numbers)
     is_live = bool(verdicts) and rollout.status in (RolloutStatus.LOADING, *SERVING)

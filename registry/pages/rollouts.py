@@ -79,7 +79,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
     """
     viewed = find_rollout(request, pk)
     prefetch_related_objects([viewed], "approvals", "decisions")
-    events = list(AuditEvent.objects.about(viewed))
+    events = AuditEvent.objects.about(viewed).defer("canonical").fitting()
     context = {
         "rollout": viewed,
         "rest": 100 - viewed.weight,

@@ -15,9 +15,13 @@ from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import User
 from adapterhub.artifacts import S3Store
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
 from registry.models import Adapter, AdapterVersion
 from tests.builders import rows, write_adapter
 from tests.builders.rest import client, problem
+from training.models import Evaluation
 
 NAMES = ["../../secrets", "..%252f..%252fsecrets", "a\\..\\b", "/etc/passwd", "name\x00.jsonl", "s3://other/x", "$(id)"]
 
@@ -33,6 +37,34 @@ def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter
     for size in (201, 100_000, 0, -1, "", "all", "1.5"):
         refused = problem(client(ci).get("/api/v1/adapters/", {"page_size": size}), 422, "invalid")
         assert refused["errors"][0]["field"] == "page_size"
+
+
+@pytest.mark.threat("D2")
+def test_a_page_ends_where_its_rows_are_large(ci: str, version: AdapterVersion) -> None:
+    """Two hundred rows of a megabyte took gigabytes; each way through the pages shows every row once."""
+    large = ["x" * 8000] * 150
+    jobs = [Evaluation(project=version.project, version=version, prompts=large) for _ in range(7)]
+    Evaluation.objects.bulk_create(jobs)
+    project, part = version.project, {str(number): "x" * 19_000 for number in range(10)}
+    for _ in range(10):
+        AuditEvent.record(
+            Tag.PROJECT_CHANGED, project, by=system("test"), project=project, before=part, after=part, evidence=part
+        )
+    for url, sizes in (("/api/v1/evaluations/", [3, 3, 1]), ("/api/v1/audit/events/?tag=project:changed", [7, 3])):
+        forward = pages_of(ci, url, "next")
+        assert [len(page["results"]) for page in forward] == sizes
+        keys = [row["id"] for page in forward for row in page["results"]]
+        assert len(set(keys)) == sum(sizes)
+        back = pages_of(ci, forward[-1]["previous"], "previous")
+        assert {row["id"] for page in back for row in page["results"]} == set(keys[: -sizes[-1]])
+
+
+def pages_of(token: str, url: str, way: str) -> list[dict[str, Any]]:
+    pages, step = [], {"page_size": 200}
+    while url:
+        pages.append(client(token).get(url, step).json())
+        url, step = pages[-1][way], {}
+    return pages
 
 
 @pytest.mark.threat("D2")

@@ -63,6 +63,7 @@ class EvaluationViewSet(Cancelling):
     filters = {**OF_JOBS, "version": "version__served_name", "against": "against__served_name"}
     scopes = {"create": Scope.TRAIN, "cancel": Scope.TRAIN}
     long_fields = frozenset({"prompts"})
+    weighs = ("result__metrics",)
 
     @extend_schema(request=NewEvaluationSerializer, responses={202: EvaluationSerializer})
     def create(self, request: Request) -> Response:

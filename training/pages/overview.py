@@ -66,7 +66,9 @@ def overview(request: HttpRequest) -> HttpResponse:
         "jobs": len(runs) + len(analyses),
         "trainable": trainable(request),
         "promoted": lately_promoted(request),
-        "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT)).without_reads()[:LATEST],
+        "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))
+        .without_reads()
+        .defer("canonical")[:LATEST],
     }
     return render(request, "overview.html", context)
 

@@ -169,7 +169,7 @@ def token_page(request: HttpRequest, api_token: ApiToken, form: SigningForm, lim
         "form": form,
         "limits": limits if may_limit(request, api_token) else None,
         "granted": sorted(api_token.scopes_now()),
-        "events": AuditEvent.objects.about(api_token),
+        "events": AuditEvent.objects.about(api_token).defer("canonical").fitting(),
         "may_sign": api_token.is_waiting
         and not api_token.revoked_at
         and request.user not in people_of([api_token.created_by] if api_token.created_by else []),

@@ -55,7 +55,7 @@ def follow_chain(project: Tenant | None) -> int:
     """
     follower, _ = Follower.objects.get_or_create(project=row_of(project))
     taken = 0
-    while events := list(AuditEvent.objects.of_chain(project).filter(sequence__gt=follower.sequence)[:BATCH]):
+    while events := AuditEvent.objects.of_chain(project).filter(sequence__gt=follower.sequence).fitting(BATCH):
         send([line_of(project, event) for event in events])
         follower.sequence = events[-1].sequence
         # A second worker may have sent more meanwhile: twice is allowed, going back is not.

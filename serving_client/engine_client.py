@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self
 
 import httpx
@@ -107,7 +107,12 @@ class EngineClient:
         answer = self._json("GET", "/v1/models")
         with self._understood():
             return [
-                LoadedModel(row["id"], row.get("root") or "", row.get("parent"), positive(row.get("max_model_len")))
+                LoadedModel(
+                    name_in(row["id"]),
+                    name_in(row.get("root") or ""),
+                    row.get("parent"),
+                    positive(row.get("max_model_len")),
+                )
                 for row in answer["data"]
             ]
 
@@ -154,7 +159,8 @@ class EngineClient:
         with self._understood():
             answer = json.loads(response.data)
             choice = answer["choices"][0]
-            return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
+            tokens = of_kind(answer["usage"]["completion_tokens"], int)
+            return Completion(of_kind(choice["text"], str), tokens, of_kind(choice.get("token_ids"), list, NoneType))
 
     def prompt_logprobs(self, model: str, tokens: list[int]) -> list[float]:
         """Return the log-probability of each token but the first, given those before it.
@@ -208,7 +214,7 @@ class EngineClient:
         """Convert parsing errors inside the block to EngineFailed: the address answers, but not as an engine does."""
         try:
             yield
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise EngineFailed(f"{self.url} answers, but not as an engine ({type(error).__name__}).") from error
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
@@ -251,7 +257,7 @@ def error_message(response: Answer) -> str:
     """Return the engine's error message, or only the status if the body is not an engine's error."""
     try:
         return message_in(json.loads(response.data))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"HTTP {response.status} without an error message."
 
 
@@ -263,6 +269,23 @@ def message_in(body: Any) -> str:
     if "error" in body:
         return str(body["error"]["message"])
     return str(body["error_message"] if "error_message" in body else body["message"])
+
+
+def of_kind(value: Any, *kinds: type) -> Any:
+    """Return the value if it is of one of the kinds. Raises TypeError if not."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{type(value).__name__} is not expected here")
+    return value
+
+
+def name_in(value: Any) -> str:
+    """Return the value if it is a text that can be stored. Raises TypeError or ValueError if not."""
+    name: str = of_kind(value, str)
+    if "\0" in name:
+        raise ValueError("a NUL is in no name")
+    # Half of a character cannot be encoded.
+    name.encode()
+    return name
 
 
 def positive(value: Any) -> int | None:

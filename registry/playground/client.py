@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,16 @@ from adapterhub.core.tenancy import Scope
 TOKEN_LIVES = timedelta(hours=1)
 MOST_MODELS = 4
 TIMEOUT_S = 60.0
+# A project's own engine gives the answer: 1,024 tokens at the most are asked for, each at most one event of a stream.
+MOST_BYTES, MOST_CHARACTERS = 2 * 2**20, 20_000
+# What Postgres stores in no text, and UTF-8 cannot express.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# What an answer raises that is not the router's: cut off, endless, of another form.
+UNREADABLE = (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+
+
+class TooLong(ValueError):
+    """Raised for an answer that is longer than what was asked for can be."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +81,7 @@ def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -
 
     `session` is the X-Session-Key, which may be empty; `body` is for /v1/completions, without `model`.
     """
-    headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
-    client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
-    with client, ThreadPoolExecutor(MOST_MODELS) as threads:
+    with router(token, session) as client, ThreadPoolExecutor(MOST_MODELS) as threads:
         return list(threads.map(lambda model: ask_one(client, model, body), models))
 
 
@@ -80,13 +89,34 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
     """Return the model's answer; an error of the network or the router becomes its `problem`."""
     began = time.monotonic()
     try:
-        answer = client.post("/v1/completions", json={**body, "model": model})
-    except httpx.HTTPError as error:
+        with client.stream("POST", "/v1/completions", json={**body, "model": model}) as answer:
+            content = b"".join(pieces_of(answer))
+        seconds = time.monotonic() - began
+        if answer.status_code != 200:
+            return Answer(model, problem=error_message(answer, content), seconds=seconds)
+        return answered(model, answer.headers, content, seconds)
+    except UNREADABLE as error:
         return away(model, error)
-    seconds = time.monotonic() - began
-    if answer.status_code != 200:
-        return Answer(model, problem=error_message(answer), seconds=seconds)
-    return answered(model, answer, seconds)
+
+
+def router(token: str, session: str) -> httpx.Client:
+    """Return a client of the router with the token and the X-Session-Key, if it is not empty.
+
+    Answers are not compressed, so that what arrives is as large as what is read.
+    """
+    headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+    headers |= {"X-Session-Key": session} if session else {}
+    return httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
+
+
+def pieces_of(answer: httpx.Response) -> Iterator[bytes]:
+    """Yield the body as it arrives. Raises TooLong after MOST_BYTES."""
+    size = 0
+    for piece in answer.iter_raw():
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise TooLong
+        yield piece
 
 
 def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> Iterator[Piece]:
@@ -94,10 +124,8 @@ def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]
 
     The arguments are those of `ask`.
     """
-    headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
-    client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
     pieces: SimpleQueue[Piece] = SimpleQueue()
-    with client, ThreadPoolExecutor(MOST_MODELS) as threads:
+    with router(token, session) as client, ThreadPoolExecutor(MOST_MODELS) as threads:
         for place, model in enumerate(models):
             asking = threads.submit(stream_one, client, model, body, partial(put, pieces, place))
             asking.add_done_callback(partial(end_in_any_case, pieces, place, model))
@@ -128,26 +156,26 @@ def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Call
     try:
         with client.stream("POST", "/v1/completions", json=wanted) as answer:
             if answer.status_code != 200:
-                answer.read()
-                say(Answer(model, problem=error_message(answer), seconds=time.monotonic() - began))
+                content = b"".join(pieces_of(answer))
+                say(Answer(model, problem=error_message(answer, content), seconds=time.monotonic() - began))
                 return
             for chunk in chunks(answer):
                 tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
                 for choice in chunk.get("choices", ()):
-                    texts.append(choice["text"])
-                    say(choice["text"])
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        say(away(model, error))
-        return
-    say(complete(model, answer.headers, "".join(texts), tokens, time.monotonic() - began))
+                    texts.append(storable(choice["text"]))
+                    say(texts[-1])
+        whole = complete(model, answer.headers, "".join(texts), tokens, time.monotonic() - began)
+    except UNREADABLE as error:
+        whole = away(model, error)
+    say(whole)
 
 
 def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
     """Yield the parsed events of a streamed response, without the final `[DONE]`.
 
-    Raises ValueError for an event that is not JSON, and if the stream ends with an error.
+    Raises ValueError for an event that is not JSON, and if the stream ends with an error, and TooLong.
     """
-    for line in answer.iter_lines():
+    for line in lines_of(answer):
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
         chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
@@ -156,22 +184,55 @@ def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
         yield chunk
 
 
+def lines_of(answer: httpx.Response) -> Iterator[str]:
+    """Yield the lines of the body. Raises TooLong, and ValueError for what is no UTF-8."""
+    rest = bytearray()
+    for piece in pieces_of(answer):
+        rest += piece
+        # Searched in the new piece alone: a line may come in pieces of a byte.
+        if b"\n" in piece:
+            *lines, rest = rest.split(b"\n")
+            yield from (line.rstrip(b"\r").decode() for line in lines)
+    yield rest.decode()
+
+
+def storable(text: str) -> str:
+    """Return the text with U+FFFD for each NUL and each half of a character, which an engine may send.
+
+    Raises TypeError for anything but a text.
+    """
+    return UNSTORABLE.sub("\ufffd", text)
+
+
 def away(model: str, error: Exception) -> Answer:
-    """Return an answer whose problem says that the router did not respond, or not to the end."""
+    """Return an answer whose problem says that the router did not respond, not to the end, or with too much."""
+    if isinstance(error, TooLong):
+        return Answer(
+            model,
+            problem=f"The answer is longer than {MOST_CHARACTERS} characters, or {MOST_BYTES >> 20} MB as the engine "
+            "sends it: ask for fewer tokens.",
+        )
     return Answer(
         model, problem=f"The router did not respond ({type(error).__name__}). Your prompt is still here: try again."
     )
 
 
-def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
-    """Return the router's response as an Answer."""
-    body = answer.json()
-    tokens = body.get("usage", {}).get("completion_tokens", 0)
-    return complete(model, answer.headers, body["choices"][0]["text"], tokens, seconds)
+def answered(model: str, headers: httpx.Headers, content: bytes, seconds: float) -> Answer:
+    """Return the router's response as an Answer. Raises TooLong, and others of UNREADABLE for one of another form."""
+    body = json.loads(content)
+    tokens = (body.get("usage") or {}).get("completion_tokens", 0)
+    return complete(model, headers, storable(body["choices"][0]["text"]), tokens, seconds)
 
 
-def complete(model: str, headers: httpx.Headers, text: str, tokens: int, seconds: float) -> Answer:
-    """Return an Answer with the version, the arm and the response id from the router's headers."""
+def complete(model: str, headers: httpx.Headers, text: str, tokens: Any, seconds: float) -> Answer:
+    """Return an Answer with the version, the arm and the response id from the router's headers.
+
+    Raises TooLong, and ValueError for a number of tokens that is none.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise TooLong
+    if type(tokens) is not int or not 0 <= tokens < 2**31:
+        raise ValueError("not a number of tokens")
     return Answer(
         model,
         text=text,
@@ -183,9 +244,12 @@ def complete(model: str, headers: httpx.Headers, text: str, tokens: int, seconds
     )
 
 
-def error_message(answer: httpx.Response) -> str:
-    """Return the router's status and error message, or only the status if the response is not JSON."""
+def error_message(answer: httpx.Response, content: bytes) -> str:
+    """Return the router's status and error message, or only the status if the response is not JSON.
+
+    Raises others of UNREADABLE for JSON of another form.
+    """
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is still here: try again."
-    error = answer.json().get("error", {})
-    return f"{answer.status_code}: {error.get('message', 'no reason given')}"
+    message = str(json.loads(content).get("error", {}).get("message", "no reason given"))
+    return f"{answer.status_code}: {storable(message)[:MOST_CHARACTERS]}"

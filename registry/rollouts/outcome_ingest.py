@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
 import redis
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 
 from adapterhub.accounts.models import Project
 from registry.experiments.metrics import of_report
@@ -21,6 +22,7 @@ from serving_client.reports import MeasuredAnswer, Outcome
 GROUP = "registry"
 # Entries a read; each entry has up to 50 reports.
 BATCH = 20
+log = logging.getLogger(__name__)
 ARMS = ("candidate", "control", "shadow")
 
 
@@ -35,8 +37,8 @@ def collect() -> int:
         for start in ("0", ">"):
             while entries := read(client, start):
                 contents = [fields[REPORTS.encode()] for _, fields in entries]
-                reports = [report for content in contents for report in Outcome.all_from_json(content)]
-                keep(reports)
+                reports = [report for content in contents for report in readable(content)]
+                keep_all(reports)
                 client.xack(OUTCOMES, GROUP, *(entry_id for entry_id, _ in entries))
                 count += len(reports)
     return count
@@ -59,6 +61,30 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
         client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH),
     )
     return streams[0][1] if streams else []
+
+
+def readable(content: bytes) -> list[Outcome]:
+    """Return the reports of a stream entry; none, with a line in the log, if it cannot be read."""
+    try:
+        return Outcome.all_from_json(content)
+    except ValueError as error:
+        log.error("A report of a router cannot be read, and is dropped: %s", error)
+        return []
+
+
+def keep_all(reports: list[Outcome]) -> None:
+    """Store the reports; one that Postgres cannot hold is dropped, with a line in the log, and holds up no other.
+
+    It would come back with every reading, and no project's answers would ever be counted again.
+    """
+    try:
+        keep(reports)
+    except DataError as error:
+        if len(reports) == 1:
+            log.error("The report of %s cannot be stored, and is dropped: %s", reports[0].response_id[:80], error)
+            return
+        for report in reports:
+            keep_all([report])
 
 
 def keep(reports: list[Outcome]) -> None:

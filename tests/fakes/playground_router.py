@@ -11,15 +11,23 @@ from typing import Any
 
 
 class PlaygroundRouter(BaseHTTPRequestHandler):
-    """Answers for the models that it knows, and refuses the others; `requests` holds those that came."""
+    """Answers for the models that it knows, and refuses the others; `requests` holds those that came.
+
+    `payload`, if it is not empty, is the whole answer to each request, as a hostile engine gives it.
+    """
 
     requests: list[dict[str, Any]] = []
     known = {"compliance"}
+    payload = b""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.requests.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
-        if body["model"] in self.known and body.get("stream"):
+        if self.payload and body.get("stream"):
+            self.head(200, b"data: " + self.payload + b"\n\ndata: [DONE]\n\n", "text/event-stream")
+        elif self.payload:
+            self.head(200, self.payload, "application/json")
+        elif body["model"] in self.known and body.get("stream"):
             self.say_piecewise(["within ", "four ", "hours"])
         elif body["model"] in self.known:
             self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})

@@ -10,8 +10,10 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from adapterhub.accounts.models import ApiToken, User
-from registry.models import AdapterVersion, Alias
+from adapterhub.accounts.models import ApiToken, Project, User
+from registry.models import AdapterVersion, Alias, BlindTest
+from tests.builders.rest import client as rest
+from tests.builders.rest import problem
 
 
 def ask_playground(client: Client, models: str, **more: Any) -> Any:
@@ -87,6 +89,52 @@ def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, clien
     page = ask_playground(client, "compliance").content.decode()
     assert "The router did not respond" in page
     assert "Report " in page
+
+
+CHOICE = b'{"choices": [{"text": %s}], "usage": {"completion_tokens": 3}}'
+HOSTILE = {
+    "endless": CHOICE % (b'"' + b"a" * 2**23 + b'"'),
+    "long": CHOICE % (b'"' + b"a" * 30_000 + b'"'),
+    "deep": b"[" * 100_000,
+    "half a character": CHOICE % rb'"\ud800 and \u0000 within"',
+    "a number": CHOICE % b"5",
+    "a list": b"[]",
+    "a count": b'{"choices": [{"text": "a"}], "usage": {"completion_tokens": 1e999}}',
+    "no JSON": b"SSH-2.0",
+}
+TOO_LONG = {"endless", "long"}
+
+
+@pytest.mark.threat("D37")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_answer_of_a_hostile_engine_breaks_no_page_and_no_blind_test(
+    router: Any, alias: Alias, candidate: AdapterVersion, ci: str, alice: User, client: Client, name: str
+) -> None:
+    """The attack: the engine is the project's own, and what it sends was read without bound and stored as it was."""
+    AdapterVersion.objects.update(status="ready")
+    Project.objects.update(named_versions="any")
+    client.force_login(alice)
+    router.payload = HOSTILE[name]
+    try:
+        page = ask_playground(client, "compliance")
+        body = {"models": "compliance", "prompt": "a", "max_tokens": 8, "temperature": 0}
+        streamed = client.post(reverse("playground"), body, headers={"accept": "application/x-ndjson"})
+        lines = b"".join(streamed.streaming_content).decode().splitlines()
+        blind = {"adapter": "dora", "versions": [1, 2], "prompts": ["the bank"]}
+        tested = rest(ci).post("/api/v1/blind-tests/", blind)
+    finally:
+        router.payload = b""
+    assert (page.status_code, streamed.status_code) == (200, 200)
+    assert all(json.loads(line) for line in lines)
+    if name == "half a character":
+        assert "\ufffd and \ufffd within" in page.content.decode()
+        assert tested.status_code == 201
+        assert tested.json()[0]["answers"][0]["text"] == "\ufffd and \ufffd within"
+        return
+    reason = "is longer than 20000 characters" if name in TOO_LONG else "The router did not respond"
+    assert reason in page.content.decode()
+    assert reason in problem(tested, 503, "not_answered")["detail"]
+    assert not BlindTest.objects.exists()
 
 
 @pytest.mark.parametrize("models", ["nothing-of-ours", ",", "a,b,c,d,e"])

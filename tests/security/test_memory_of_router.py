@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.fakes.routing import INFER, STABLE, make_table
+from tests.fakes.server import Server
 from tests.fakes.stage import Router, router_process, running_engine, running_valkey
 from tests.waiting import wait_until
 
@@ -70,7 +72,40 @@ def test_peak_memory_of_the_router_stays_bounded(tmp_path: Path) -> None:
             assert peak_kb(process.pid) < MOST_KB
 
 
-def left(port: int, body: bytes) -> Callable[[], None]:
+@pytest.mark.slow
+@pytest.mark.threat("D37")
+@pytest.mark.parametrize("kind", ["objects", "counts", "refusal"])
+def test_answers_of_hostile_engines_fill_no_memory(tmp_path: Path, kind: str) -> None:
+    """The attack: an engine of one project answers its callers with 100 MB each, which unfold, and they do not read."""
+    hostile = {
+        "objects": b'{"choices": [' + b"{}," * 35_000_000 + b"{}]}",
+        "counts": b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": 9' + b"9" * 100 * MB + b"}}",
+        "refusal": b'{"error": [' + b"{}," * 35_000_000 + b"{}]}",
+    }[kind]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        status = 400 if kind == "refusal" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        for first in range(0, len(hostile), MB):
+            await send({"type": "http.response.body", "body": hostile[first : first + MB], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    with (
+        running_valkey() as valkey,
+        Server(app, lifespan="off") as engine,
+        router_process(valkey, make_table(engine.url), tmp_path) as (process, router),
+    ):
+        wait_until(lambda: is_ready(router), 20, "the router to be ready")
+        port = int(str(router.http.base_url).rpartition(":")[2].strip("/"))
+        body = b'{"model": "compliance", "prompt": "a"}'
+        with ThreadPoolExecutor(AT_ONCE) as crowd:
+            for done in [crowd.submit(left(port, body, wait_s=10)) for _ in range(AT_ONCE)]:
+                done.result()
+        wait_until(lambda: is_ready(router), 60, "the router to answer others again")
+        assert peak_kb(process.pid) < MOST_KB
+
+
+def left(port: int, body: bytes, wait_s: float = 2) -> Callable[[], None]:
     """Send a body, wait for an answer for a while, and leave."""
 
     def ask() -> None:
@@ -80,7 +115,7 @@ def left(port: int, body: bytes) -> Callable[[], None]:
         )
         with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection, suppress(OSError):
             connection.sendall(head.encode() + body)
-            connection.settimeout(2)
+            connection.settimeout(wait_s)
             connection.recv(1)
 
     return ask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -141,3 +142,39 @@ def test_whatever_else_answers_there_is_no_engine(answer: bytes) -> None:
         for call in (client.models, client.version, lambda: client.complete("tiny", "a")):
             with pytest.raises(EngineFailed, match="not as an engine"):
                 call()
+
+
+NOT_MODELS = [
+    b"[" * 100_000,
+    b'{"data": [{"id": {"a": 1}}]}',
+    b'{"data": [{"id": "a\\u0000"}]}',
+    b'{"data": [{"id": "\\ud800"}]}',
+    b'{"data": [{"id": "a", "root": 5}]}',
+    b'{"data": 5}',
+]
+NOT_COMPLETIONS = [
+    b"[" * 100_000,
+    b'{"choices": [{"text": 5}], "usage": {"completion_tokens": 1}}',
+    b'{"choices": [{"text": "a"}], "usage": {"completion_tokens": "many"}}',
+    b'{"choices": [{"text": "a", "token_ids": 5}], "usage": {"completion_tokens": 1}}',
+    b'{"choices": [{"text": "a", "prompt_logprobs": [null, {"2": {"logprob": 1%s}}]}], "usage": {}}' % (b"0" * 400),
+]
+
+
+@pytest.mark.threat("D37")
+@pytest.mark.parametrize("answer", [*NOT_MODELS, *NOT_COMPLETIONS], ids=lambda answer: answer[:70].decode())
+def test_what_a_hostile_server_says_is_no_engines_answer(answer: bytes) -> None:
+    """The attack: one such answer ended the control loop's round for all replicas of a cluster."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": answer})
+
+    with Server(app, lifespan="off") as server, EngineClient(server.url, timeout_s=5) as client:
+        if answer in NOT_MODELS:
+            with pytest.raises(EngineFailed):
+                client.models()
+        if answer in NOT_COMPLETIONS:
+            for ask in (lambda: client.is_finite("a", "b"), lambda: client.prompt_logprobs("a", [1, 2])):
+                with pytest.raises(EngineFailed):
+                    ask()

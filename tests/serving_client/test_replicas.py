@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse, Response
 
 from serving_client import RoutingTable
+from serving_client.router.upstream import whole_answers
 from tests.fakes.engine import CORE_DIED, error
 from tests.fakes.routing import INFER, STABLE, make_table
 from tests.fakes.server import closed_url, dying_replica
@@ -198,3 +200,23 @@ def test_errors_of_a_stream_come_before_it(router: Router) -> None:
     router.publish(make_table(closed_url(), generation=2))
     answer = router.complete(stream=True)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "no_replica_answers")
+
+
+@pytest.mark.threat("D37")
+def test_whole_answers_have_a_bound_and_give_it_back(
+    router: Router, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_answers, "MOST_HELD_BYTES", 2**20)
+    for _ in range(3):
+        engine.fake.script.append(Response(b"a" * 2**20))
+        refused = router.complete()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "answer_too_large")
+        engine.fake.script.append(Response(b"a" * 400_000))
+        assert router.complete().content == b"a" * 400_000
+
+
+@pytest.mark.threat("D37")
+def test_a_count_that_is_none_is_estimated(router: Router, engine: Engine) -> None:
+    engine.fake.script.append(JSONResponse({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 10**30}}))
+    assert router.complete().status_code == 200
+    assert router.reported()[0]["prompt_tokens"] < 10

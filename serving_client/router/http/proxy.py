@@ -35,6 +35,7 @@ from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replica_choice import prefix_of
 from serving_client.router.upstream.replicas import Reply, Untaken, Upstream, whole
 from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for
+from serving_client.router.upstream.whole_answers import WholeAnswer
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,14 @@ class Proxy:
         is_stream = bool(body.get("stream"))
         async with AsyncExitStack() as stack:
             prefix = partial(prefix_of, body)
-            post = partial(self.upstream.post, path=path, headers=headers, is_stream=is_stream, prefix=prefix)
+            post = partial(
+                self.upstream.post,
+                path=path,
+                headers=headers,
+                project=answer.target.project,
+                is_stream=is_stream,
+                prefix=prefix,
+            )
             reply = await self.reply_of_holder(
                 answer, lambda route: stack.enter_async_context(post(route, body=payload))
             )
@@ -206,7 +214,7 @@ class Proxy:
                 return PassedThrough(reply, reader, answer, stack.pop_all(), self.finished)
         answer.is_all(reply.begun)
         self.finished(answer)
-        return Response(reply.begun, answer.status, response_headers(reply.response, answer))
+        return WholeAnswer(reply.begun, answer.status, response_headers(reply.response, answer), reply.share)
 
     async def reply_of_holder(self, answer: Answer, ask: Callable[[VersionRoute], Awaitable[Reply]]) -> Reply:
         """Return the reply of a holder of the version; while none takes the request, ask those of each newer table.
@@ -229,7 +237,7 @@ class Proxy:
         if is_stream:
             # What has arrived of a refusal is said even if its connection breaks.
             with suppress(aiohttp.ClientError, TimeoutError):
-                content += await whole(reply.response)
+                content += await whole(reply.response, reply.share)
         answer.is_all(content)
         self.finished(answer)
         headers = response_headers(reply.response, answer) | {"Content-Type": "application/json"}

@@ -11,13 +11,15 @@ from serving_client.reports import Outcome
 from serving_client.router.http.stream_usage import StreamReader
 from serving_client.router.reporting.metrics import CLIENT_CLOSED
 from serving_client.router.reporting.response_checks import text_of
-from serving_client.router.reporting.usage import Usage, tokens_of_text, usage_in
+from serving_client.router.reporting.usage import CHARACTERS_A_TOKEN, Usage, tokens_of_text, usage_in
 from serving_client.router.resolve import Target
 from serving_client.router.response_cache import Entry
 from serving_client.router.upstream.shadow_traffic import CapturedResponse
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+
+MOST_PARSED_BYTES = 4 * 2**20
 
 
 @dataclass
@@ -83,7 +85,10 @@ class Answer:
             self.usage = usage_in(content) or self._estimated(content)
 
     def _estimated(self, content: bytes) -> Usage:
-        return Usage(self.question_tokens, tokens_of_text(text_of(content)), is_estimated=True)
+        # Parsed, an answer may take twenty times its size.
+        is_short = len(content) <= MOST_PARSED_BYTES
+        tokens = tokens_of_text(text_of(content)) if is_short else len(content) // CHARACTERS_A_TOKEN
+        return Usage(self.question_tokens, tokens if self.has_text else 0, is_estimated=True)
 
     def _pass(self, chunk: bytes) -> None:
         for listener in (self.entry, self.captured):

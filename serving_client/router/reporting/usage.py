@@ -12,6 +12,9 @@ from serving_client.router.request_fields import Body
 COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens)":\s*(\d+)')
 # Engines write the counts last, but for what their clients ask beside the answer.
 TAIL_BYTES = 4096
+MOST_SEARCHED_BYTES = 4 * 2**20
+# Ten figures or more are no count: no context is so long, and no column of the database holds it.
+MOST_FIGURES = 9
 # Of English under the common tokenizers. Only for engines that do not count.
 CHARACTERS_A_TOKEN = 4
 # Messages, their parts, and the text of a part.
@@ -28,9 +31,10 @@ class Usage:
 
 
 def usage_in(content: bytes) -> Usage | None:
-    """Return the last counts of tokens in a whole answer or an event; None if it holds none."""
-    counts: dict[bytes, bytes] = dict(COUNTS.findall(content[-TAIL_BYTES:]) or COUNTS.findall(content))
-    if not counts:
+    """Return the last counts of tokens in a whole answer or an event; None if it holds none, or one of MOST_FIGURES."""
+    tail, end = content[-TAIL_BYTES:], content[-MOST_SEARCHED_BYTES:]
+    counts: dict[bytes, bytes] = dict(COUNTS.findall(tail) or COUNTS.findall(end))
+    if not counts or any(len(count) > MOST_FIGURES for count in counts.values()):
         return None
     prompt = counts.get(b"prompt_tokens") or counts.get(b"input_tokens") or b"0"
     return Usage(int(prompt), int(counts.get(b"completion_tokens") or counts.get(b"output_tokens") or b"0"))

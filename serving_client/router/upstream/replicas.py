@@ -18,6 +18,7 @@ from serving_client.router.upstream.breaker import Breaker
 from serving_client.router.upstream.engine_access import EngineKeys
 from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
 from serving_client.router.upstream.replica_choice import by_prefix, least_loaded
+from serving_client.router.upstream.whole_answers import AnswerShare, WholeAnswers
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ OPTIONAL = {
 }
 LACKS_VERSION = b"does not exist"
 AT_ONCE_BYTES = 2**18
-# An answer that is not streamed is held whole: a replica that sends without end must not fill the memory.
-MOST_ANSWER_BYTES = 128 * 2**20
 # The request itself may have killed the replica that broke off: retry it on one more replica, not on all.
 MOST_BROKEN = 2
 NOBODY = ("no_replica_answers", "No replica responds for this version: try again.")
@@ -42,10 +41,11 @@ BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
 
 @dataclass(frozen=True)
 class Reply:
-    """A response that has begun: `begun` is its whole body, or the first chunk of a stream."""
+    """A response that has begun: `begun` is its whole body, counted in `share`, or the first chunk of a stream."""
 
     response: aiohttp.ClientResponse
     begun: bytes
+    share: AnswerShare
 
 
 class NotReached(Exception):
@@ -69,6 +69,7 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
         self.in_flight: Counter[str] = Counter()
+        self.answers = WholeAnswers()
         self.breaker = Breaker()
 
     async def start(self) -> None:
@@ -96,10 +97,13 @@ class Upstream:
         body: bytes,
         headers: dict[str, str],
         *,
+        project: str,
         is_stream: bool,
         prefix: Callable[[], str] | None = None,
     ) -> AsyncIterator[Reply]:
         """Ask the replicas of the route one after the other; yield the reply of the first that gives one.
+
+        A whole answer counts among those of the `project`.
 
         The least loaded is asked first or, where the route asks for it, the one that the prompt's `prefix` selects;
         spare ones come last. The next one is asked if a replica cannot be reached or answers 404, 502 or 503, and after
@@ -112,7 +116,7 @@ class Upstream:
         for url in (*self.ordered(route.replicas, key), *self.ordered(route.spare, key)):
             with self._counted(url):
                 try:
-                    reply = await self._ask(url, path, body, headers, is_stream)
+                    reply = await self._ask(url, path, body, headers, self.answers.share(project), is_stream=is_stream)
                 except NotReached:
                     continue
                 except BrokeOff:
@@ -120,6 +124,7 @@ class Upstream:
                     if attempts_left:
                         continue
                     break
+                is_passed_on = False
                 try:
                     self._judge(url, reply.response.status)
                     if path in OPTIONAL and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
@@ -129,10 +134,13 @@ class Upstream:
                         continue
                     if not 200 <= reply.response.status < 300 and not 400 <= reply.response.status < 500:
                         raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
+                    is_passed_on = True
                     yield reply
                     return
                 finally:
                     reply.response.close()
+                    if not is_passed_on:
+                        reply.share.release()
         if is_untaken:
             raise Untaken(502, *NOBODY, retry_after_s=1)
         raise Refusal(502, *(NOBODY if attempts_left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
@@ -158,8 +166,10 @@ class Upstream:
         finally:
             self.in_flight[url] -= 1
 
-    async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
-        """Send the request to one replica. Raises NotReached, BrokeOff, Refusal 504."""
+    async def _ask(
+        self, url: str, path: str, body: bytes, headers: dict[str, str], share: AnswerShare, *, is_stream: bool
+    ) -> Reply:
+        """Send the request to one replica. Raises NotReached, BrokeOff, Refusal 504, and those of `whole`."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         if not self._addresses.may_be_asked(url):
             log.error("%s is not among --engine-hosts: it is not asked.", url)
@@ -171,28 +181,28 @@ class Upstream:
             # An engine that redirects would choose where the prompt goes.
             sent = headers | self._keys.headers(url)
             response = await self._session.post(url + path, data=payload, headers=sent, allow_redirects=False)
-            return await begun(response, is_stream)
+            return await begun(response, share, is_stream=is_stream)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.breaker.failed(url)
             raise verdict(error) from None
 
 
-async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
+async def begun(response: aiohttp.ClientResponse, share: AnswerShare, *, is_stream: bool) -> Reply:
     """Read the first chunk or the whole body; on an error close the connection and raise the error again."""
     try:
-        return Reply(response, await (response.content.readany() if is_stream else whole(response)))
+        content = await (response.content.readany() if is_stream else whole(response, share))
+        return Reply(response, content, share)
     except BaseException:
         response.close()
+        share.release()
         raise
 
 
-async def whole(response: aiohttp.ClientResponse) -> bytes:
-    """Read and return the whole body. Raises Refusal 502 for one over MOST_ANSWER_BYTES."""
-    parts, size = [], 0
+async def whole(response: aiohttp.ClientResponse, share: AnswerShare) -> bytes:
+    """Read and return the whole body. Raises Refusal 502 for one that is too large, and 503 beside too many others."""
+    parts = []
     async for part in response.content.iter_any():
-        size += len(part)
-        if size > MOST_ANSWER_BYTES:
-            raise Refusal(502, "answer_too_large", f"The replica's answer is over {MOST_ANSWER_BYTES >> 20} MB.")
+        share.take(len(part))
         parts.append(part)
     return b"".join(parts)
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from serving_client.protocol import Checks, RolloutRoute, VersionRoute
@@ -23,6 +24,7 @@ from serving_client.router.table_follower import TableWatcher
 from serving_client.router.upstream.replicas import Upstream
 
 MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged
+MOST_MIRRORED_BYTES = 4 * 2**20
 MOST_AT_ONCE = 32  # tasks; answers beyond that are not judged, as a sample suffices
 MEASURED = ("candidate", "control")
 
@@ -170,7 +172,10 @@ class Afterwards:
         payload = rewritten({**question, "stream": False}, target)
         try:
             headers = {"Content-Type": "application/json"}
-            async with self.upstream.post(route, captured.path, payload, headers, is_stream=False) as reply:
-                return reply.response.status, reply.begun
+            post = partial(self.upstream.post, project=target.project, is_stream=False)
+            async with post(route, captured.path, payload, headers) as reply:
+                # The caller's answer was short; what is so much longer is no answer.
+                is_answer = len(reply.begun) <= MOST_MIRRORED_BYTES
+                return (reply.response.status, reply.begun) if is_answer else (502, b"")
         except Refusal as refusal:
             return refusal.status, b""

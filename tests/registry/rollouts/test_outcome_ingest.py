@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from registry.models import Alias, Response
 from registry.rollouts.outcome_ingest import collect
 from registry.serving.valkey import valkey
@@ -49,3 +51,19 @@ def test_more_reports_than_a_batch(fresh_database: str, alias: Alias) -> None:
             client.xadd(OUTCOMES, {"o": json.dumps(together)})
     assert collect() == 1234
     assert Response.objects.count() == 1234
+
+
+@pytest.mark.threat("D37")
+def test_a_report_that_no_column_holds_keeps_back_no_other(
+    fresh_database: str, alias: Alias, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The attack: an engine of one project counts 10 billion tokens, and no answer of any project is counted again."""
+    reports = [report("r1", alias), report("r2", alias, prompt_tokens=10**10), {"o": "[{}"}, report("r3", alias)]
+    with valkey() as client:
+        for each in reports:
+            client.xadd(OUTCOMES, each)
+    collect()
+    assert collect() == 0
+    assert sorted(Response.objects.values_list("pk", flat=True)) == ["r1", "r3"]
+    assert "The report of r2 cannot be stored" in caplog.text
+    assert "cannot be read" in caplog.text

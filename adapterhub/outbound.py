@@ -7,6 +7,7 @@ that answers differently the second time (DNS rebinding) has no effect.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -24,6 +25,10 @@ TIMEOUT_S = 10.0
 LONGEST_S, MOST_BYTES = 30.0, 2**18  # of a request with its answer; of an answer that is read
 # NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses, which end with an IPv4 address.
 LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
+
+
+# The path of an engine. What begins with a dot or is escaped has another spelling, under which one engine would be two.
+ENGINE_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*")
 
 
 class Forbidden(ValueError):
@@ -62,6 +67,9 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
     """
     if (target := target_of(url)) is None:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or not ENGINE_PATH.fullmatch(parts.path.rstrip("/")):
+        raise Forbidden(f"{url!r} must have no query, and a path of plain names such as /engine, or none.")
     host, port = target
     entries = [entry.lower() for entry in allowed]
     # A name that nobody listed is not looked up: its name server would be asked, and might take its time.
@@ -70,7 +78,7 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
         raise Forbidden(
             f"An engine at {host}:{port} is not allowed: ask an operator to add it to ADAPTERHUB_ENGINE_HOSTS."
         )
-    return sorted({f"{canonical(address)}:{port}{urlsplit(url).path.rstrip('/')}" for address in resolved})
+    return sorted({f"{canonical(address)}:{port}{parts.path.rstrip('/')}" for address in resolved})
 
 
 def canonical(address: str) -> str:

@@ -75,7 +75,9 @@ def require_another(user: User, authors: Iterable[User | None]) -> None:
     keys = mail_keys([user])
     if not keys:
         raise NotAllowed(
-            "A signer needs a mail address: have an administrator add yours to your account.", code="email_missing"
+            "A signer needs a mail address in ASCII (a domain of other letters as xn--...): have an administrator add "
+            "yours to your account.",
+            code="email_missing",
         )
     people = people_of(author for author in authors if author)
     if user in people or keys & mail_keys(people):

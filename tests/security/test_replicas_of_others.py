@@ -200,6 +200,16 @@ def test_one_engine_under_two_addresses_is_one(
 
 
 @pytest.mark.threat("A2")
+@pytest.mark.parametrize("path", ["/.", "/a/..", "/%2e", "/./", "//./", "?a", "#a", "/a/%2e%2e/", "/a//b", "/a\\b"])
+def test_a_path_with_another_spelling_is_refused(cluster: Cluster, alice: User, settings: Any, path: str) -> None:
+    """The attack: clients leave out what leads nowhere, so that the same engine answers under a second address."""
+    settings.ENGINE_HOSTS = ["127.0.0.1"]
+    with pytest.raises(Invalid, match="plain names"):
+        cluster.add_replica(url=f"http://127.0.0.1:9{path}", by=alice.as_actor())
+    cluster.add_replica(url="http://127.0.0.1:9/gpu-1/v2.0/", by=alice.as_actor())
+
+
+@pytest.mark.threat("A2")
 @pytest.mark.slow
 def test_a_second_address_from_before_gets_nothing(
     served: Alias, engines: list[Pair], theirs: Cluster, settings: Any

@@ -100,7 +100,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     """Return the validated fields of a decision that was sent as JSON. Raises Invalid for another body."""
     try:
         form = DecisionSerializer(data=json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Invalid("The body is not JSON.") from None
     if not form.is_valid():
         raise Invalid(f"The decision is incomplete: {json.dumps(form.errors)}.")

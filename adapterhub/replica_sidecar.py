@@ -38,6 +38,8 @@ PASSED = {
 LOAD = "/v1/load_lora_adapter"
 # Below the 5 s after which engines close an idle connection.
 KEEPALIVE_S = 3.0
+# Twice what a router takes; whoever reaches the port may send a body, and the engine asks for its key only afterwards.
+MOST_BYTES, BODY_S = 8 * 2**20, 60.0
 log = logging.getLogger(__name__)
 
 
@@ -66,11 +68,15 @@ class Agent:
     async def load(self, request: Request) -> Response:
         """Fetch the adapter's artifact, verify it, and forward the load request; return the engine's response.
 
-        400 for a path elsewhere, 404 for an artifact that is missing or damaged, 503 if the store does not respond.
+        400 for a path elsewhere, 404 for an artifact that is missing or damaged, 503 if the store does not respond, and
+        the statuses of `body_of`.
         """
         try:
-            path = Path(json.loads(await request.body())["lora_path"])
-        except (ValueError, KeyError, TypeError):
+            body = await body_of(request)
+            path = Path(json.loads(body)["lora_path"])
+        except Refused as refusal:
+            return refusal.answer()
+        except (ValueError, KeyError, TypeError, RecursionError):
             return failure(400, "lora_path is missing.")
         if path.parent != self._folder or not DIGEST.fullmatch(path.name):
             return failure(400, f"Only versions below {self._folder} are loaded.")
@@ -81,11 +87,20 @@ class Agent:
         except OSError as error:
             log.warning("The store does not give %s: %s", path.name[:12], error)
             return failure(503, f"The store does not respond: {error}")
-        return await self.passed_on(request)
+        return await self.forwarded(request, body)
 
     async def passed_on(self, request: Request) -> Response:
-        """Forward the request to the engine and stream its response back; 503 when the engine does not answer."""
-        body = await request.body()
+        """Forward the request to the engine and stream its response back.
+
+        503 when the engine does not answer, and the statuses of `body_of`.
+        """
+        try:
+            return await self.forwarded(request, await body_of(request))
+        except Refused as refusal:
+            return refusal.answer()
+
+    async def forwarded(self, request: Request, body: bytes) -> Response:
+        """Forward the request with this body to the engine; 503 when the engine does not answer."""
         headers = {
             name: request.headers[name]
             for name in ("content-type", "x-request-id", "traceparent", "tracestate", "authorization")
@@ -98,6 +113,35 @@ class Agent:
             return failure(503, f"The engine does not respond: {error}")
         kind = answer.headers.get("content-type", "text/plain")
         return StreamingResponse(chunks(answer), answer.status, {"content-type": kind})
+
+
+class Refused(Exception):
+    """Raised for a body that is not read to its end; `status` is that of the answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def answer(self) -> Response:
+        """Return the error response, after which the connection ends: the rest of the body is not read."""
+        response = failure(self.status, str(self))
+        response.headers["Connection"] = "close"
+        return response
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the request's body. Raises Refused 413 for one over MOST_BYTES, and 408 for one that takes over BODY_S."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise Refused(413, f"The body is over {MOST_BYTES >> 20} MB.")
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, f"The body did not arrive within {BODY_S:.0f} s.") from None
+    return b"".join(parts)
 
 
 async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from adapterhub.artifacts import S3Store
+from adapterhub.artifacts import FolderStore, S3Store
 from adapterhub.replica_sidecar import Agent
 from serving_client import EngineClient, EngineFailed, EngineRejected
 from tests.byte_llama import save_adapter, save_model
@@ -131,3 +133,28 @@ def test_embeddings_and_responses_pass_and_the_engine_gets_its_key(store: S3Stor
             answer = httpx.post(f"{front.url}/v1/{path}", json={"model": "tiny", **body}, headers=headers)
             assert answer.status_code == 200
     assert [received["authorization"] for _, received in fake.received] == ["Bearer sk-1"] * 2
+
+
+@pytest.mark.threat("D18")
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/completions"])
+def test_a_body_without_end_is_not_kept(tmp_path: Path, path: str) -> None:
+    """The attack: whoever reaches the port may send; the engine asks for its key only behind the proxy."""
+    taken = 0
+
+    async def without_end() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while taken < 2**26:
+            taken += 2**20
+            yield b"x" * 2**20
+
+    async def refused(url: str) -> int:
+        async with httpx.AsyncClient(base_url=url) as http:
+            return (await http.post(path, content=without_end())).status_code
+
+    fake = FakeEngine()
+    with Server(fake.app()) as engine, Server(Agent(FolderStore(tmp_path), tmp_path, engine.url).app()) as front:
+        with suppress(httpx.TransportError):
+            assert asyncio.run(refused(front.url)) == 413
+        assert taken < 2**25
+        assert httpx.post(front.url + "/v1/load_lora_adapter", content=b"[" * 100_000).status_code == 400
+    assert fake.received == []

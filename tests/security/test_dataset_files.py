@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from django.conf import settings
@@ -15,11 +16,12 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from tests.builders import rows
 from tests.builders.rest import client, problem
-from tests.security.bombs import one_endless_row, packed, repeated
+from tests.security.bombs import in_arrow, one_endless_row, packed, repeated, zeros_in_arrow
 from training.datasets import bounded_scan
 from training.models import Dataset
 
 CODECS = ["gzip", "zstd", "snappy", "brotli"]
+ARROW = [(pyarrow.ipc.new_file, "zstd"), (pyarrow.ipc.new_stream, "lz4")]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,21 @@ def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, cal
 
 
 @pytest.mark.threat("D16")
-@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+@pytest.mark.parametrize(("form", "codec"), ARROW, ids=["file-zstd", "stream-lz4"])
+@pytest.mark.parametrize("bomb", [in_arrow, zeros_in_arrow])
+@pytest.mark.slow
+def test_an_arrow_file_that_unfolds_is_refused(ci: str, form: Any, codec: str, bomb: Any) -> None:
+    content = bomb(form, codec)
+    assert len(content) < 8 * 2**20
+    before = peak_kb()
+    answer = sent(ci, content, name="rows.arrow")
+    assert (answer.status_code, answer.json()["code"] in ("unfolds_too_far", "too_costly")) == (422, True)
+    assert peak_kb() - before < 50_000
+    assert [path.name for path in settings.WORK_DIR.iterdir()] == []
+
+
+@pytest.mark.threat("D16")
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "bz2"])
 @pytest.mark.parametrize("unit", [b"x" * 2**20, b'{"text": "' + b"a" * 2**20 + b'"}\n'], ids=["line", "rows"])
 @pytest.mark.slow
 def test_a_packed_text_that_unfolds_is_refused(ci: str, codec: str, unit: bytes) -> None:

@@ -173,6 +173,24 @@ def test_a_full_store_is_507_with_its_name(
     assert version.adapter.versions.count() == 1
 
 
+@pytest.mark.threat("D24")
+def test_parts_and_mlflows_files_on_a_full_store_are_507_too(
+    small: Path, ci: str, alice: User, version: AdapterVersion, settings: LazySettings
+) -> None:
+    settings.ARTIFACT_STORE = str(small)
+    page, api = Client(raise_request_exception=False), client(ci)
+    page.force_login(alice)
+    part = {"name": "adapter_model.safetensors", "size": 2**20, "modified": 7, "offset": 0}
+    file = "/api/2.0/mlflow-artifacts/artifacts/uploads/eu/run-1/adapter_model.safetensors"
+    with filled(small):
+        sent = page.post("/adapters/eu.dora/upload/part/", {**part, "part": SimpleUploadedFile("part", b"x" * 2**20)})
+        put = api.generic("PUT", file, b"x" * 2**20, "application/octet-stream")
+    assert (sent.status_code, str(small) in sent.content.decode()) == (507, True)
+    assert (put.status_code, str(small) in put.content.decode()) == (507, True)
+    assert [path for path in small.rglob("*") if path.is_file()] == []
+    assert api.generic("PUT", file, b"x" * 2**20, "application/octet-stream").status_code == 200
+
+
 def test_a_child_that_had_no_space_is_told_from_one_that_failed(tmp_path: Path, small: Path) -> None:
     require_space(tmp_path, "ValueError: no adapter")
     with pytest.raises(OutOfSpace, match=str(tmp_path.parent)):

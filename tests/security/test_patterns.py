@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from registry.models import AdapterVersion, Alias, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from serving_client.engine.adapters.adapter_config import read_lora_shape
 from serving_client.engine.errors import AdapterUnusable
 from serving_client.protocol import Checks
@@ -123,3 +123,26 @@ def test_an_engine_refuses_an_adapter_with_such_a_key(pattern: str, tmp_path: Pa
 
 def peak_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"name LIKE '{'%a' * 2400}'",
+        f"name ILIKE '{'%_' * 2400}'",
+        f"name LIKE '{'%' * 4800}b'",
+        " AND ".join(["name LIKE '%a%a%a%a%a%a%b'"] * 120),
+    ],
+    ids=["letters", "any", "runs", "many"],
+)
+def test_a_filter_of_mlflows_search_takes_no_time(ci: str, version: AdapterVersion, expression: str) -> None:
+    """The attack: Postgres was given a regular expression made of the wildcards, and web answered 500."""
+    adapters = [
+        Adapter(project=version.project, base_model=version.adapter.base_model, slug="a" * 40 + str(number))
+        for number in range(300)
+    ]
+    Adapter.objects.bulk_create(adapters)
+    began = time.monotonic()
+    answer = client(ci).get("/api/2.0/mlflow/registered-models/search", {"filter": expression})
+    assert (answer.status_code in (200, 400), time.monotonic() - began < 1) == (True, True), answer.content[:300]

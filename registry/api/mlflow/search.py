@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Lookup, Q, QuerySet
+from django.db.models.sql.compiler import SQLCompiler
 from rest_framework import serializers
 
 from adapterhub.core.errors import Invalid
@@ -19,7 +21,7 @@ CONDITION = re.compile(
 )
 AND = re.compile(r"AND\b", re.IGNORECASE)
 ORDER = re.compile(r"\s*(\w+)(?:\s+(ASC|DESC))?\s*", re.IGNORECASE)
-MOST_ROWS = 1000
+MOST_ROWS, MOST_ORDERS = 1000, 20
 
 
 class SearchSerializer(serializers.Serializer[Any]):
@@ -27,8 +29,28 @@ class SearchSerializer(serializers.Serializer[Any]):
 
     filter = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
     max_results = serializers.IntegerField(required=False, default=100, min_value=1, max_value=200_000)
-    order_by = serializers.ListField(child=serializers.CharField(max_length=100), required=False, default=list)
+    order_by = serializers.ListField(
+        child=serializers.CharField(max_length=100), required=False, default=list, max_length=MOST_ORDERS
+    )
     page_token = serializers.RegexField(r"^\d{1,9}$", required=False, allow_blank=True, default="")
+
+
+class Like(Lookup):  # type: ignore[type-arg]
+    """SQL's LIKE, which takes any number of wildcards: Postgres fails on a regular expression with as many."""
+
+    verb = "LIKE"
+
+    def as_sql(self, compiler: SQLCompiler, connection: Any) -> tuple[str, Sequence[Any]]:
+        """Return the comparison and its parameters."""
+        left, of_left = self.process_lhs(compiler, connection)
+        right, of_right = self.process_rhs(compiler, connection)
+        return f"{left} {self.verb} {right}", [*of_left, *of_right]
+
+
+class ILike(Like):
+    """SQL's ILIKE: LIKE whatever the case of letters."""
+
+    verb = "ILIKE"
 
 
 @dataclass(frozen=True)
@@ -89,8 +111,9 @@ def name_condition(condition: Condition, path: str) -> Q:
     """
     slug, project_path = f"{path}slug", f"{path}project__slug"
     if condition.verb in ("LIKE", "ILIKE"):
-        pattern = "".join({"%": ".*", "_": "."}.get(letter, re.escape(letter)) for letter in condition.values[0])
-        return Q(**{f"{slug}__{'iregex' if condition.verb == 'ILIKE' else 'regex'}": f"^{pattern}$"})
+        # A backslash escapes nothing in MLflow.
+        pattern = condition.values[0].replace("\\", r"\\")
+        return Q((ILike if condition.verb == "ILIKE" else Like)(F(slug), pattern))
     matching = Q()
     for name in condition.values:
         project, own = parts_of(name)

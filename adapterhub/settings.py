@@ -238,7 +238,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": [
         "adapterhub.api.parsers.BoundedJSONParser",
         "rest_framework.parsers.FormParser",
-        "rest_framework.parsers.MultiPartParser",
+        "adapterhub.api.parsers.NamedMultiPartParser",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["adapterhub.api.permissions.ScopePermission"],
     "DEFAULT_THROTTLE_CLASSES": ["adapterhub.api.throttling.CallerThrottle"],

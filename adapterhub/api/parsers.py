@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.parsers import JSONParser
+from rest_framework.parsers import JSONParser, MultiPartParser
 
 from adapterhub.core.errors import Invalid
 
@@ -42,6 +42,20 @@ class BoundedJSONParser(JSONParser):
         for name, value in fields_of(parsed):
             require_shallow(name, value)
             require_finite(name, value)
+        return parsed
+
+
+class NamedMultiPartParser(MultiPartParser):
+    """A parser of forms with files that refuses a body without a named part, which would be read as an empty one."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        """Return the parsed form. Raises Invalid for a body without a named part, and DRF's ParseError for no form."""
+        parsed = super().parse(stream, media_type, parser_context)
+        meta = parser_context["request"].META
+        # The last boundary has two hyphens more before it and behind it, and a line break.
+        boundary = str(meta["CONTENT_TYPE"]).partition("boundary=")[2]
+        if not (parsed.data or parsed.files) and int(meta.get("CONTENT_LENGTH") or 0) > len(boundary) + 8:
+            raise Invalid("The form has no part with a name: give each a Content-Disposition with one.")
         return parsed
 
 

@@ -266,3 +266,22 @@ def test_a_reason_on_a_page_is_kept_whole_or_refused(alice: User, reason: str, s
     page = Client()
     page.force_login(alice)
     assert page.post("/sessions/", {"reason": reason}).status_code == status
+
+
+@pytest.mark.threat("D19")
+def test_a_form_of_which_nothing_has_a_name_is_no_empty_one(ci: str, adapter: Adapter) -> None:
+    """It was read as a body without fields, and a run was cancelled by it."""
+    kind = 'multipart/form-data; boundary="b"'
+    for content in (b"--b\r\n308--b--\r\n", b"--b\r\nContent-Type: a/b\r\n\r\n308\r\n--b--\r\n"):
+        answer = client(ci).generic("PATCH", "/api/v1/adapters/dora/", content, kind)
+        assert "no part with a name" in problem(answer, 422, "invalid")["detail"]
+    assert client(ci).generic("PATCH", "/api/v1/adapters/dora/", b"--b--\r\n", kind).status_code == 200
+
+
+@pytest.mark.threat("D19")
+@pytest.mark.parametrize("query", ["as_chat=maybe", "as_chat=", "as_chat=1", "loss=", "loss=x", "max_length=x"])
+def test_a_parameter_of_the_wrong_kind_is_refused_where_it_changes_nothing(ci: str, dataset: Any, query: str) -> None:
+    """Without a base model, nothing is rendered."""
+    refused = problem(client(ci).get(f"/api/v1/datasets/{dataset.pk}/preview/?{query}"), 422, "invalid")
+    assert refused["errors"][0]["field"] == query.partition("=")[0]
+    assert client(ci).get(f"/api/v1/datasets/{dataset.pk}/preview/?as_chat=true&loss=answers").status_code == 200

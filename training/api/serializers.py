@@ -60,13 +60,19 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         ]
 
 
+class FlagInQuery(serializers.BooleanField):
+    """A flag among the parameters of an address: `true` or `false`, as clients write it."""
+
+    TRUE_VALUES, FALSE_VALUES = {"true", "True", True}, {"false", "False", False}
+
+
 class RenderingSerializer(serializers.Serializer[Any]):
     """The base model whose tokenizer reads the rows, the length at which it cuts them, and how it reads them."""
 
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
     loss = serializers.ChoiceField(LOSSES, default=ANSWERS)
-    as_chat = serializers.BooleanField(default=False)
+    as_chat = FlagInQuery(default=False)
 
     @property
     def reading(self) -> ReadingOfRows:

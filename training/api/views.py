@@ -185,11 +185,13 @@ class DatasetViewSet(Keeping):
         that the loss counts, and the lengths of rows in tokens with what `max_length` cuts off.
         """
         dataset = self.get_object()
+        is_rendered = "base_model" in request.GET
+        # Of a QueryDict an empty value would count as none.
+        chosen = shapes.RenderingSerializer(data=request.GET.dict(), partial=not is_rendered)
+        chosen.is_valid(raise_exception=True)
         observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, resource=request.path)
         preview = {"rows": dataset.preview()}
-        if "base_model" in request.GET:
-            chosen = shapes.RenderingSerializer(data=request.GET)
-            chosen.is_valid(raise_exception=True)
+        if is_rendered:
             model, max_length = (chosen.validated_data[name] for name in ("base_model", "max_length"))
             preview |= dataset.rendered(model, max_length, chosen.reading)
         return Response(preview)

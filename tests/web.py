@@ -6,9 +6,9 @@ import os
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +23,8 @@ from tests.fakes.server import Server
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
+# Of resident memory of the web process, through every attack.
+MOST_KB = 1_000_000
 
 
 @pytest.fixture
@@ -49,25 +51,40 @@ class WebProcess:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def peak_kb(self) -> int:
+        """The most memory that the process has ever held."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-@pytest.fixture
-def web_process(fresh_database: str) -> Iterator[WebProcess]:
-    """A web process as in production."""
+
+@contextmanager
+def running_web(database: str, **environment: str) -> Iterator[WebProcess]:
+    """Run a web process as in production; whatever the block did to it, its memory has stayed under a gigabyte."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    database = settings.DATABASES["default"]
-    url = f"postgres://{database['USER']}@{quote(database['HOST'], safe='')}/{fresh_database}"
+    default = settings.DATABASES["default"]
+    url = f"postgres://{default['USER']}@{quote(default['HOST'], safe='')}/{database}"
     command = [sys.executable, "-m", "adapterhub.web", "--port", str(port)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home())}
-    )
+    env = {**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home()), **environment}
+    process = subprocess.Popen(command, cwd=ROOT, env=env)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 30, "the web process answers")
-        yield WebProcess(f"http://127.0.0.1:{port}", process.pid)
+        web = WebProcess(f"http://127.0.0.1:{port}", process.pid)
+        yield web
+        assert process.poll() is None, "the web process has ended"
+        assert web.peak_kb < MOST_KB
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def web_process(fresh_database: str) -> Iterator[WebProcess]:
+    """A web process as in production, under a gigabyte to its end."""
+    with running_web(fresh_database) as web:
+        yield web
 
 
 @pytest.fixture
@@ -80,5 +97,5 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own process
             return bool(response.status == 200)
-    except urllib.error.URLError:
+    except OSError:
         return False

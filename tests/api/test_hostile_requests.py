@@ -43,7 +43,8 @@ def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter
 def test_a_page_ends_where_its_rows_are_large(ci: str, version: AdapterVersion) -> None:
     """Two hundred rows of a megabyte took gigabytes; each way through the pages shows every row once."""
     large = ["x" * 8000] * 150
-    jobs = [Evaluation(project=version.project, version=version, prompts=large) for _ in range(7)]
+    base = version.adapter.base_model
+    jobs = [Evaluation(project=version.project, base_model=base, version=version, prompts=large) for _ in range(7)]
     Evaluation.objects.bulk_create(jobs)
     project, part = version.project, {str(number): "x" * 19_000 for number in range(10)}
     for _ in range(10):

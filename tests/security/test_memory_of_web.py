@@ -84,7 +84,8 @@ def test_long_lists_and_a_hostile_engine_fill_no_memory(
     """Events of 570 kB and evaluations of 400 kB, read in every way at once, while engines answer without end."""
     long_trail(project, alias)
     prompts = ["x" * 8000] * 50
-    jobs = [Evaluation(project=project, version=candidate, prompts=prompts) for _ in range(200)]
+    base = candidate.adapter.base_model
+    jobs = [Evaluation(project=project, base_model=base, version=candidate, prompts=prompts) for _ in range(200)]
     Evaluation.objects.bulk_create(jobs, batch_size=20)
     Project.objects.update(named_versions="any")
     page = "/api/v1/audit/events/?page_size=200"

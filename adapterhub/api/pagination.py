@@ -8,7 +8,7 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
-from django.db.models import Expression, F, Func, IntegerField, JSONField, Model, QuerySet, TextField, Value
+from django.db.models import Expression, F, Func, IntegerField, JSONField, Model, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
@@ -41,13 +41,11 @@ class NewestFirst(CursorPagination):
             raise Invalid(f"page_size is a whole number from 1 to {MOST_ROWS}, not {text[:50]!r}.", field="page_size")
         return int(text)
 
-    def paginate_queryset(
-        self, queryset: QuerySet[Any], request: Request, view: APIView | None = None
-    ) -> list[Any] | None:
+    def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any] | None:
         """Return the rows of the page that the query asks for. Raises Invalid for a bad size or cursor."""
         if weight := self.weight_of(queryset.model, view):
             light = queryset.select_related(None).prefetch_related(None).only("pk", self.ordering.lstrip("-"))
-            rows = super().paginate_queryset(light.annotate(page_bytes=weight), request, view) or []
+            rows: list[Any] = super().paginate_queryset(light.annotate(page_bytes=weight), request, view) or []
             # A page towards newer rows begins at its end.
             ordered = rows[::-1] if self.cursor and self.cursor.reverse else rows
             ends = accumulate(row.page_bytes for row in ordered)

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 from adapterhub.api.listing import PAGE_ROWS, Listing
 from adapterhub.api.pages import allowed, followed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
-from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.models import AuditEvent, AuditEventQuerySet
 from adapterhub.audit.tags import Tag
 from adapterhub.charts import heat_map
 from adapterhub.core.tenancy import Scope
@@ -68,7 +68,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "registry/adapter.html", context)
 
 
-def history(adapter: Adapter) -> QuerySet[AuditEvent]:
+def history(adapter: Adapter) -> AuditEventQuerySet:
     """Return the audit events of the adapter and its newest versions, newest first, without events of reading."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
     keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE_ROWS]]

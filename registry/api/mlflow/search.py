@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +34,12 @@ class SearchSerializer(serializers.Serializer[Any]):
     page_token = serializers.RegexField(r"^\d{1,9}$", required=False, allow_blank=True, default="")
 
 
-class Like(Lookup):  # type: ignore[type-arg]
+class Like(Lookup):
     """SQL's LIKE, which takes any number of wildcards: Postgres fails on a regular expression with as many."""
 
     verb = "LIKE"
 
-    def as_sql(self, compiler: SQLCompiler, connection: Any) -> tuple[str, Sequence[Any]]:
+    def as_sql(self, compiler: SQLCompiler, connection: Any) -> Any:
         """Return the comparison and its parameters."""
         left, of_left = self.process_lhs(compiler, connection)
         right, of_right = self.process_rhs(compiler, connection)

@@ -98,9 +98,9 @@ def test_long_lists_and_a_hostile_engine_fill_no_memory(
             running_web(fresh_database, ADAPTERHUB_ROUTER_URL=router) as web,
             caller_of(web, ci) as http,
         ):
-            calls = [partial(http.get, "/api/v1/evaluations/?page_size=200")] * 8
-            calls += [partial(http.get, page)] * 8 + [partial(read, http, path) for path in paths]
-            calls += [partial(http.get, "/api/v1/audit/verify/?project=eu")] * 2
+            calls = [partial(http.get, "/api/v1/evaluations/?page_size=200")] * 6
+            calls += [partial(http.get, page)] * 6 + [partial(read, http, path) for path in paths]
+            calls += [partial(http.get, "/api/v1/audit/verify/?project=eu")]
             calls += [partial(http.get, f"/api/v1/aliases/{alias.name}/responsibility/")] * 2
             calls += [partial(http.post, "/api/v1/blind-tests/", json=blind)] * 4
             assert side_by_side(calls) <= {200, 429, 503}
@@ -119,7 +119,7 @@ def long_trail(project: Project, alias: Alias) -> None:
     columns = ", ".join(names)
     tamper.as_owner(
         f"INSERT INTO {tamper.TABLE} (sequence, {columns}) SELECT sequence + number, {columns} "  # noqa: S608
-        f"FROM {tamper.TABLE}, generate_series(1, 600) AS number WHERE id = {event.pk}"
+        f"FROM {tamper.TABLE}, generate_series(1, 300) AS number WHERE id = {event.pk}"
     )
 
 

@@ -34,20 +34,20 @@ class AnswerShare:
 
     def take(self, count: int) -> None:
         """Count more bytes. Raises Refusal 502 for an answer that is too large, and 503 if too many are held."""
-        held, half = self._answers.held_bytes, MOST_HELD_BYTES // 2
+        counts, half = self._answers.held_bytes, MOST_HELD_BYTES // 2
         if self.taken_bytes + count > half:
             raise Refusal(502, "answer_too_large", f"The replica's answer is over {half >> 20} MB.")
-        if held.total() + count > MOST_HELD_BYTES or held[self._project] + count > half:
+        if counts.total() + count > MOST_HELD_BYTES or counts[self._project] + count > half:
             raise Refusal(503, "busy", "The router holds too many answers: try again.", retry_after_s=1)
         self.taken_bytes += count
-        held[self._project] += count
+        counts[self._project] += count
 
     def release(self) -> None:
         """Subtract the bytes again, which nobody holds any more. An error refers to its frames, and this, for long."""
-        held = self._answers.held_bytes
-        held[self._project] -= self.taken_bytes
-        if not held[self._project]:
-            del held[self._project]
+        counts = self._answers.held_bytes
+        counts[self._project] -= self.taken_bytes
+        if not counts[self._project]:
+            del counts[self._project]
         self.taken_bytes = 0
 
     def __del__(self) -> None:

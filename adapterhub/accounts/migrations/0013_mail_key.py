@@ -18,7 +18,7 @@ $$;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0011_token_limits"),
+        ("accounts", "0012_defaults_for_the_release_before"),
     ]
 
     operations = [

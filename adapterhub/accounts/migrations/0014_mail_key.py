@@ -18,7 +18,7 @@ $$;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0012_defaults_for_the_release_before"),
+        ("accounts", "0013_project_limits"),
     ]
 
     operations = [

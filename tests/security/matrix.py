@@ -113,7 +113,8 @@ NAMES = (
     discovery format gates gates.loss_below gates.no_worse gates.quorum gates.tasks
     gates.tasks.at_least gates.tasks.task guardrails guardrails.kind guardrails.level
     guardrails.margin guardrails.metric header hold hyperparameters is_healthy keep keeps_general_skill keeps_merged
-    kind least_latency letter log_from loss many_adapters mapping max_length max_lora_rank max_loras max_tokens
+    kind least_latency letter limits limits.requests_per_s limits.tokens_per_min log_from loss
+    many_adapters mapping max_length max_lora_rank max_loras max_tokens
     meaning method mixture mixture.weight named_versions object_type outcome page_size password pattern policy
     preset priority prompts quantum rank_max rank_min reason requests_per_s retention revision role rollout.alias
     rollout.cluster rollout.guardrails rollout.guardrails.kind rollout.guardrails.level rollout.guardrails.margin

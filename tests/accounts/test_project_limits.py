@@ -103,7 +103,7 @@ def test_only_an_admin_of_the_project_changes_limits(lead: Client, project: Proj
 
 def test_the_page_shows_and_changes_limits(lead: Client, project: Project, settings: Any) -> None:
     settings.PROJECT_TOKENS_PER_MIN = 6000
-    assert "at most this of it: 6,000 tokens a minute" in text_of(lead.get("/projects/eu/"))
+    assert "at most 6,000 tokens a minute from it." in text_of(lead.get("/projects/eu/"))
     for tokens, words in ((0, "greater than or equal to 1"), (6001, "at most at 6,000")):
         refused = lead.post("/projects/eu/limit/", {"requests_per_s": "", "tokens_per_min": tokens, "reason": "x"})
         assert (refused.status_code, words in text_of(refused)) == (422, True), words

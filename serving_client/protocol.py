@@ -35,6 +35,8 @@ PROJECT_TOKENS = "ah:project-tokens"
 TOKEN_RATE, TOKEN_TOKENS = "ah:token-rate", "ah:token-tokens"
 # A hash of the control plane: task name -> epoch seconds of its last success.
 TASK_SUCCESSES = "ah:task-successes"
+# There while a process `manage.py discover` runs, which does then what a task of beat does otherwise.
+DISCOVERING = "ah:discovery"
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from registry.replica_sources.dns_records import Dns, LookupFailed
 from registry.replica_sources.endpoint_slices import Gone, Kubernetes, SliceFollower, endpoints_of
 from registry.serving.membership import update_members
 from registry.serving.valkey import valkey
+from serving_client.protocol import DISCOVERING
 
-# In Valkey while a process `manage.py discover` runs, which does then what a task of beat does otherwise.
-RESIDENT = "ah:discovery"
+# Rounds that a process `manage.py discover` may miss before a task of beat discovers again.
 MISSED_ROUNDS = 6
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def only_one() -> Iterator[bool]:
 def note_resident() -> None:
     """Let beat's task rest for MISSED_ROUNDS rounds; if Valkey is away, log that."""
     try:
-        valkey().set(RESIDENT, 1, ex=MISSED_ROUNDS * settings.DISCOVERY_S)
+        valkey().set(DISCOVERING, 1, ex=MISSED_ROUNDS * settings.DISCOVERY_S)
     except redis.RedisError as error:
         log.warning("Valkey does not answer (%s): beat's task may discover, too.", error)
 
@@ -122,7 +122,7 @@ def update_unless_resident() -> None:
 
     Raises RedisError if Valkey does not answer.
     """
-    if with_source().exists() and not valkey().exists(RESIDENT):
+    if with_source().exists() and not valkey().exists(DISCOVERING):
         single().update()
 
 

@@ -21,7 +21,7 @@ from registry.serving.discovery import Discovery, note_resident
 from registry.serving.reconciler import reconcile
 from registry.serving.valkey import valkey as connect
 from registry.tasks import discover
-from serving_client.protocol import ROUTING_TABLE, RoutingTable
+from serving_client.protocol import DISCOVERING, ROUTING_TABLE, RoutingTable
 from tests.builders.fleet import OnDisk, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kubernetes import TOKEN, FakeKubernetes, endpoint
@@ -260,7 +260,7 @@ def test_a_task_of_beat_discovers_unless_a_process_of_its_own_does(
     assert not fleet.alias.cluster.replicas.exists()
 
     with connect() as valkey:
-        valkey.delete(discovery.RESIDENT)
+        valkey.delete(DISCOVERING)
     discover()
     assert fleet.named() == {"one"}
 

@@ -26,7 +26,7 @@ WRITTEN_BY_US = (".py", ".md", ".toml", ".yml", ".yaml", ".sh")
 SUFFIXES = ("css", "env", "html", "js", "json", "jsonl", "lock", "md", "py", "svg", "toml", "txt", "yaml", "yml")
 # Names with dots that are no paths: tags of a run in MLflow, attributes of a span, locks, the domains of hashes.
 NAMES = re.compile(
-    r"adapterhub\.(?:adapter|digest|outcomes|reason|reconcile|request_id|response|run|version"
+    r"adapterhub\.(?:adapter|digest|discovery|outcomes|reason|reconcile|request_id|response|run|version"
     r"|(?:audit\.(?:checkpoint\.|manifest\.)?|version\.|webhook\.)v1)"
 )
 # What a test names because it is not there, or makes for itself.

@@ -47,6 +47,7 @@ def test_imports_keep_the_contracts() -> None:
     assert broken_contracts(ROOT) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [

@@ -103,6 +103,7 @@ FAILS = "def test_{number}():\n    assert not {number}\n"
 LEAVES = "import os\ndef test_leaves():\n    os._exit(3)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tests", "status", "words"),
     [

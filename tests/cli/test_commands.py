@@ -47,6 +47,7 @@ def test_versions_are_made(command: Command, adapter: Adapter, project: Project,
     assert command("push", "/nowhere", "--adapter", "dora").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_worse_version_is_a_refused_gate(
     command: Command, alias: Alias, candidate: AdapterVersion, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVers
         assert command("rollout", "compliance", stable, "--step", bad, "--reason", "r").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_missing_signature_is_waited_for(
     command: Command, alias: Alias, candidate: AdapterVersion, alice: User, project: Project
 ) -> None:

@@ -38,6 +38,7 @@ def other_base() -> BaseModel:
     return BaseModel.objects.create(slug="other", source="other", status="ready", digest="0" * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("declared", "field", "code"),
     [

@@ -81,6 +81,7 @@ def files_of(version: AdapterVersion, folder: Path) -> list[bytes]:
     return [(stored / name).read_bytes() for name in FILES]
 
 
+@pytest.mark.slow
 def test_a_version_leaves_as_a_modelpack_and_comes_back(
     command: Command, version: AdapterVersion, other: Adapter, far: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=1000)
 @given(fields=st.dictionaries(st.sampled_from(sorted(FIELDS)), VALUES, max_size=8))
 def test_any_value_of_any_field_ends_in_a_refusal_or_a_scale(

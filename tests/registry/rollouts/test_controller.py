@@ -178,6 +178,7 @@ def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, c
     assert rollout.minutes.get(metric="bad_feedback_rate").total == 1
 
 
+@pytest.mark.slow
 def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
     """Of 20 users in each arm some fail every time: as 1,200 answers that would be a clear regression, as 20 users it
     is none yet."""

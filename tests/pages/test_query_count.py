@@ -13,7 +13,8 @@ from tests.pages.every_page import every_page, pages_to_cover
 from tests.pages.realistic import World, cast
 from training.models import Dataset
 
-MOST = 12
+# One of them asks how large the events are that the page shows.
+MOST = 13
 
 
 def counted(client: Client, world: World, version: AdapterVersion, dataset: Dataset) -> dict[str, int]:
@@ -29,7 +30,7 @@ def counted(client: Client, world: World, version: AdapterVersion, dataset: Data
 
 
 @pytest.mark.slow
-def test_no_page_makes_more_than_twelve_queries_whatever_the_number_of_rows(
+def test_no_page_makes_more_than_thirteen_queries_whatever_the_number_of_rows(
     project: Project, alice: User, candidate: AdapterVersion, dataset: Dataset, client: Client
 ) -> None:
     client.force_login(alice)

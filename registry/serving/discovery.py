@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import redis
 from django.conf import settings
-from django.db import connection
 from django.db.models import QuerySet
 from django.utils.timezone import now
 
@@ -20,11 +17,13 @@ from registry.replica_sources.address import Kind, Source, parse
 from registry.replica_sources.dns_records import Dns, LookupFailed
 from registry.replica_sources.endpoint_slices import Gone, Kubernetes, SliceFollower, endpoints_of
 from registry.serving.membership import update_members
+from registry.serving.session_lock import session_lock
 from registry.serving.valkey import valkey
 from serving_client.protocol import DISCOVERING
 
 # Rounds that a process `manage.py discover` may miss before a task of beat discovers again.
 MISSED_ROUNDS = 6
+LOCK = "adapterhub.discovery"
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +57,7 @@ class Discovery:
         no longer followed. While another process updates them, nothing is done.
         """
         clusters = list(with_source())
-        with only_one() as has_lock:
+        with session_lock(LOCK) as has_lock:
             if has_lock:
                 self._update(clusters)
 
@@ -94,19 +93,6 @@ class Discovery:
         except Gone:
             raise LookupFailed("Kubernetes forgot the list while it was read; it is read again.") from None
         return endpoints_of(slices.values(), source.port)
-
-
-@contextmanager
-def only_one() -> Iterator[bool]:
-    """Try to take the session lock of discovery in the database; yield True on success."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.discovery'))")
-        has_lock = bool(cursor.fetchone()[0])
-        try:
-            yield has_lock
-        finally:
-            if has_lock:
-                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.discovery'))")
 
 
 def note_resident() -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import redis
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils.timezone import now
 
 from adapterhub.artifacts import ArtifactError
@@ -28,6 +27,7 @@ from registry.serving.loaded_rollouts import RECONCILER, start_loaded_rollouts, 
 from registry.serving.replica_calls import Engine
 from registry.serving.routing_table import publish
 from registry.serving.same_engine import TWIN, EndpointIndex, tell_same_engines
+from registry.serving.session_lock import session_lock
 
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
 ROUND_S = 60.0
@@ -47,27 +47,12 @@ def reconcile_alone(cluster: Cluster) -> bool:
 
     Return True if it was done.
     """
-    with only_one(cluster) as has_lock:
+    # Two loops never load the same adapter into the same replica.
+    with session_lock("adapterhub.reconcile", cluster.pk) as has_lock:
         if has_lock:
             reconcile_cluster(cluster)
             Cluster.objects.filter(pk=cluster.pk).update(reconciled_at=now())
     return has_lock
-
-
-@contextmanager
-def only_one(cluster: Cluster) -> Iterator[bool]:
-    """Try to take the cluster's session lock in the database; yield True on success.
-
-    Thus two loops never load the same adapter into the same replica.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'), %s)", [cluster.pk])
-        has_lock = bool(cursor.fetchone()[0])
-        try:
-            yield has_lock
-        finally:
-            if has_lock:
-                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'), %s)", [cluster.pk])
 
 
 @dataclass

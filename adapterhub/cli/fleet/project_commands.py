@@ -6,9 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapterhub.cli.exit_codes import Ended, Exit
-from adapterhub.cli.fleet.commands import given
-from adapterhub.cli.fleet.token_commands import limits_in
+from adapterhub.cli.fleet.router_limits import RequestsPerS, TokensPerMin, limits_given, limits_in
 from adapterhub.cli.plan_state import Change, State, known
 from adapterhub.cli.session import AsJson, Reason, hub, say
 from adapterhub.client import fleet
@@ -25,20 +23,13 @@ def group() -> None:
 def limit(
     slug: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug of the project.")],
     reason: Reason,
-    requests_per_s: Annotated[
-        float | None, typer.Option(min=0, max=1e6, help="Requests a second; 0 removes the limit.")
-    ] = None,
-    tokens_per_min: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, help="Tokens a minute; 0 removes the limit.")
-    ] = None,
+    requests_per_s: RequestsPerS = None,
+    tokens_per_min: TokensPerMin = None,
     as_json: AsJson = False,
 ) -> None:
     """Change what a project may take of the routers; a limit that is not given stays."""
-    options = given(requests_per_s=requests_per_s, tokens_per_min=tokens_per_min)
-    if not options:
-        raise Ended("Give --requests-per-s, --tokens-per-min or both.", Exit.USAGE)
+    limits = limits_given(requests_per_s, tokens_per_min)
     with hub() as api:
-        limits = {name: value or None for name, value in options.items()}
         changed = api.send(fleet.limit_project(slug, reason, **limits))
     say(changed, f"{changed['slug']}: {limits_in(changed['requests_per_s'], changed['tokens_per_min'])}", as_json)
 

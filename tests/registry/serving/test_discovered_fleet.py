@@ -118,7 +118,7 @@ class Fleet:
         self.witness.require_no_fault()
 
     def faults(self, table: RoutingTable) -> list[str]:
-        """What is wrong with a table as the pods are now."""
+        """Return the faults of a table as the pods are now."""
         return [
             f"{pod} {'is going' if name in engine.adapters else f'does not hold {name}'}"
             for name, route in table.versions.items()
@@ -132,7 +132,7 @@ class Fleet:
         return {pod for pod, (_, server) in self.pods.items() if server.url in urls}
 
     def message(self) -> str:
-        """What the cluster says of its source."""
+        """Return the cluster's message about its source."""
         self.alias.cluster.refresh_from_db()
         return self.alias.cluster.discovery_message
 
@@ -278,7 +278,7 @@ def test_of_two_that_discover_one_waits_for_the_next_round(fleet: Fleet) -> None
     fleet.start("one")
     other = connections.create_connection("default")
     with closing(other), other.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(hashtext('adapterhub.discovery'))")
+        cursor.execute("SELECT pg_advisory_lock(hashtext('adapterhub.discovery'), 0)")
         call_command("discover", "--once")
         assert not fleet.alias.cluster.replicas.exists()
     call_command("discover", "--once")

@@ -94,6 +94,7 @@ def declared(extra: str) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", sorted(set(PARTS.values())))
 def test_a_part_imports_only_what_its_extra_declares(part: str) -> None:
     providers = packages_distributions()

@@ -94,12 +94,14 @@ def test_what_was_changed_in_the_bucket_is_not_loaded(
     assert len(replica.models()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/etc", "{served}/../{digest}", "{served}/other"])
 def test_other_folders_are_not_loaded(replica: EngineClient, served: Path, digest: str, path: str) -> None:
     with pytest.raises(EngineRejected, match="Only versions below"):
         replica.load_adapter("one", path.format(served=served, digest=digest))
 
 
+@pytest.mark.slow
 def test_an_artifact_that_is_not_there_is_refused_and_a_store_that_is_away_is_no_refusal(
     replica: EngineClient, served: Path, engine: EngineProcess, digest: str, s3_keys: None
 ) -> None:
@@ -111,6 +113,7 @@ def test_an_artifact_that_is_not_there_is_refused_and_a_store_that_is_away_is_no
         client.load_adapter("one", str(served / digest))
 
 
+@pytest.mark.slow
 @pytest.mark.threat("F1")
 @pytest.mark.parametrize("path", ["/metrics", "/adapters", "/invocations", "/tokenize"])
 def test_the_engines_other_routes_are_not_reached(replica: EngineClient, path: str) -> None:

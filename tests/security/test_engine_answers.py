@@ -126,6 +126,7 @@ class Imposter(FakeEngine):
 WORDS = "the-secret " * 400
 
 
+@pytest.mark.slow
 @pytest.mark.threat("D26")
 @pytest.mark.parametrize("at_probe", [False, True])
 @pytest.mark.parametrize("status", [400, 404, 422, 500, 503])

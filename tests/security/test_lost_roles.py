@@ -137,6 +137,7 @@ async def heard_until_its_end(
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "by_token"),
     [

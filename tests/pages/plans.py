@@ -38,7 +38,7 @@ PLAN = {
     "serving": {"max_lora_rank": 8, "slot_bytes": 3072},
     "greedy_gap": 0.0,
     "start_values": None,
-    "learning_rate": 0.004,
+    "learning_rate": 0.008,  # as plans before had it: twice the rate of the lowest loss
     "probes": [{"rate": 0.002, "loss": 2.5}, {"rate": 0.004, "loss": 2.1}],
     "stability": 0.9,
     "verdict": "follow_plan",

@@ -183,8 +183,8 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     own = markup(client.get(reverse("rank-analysis", args=[analysis.pk])))
     assert '<span class="badge still"' in own
     assert "follow the plan" not in own
-    assert "0.004 proposed" in own
-    assert "the rate with the lowest loss in the probe" in own
+    assert "<strong>0.004</strong> had the lowest loss in the probe" in own
+    assert "0.008" not in own
     assert "at the edge of the rates that were tried" in own
     assert "768 of 768" in own
     assert 'min="1" max="8" value="4"' in own
@@ -200,13 +200,17 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     assert "768 of 768" in refused
 
 
-def test_the_form_proposes_the_analysis_learning_rate(analysis: RankAnalysis, alice: User, client: Client) -> None:
+def test_the_form_begins_with_the_rate_of_the_probes_lowest_loss(
+    analysis: RankAnalysis, alice: User, client: Client
+) -> None:
     client.force_login(alice)
     page = client.get(reverse("new-training-run"), {"rank_analysis": analysis.pk}).content.decode()
-    assert "The analysis proposes 0.004." in page
+    assert "0.004 had the lowest loss in the analysis&#x27; probe" in page
     assert 'value="0.004"' in page
     for nonsense in ("nonsense", "00000000-0000-0000-0000-000000000000"):
-        assert "proposes" not in client.get(reverse("new-training-run"), {"rank_analysis": nonsense}).content.decode()
+        assert (
+            "lowest loss" not in client.get(reverse("new-training-run"), {"rank_analysis": nonsense}).content.decode()
+        )
 
 
 def test_a_run_of_the_form_trains_the_other_budget(

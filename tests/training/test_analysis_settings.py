@@ -148,6 +148,8 @@ def test_rest_shows_the_plan_without_the_spectra(api: APIClient, analysis: RankA
             "start_values",
         ):
             assert name in answer, name
+        # The stored plan has the double, as plans had it before.
+        assert (answer["learning_rate"], analysis.plan["learning_rate"]) == (0.004, 0.008)
     assert other.status_code == 200
     assert detail["parameters"] < other.json()["parameters"] <= other.json()["budget"]["parameters"]
 

@@ -23,6 +23,7 @@ from training.models import (
     analysis_settings,
 )
 from training.models.retention import Retention
+from training.tars.probed_rates import lowest_rate
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
@@ -243,9 +244,12 @@ MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
 def shown_plan(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan without the modules' fields that only an allocation reads: the spectra are most of its bytes."""
+    """Return the plan without the modules' fields that only an allocation reads: the spectra are most of its bytes.
+
+    `learning_rate` is that of the probe with the lowest loss, also in plans that were stored with its double.
+    """
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
-    return {**plan, "modules": modules}
+    return {**plan, "modules": modules, "learning_rate": lowest_rate(plan["probes"])}
 
 
 class RankAnalysisSerializer(JobSerializer):

@@ -24,6 +24,7 @@ from training.models.hyperparameters import TABLE, Choice
 from training.models.retention import Retention
 from training.pages.fields import MappingField, MixtureField, PromptsField, Switch, SwitchField, WordsField, is_switch
 from training.tars.presets import CHOICES
+from training.tars.probed_rates import lowest_rate
 
 # Hyper-parameters that most people choose; the form shows the others collapsed.
 MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
@@ -225,17 +226,19 @@ class RunForm(Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Propose the learning rate that the named analysis found as initial value.
+        """Fill in the learning rate with the lowest loss in the named analysis' probe as initial value.
 
-        Nothing happens without a name, and for an analysis that is not offered or found no rate.
+        Nothing happens without a name, and for an analysis that is not offered or had no probe.
         """
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
             return
-        if analysis and (rate := analysis.plan["learning_rate"]):
+        if analysis and (rate := lowest_rate(analysis.plan["probes"])):
             self.fields["learning_rate"].initial = rate
-            self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
+            self.fields[
+                "learning_rate"
+            ].help_text += f" {rate:g} had the lowest loss in the analysis' probe of a few steps."
 
     def clean(self) -> dict[str, Any]:
         """Return the fields; add errors for a dataset or rank analysis of another project than the adapter's."""

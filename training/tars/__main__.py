@@ -231,9 +231,22 @@ def show(plan: dict[str, Any], out: Path) -> None:
     serving = plan["serving"]
     console.print(f"A slot of vLLM at --max-lora-rank {serving['max_lora_rank']}: {serving['slot_bytes']:,} bytes.")
     if plan["learning_rate"]:
-        console.print(f"Learning rate for a run with decay, by the probe: {plan['learning_rate']:g}.")
+        console.print(probed(plan["probes"], plan["learning_rate"]))
     console.print(plan["verdict_text"])
     console.print(f"Written to {out}", soft_wrap=True)
+
+
+def probed(probes: list[dict[str, Any]], lowest: float) -> str:
+    """Return sentences on what the probe measured: the loss at each rate that it tried, and the rate of the lowest."""
+    ordered = sorted(probes, key=lambda probe: float(probe["rate"]))
+    losses = ", ".join(
+        f"{probe['rate']:g}: {'diverged' if probe['loss'] is None else format(probe['loss'], '.3f')}"
+        for probe in ordered
+    )
+    return (
+        f"Losses of the probe by learning rate: {losses}. The lowest is that of {lowest:g}, held constant over a few "
+        "steps; the best rate of a whole run depends on its length and ranks, and may be lower or higher."
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.config import AnalysisConfig
 from training.tars.presets import Settings
+from training.tars.probed_rates import lowest_rate
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure
 
@@ -30,8 +31,8 @@ class Analysis:
     """A plan and its evidence; `as_dict` is the content of plan.json.
 
     `init` is A (rank_max, in) by module, or empty. `stability` is the rank correlation of the scores of the sample's
-    two halves, or None. `learning_rate` is advice for a run with decay, from the best of the rates that the probe
-    tried; None without a probe. `seconds` is the time that the analysis took.
+    two halves, or None. `learning_rate` is the one of the probe's constant rates that had the lowest loss, None without
+    a probe; the best rate of a whole run may be another. `seconds` is the time that the analysis took.
     """
 
     preset: str
@@ -155,6 +156,7 @@ def planned(
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)
     stability = scores.stability()
+    probes = [{"rate": probe.rate, "loss": json_loss(probe.reached)} for probe in scores.probes]
     judged = verdict.of(fields["modules"], stability, scores.sequences, settings)
     return Analysis(
         preset=config.preset,
@@ -163,8 +165,8 @@ def planned(
         scale=config.scale,
         **fields,
         divergence_used=scores.divergence_used,
-        learning_rate=scores.learning_rate,
-        probes=[{"rate": probe.rate, "loss": json_loss(probe.reached)} for probe in scores.probes],
+        learning_rate=lowest_rate(probes),
+        probes=probes,
         stability=stability,
         sequences=scores.sequences,
         verdict=judged[0],

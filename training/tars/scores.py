@@ -21,8 +21,6 @@ from training.tars.signals import Watch, Watched
 BACKWARD_WEIGHT = 2
 # PEFT draws A uniform in +-1/sqrt(in): its rows have this length, and start values keep it.
 ROW_LENGTH = 3**-0.5
-# The best rate of a run with cosine decay was this much higher on the three test domains (docs/benchmarks.md).
-RUN_OVER_PROBE = 2
 PARTS = (None, *range(HALVES))
 
 ByModule = dict[str, float | None]
@@ -55,14 +53,6 @@ class Scores:
     def divergence_used(self) -> bool:
         """Return True if the divergence of any module was measured."""
         return any(value is not None for value in self.divergence.values())
-
-    @property
-    def learning_rate(self) -> float | None:
-        """Return a learning rate for a whole run with decay; None without a probe.
-
-        It is RUN_OVER_PROBE times the constant rate that did best in the probe.
-        """
-        return RUN_OVER_PROBE * min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
 
     def of(self, name: str) -> dict[str, Any]:
         """Return a module's signals as a JSON object; stored in a plan, they suffice to plan another budget."""

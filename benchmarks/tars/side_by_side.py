@@ -39,16 +39,22 @@ class Done:
 
 
 def together(
-    stack: Stack, corpora: dict[str, Corpus], runs: Sequence[Run], loop: Loop, steps: int | None = None
+    stack: Stack,
+    corpora: dict[str, Corpus],
+    runs: Sequence[Run],
+    loop: Loop,
+    steps: int | None = None,
+    at_once: int = ARMS,
+    batch: int = BATCH,
 ) -> list[Done]:
-    """Train at most ARMS runs of one method side by side, all the loop's steps or the first `steps`.
+    """Train at most `at_once` runs of one method side by side, all the loop's steps or the first `steps`.
 
     Fewer are filled up with copies, so that the shape stays the same.
     """
-    filled = [runs[index % len(runs)] for index in range(ARMS)]
+    filled = [runs[index % len(runs)] for index in range(at_once)]
     training = training_of(stack, [run.arm for run in filled], loop)
-    training.run(batches(corpora, filled), loop.steps if steps is None else steps)
-    losses = training.evaluate(torch.stack([corpora[run.domain].held_out for run in filled]), BATCH).cpu()
+    training.run(batches(corpora, filled, batch), loop.steps if steps is None else steps)
+    losses = training.evaluate(torch.stack([corpora[run.domain].held_out for run in filled]), batch).cpu()
     return [
         Done(run, losses[index], {name: (a, b) for name, a, b in training.factors(index)}, training.ranks(index))
         for index, run in enumerate(runs)
@@ -62,7 +68,7 @@ def training_of(stack: Stack, arms: Sequence[Arm], loop: Loop) -> Training:
     return AdaTraining(stack, arms, WIDTH, loop, target=2 * sum(arms[0].ranks.values()) // 3)
 
 
-def batches(corpora: dict[str, Corpus], runs: Sequence[Run]) -> Iterator[Tensor]:
-    streams = [corpora[run.domain].batches(run.arm.seed, BATCH) for run in runs]
+def batches(corpora: dict[str, Corpus], runs: Sequence[Run], size: int = BATCH) -> Iterator[Tensor]:
+    streams = [corpora[run.domain].batches(run.arm.seed, size) for run in runs]
     while True:
         yield torch.stack([next(stream) for stream in streams])

@@ -23,7 +23,7 @@ from training.models import (
     analysis_settings,
 )
 from training.models.retention import Retention
-from training.tars.probed_rates import lowest_rate
+from training.tars.probed_rates import rate_of
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
@@ -239,6 +239,7 @@ PLAN_FIELDS = (
     "verdict_text",
     "seconds",
     "start_values",
+    "race",
 )
 MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
@@ -246,10 +247,10 @@ MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 def shown_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the plan without the modules' fields that only an allocation reads: the spectra are most of its bytes.
 
-    `learning_rate` is that of the probe with the lowest loss, also in plans that were stored with its double.
+    Without a race `learning_rate` is that of the probe with the lowest loss: stored plans may have its double.
     """
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
-    return {**plan, "modules": modules, "learning_rate": lowest_rate(plan["probes"])}
+    return {**plan, "modules": modules, "learning_rate": rate_of(plan), "race": plan.get("race")}
 
 
 class RankAnalysisSerializer(JobSerializer):

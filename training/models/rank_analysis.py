@@ -23,7 +23,7 @@ from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
-from training.tars.presets import Settings, is_attention
+from training.tars.presets import Settings, is_attention, is_open
 
 REFERENCE = Path(__file__).parent.parent / "reference.txt"
 BUDGET_WORDS = {kind: word for word, kind in allocation.BUDGET_KINDS.items()}
@@ -211,7 +211,7 @@ class RankAnalysis(GpuJob):
         modules = plan["modules"]
         names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
         each = sum(allocation.cost(shape) for shape in shapes)
-        open_to = [plan["settings"]["kinds"] == "all" or not is_attention(name) for name in names]
+        open_to = [is_open(name, plan["settings"]["kinds"]) for name in names]
         lows, highs = self.bounds.of(shapes, open_to=open_to)
         costs = [allocation.cost(shape) * self.quantum for shape in shapes]
         least = max(1, -(-int(lows @ costs) // each))

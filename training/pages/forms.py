@@ -24,8 +24,9 @@ from training.models.hyperparameters import TABLE, Choice
 from training.models.retention import Retention
 from training.pages.fields import MappingField, MixtureField, PromptsField, Switch, SwitchField, WordsField, is_switch
 from training.tars.presets import CHOICES
-from training.tars.probed_rates import lowest_rate
+from training.tars.probed_rates import rate_of
 
+PROBED = "had the lowest loss in the analysis' probe of a few steps"
 # Hyper-parameters that most people choose; the form shows the others collapsed.
 MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
@@ -234,11 +235,10 @@ class RunForm(Form):
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
             return
-        if analysis and (rate := lowest_rate(analysis.plan["probes"])):
+        if analysis and (rate := rate_of(analysis.plan)):
+            source = "is what the analysis' race advises" if analysis.plan.get("race") else PROBED
             self.fields["learning_rate"].initial = rate
-            self.fields[
-                "learning_rate"
-            ].help_text += f" {rate:g} had the lowest loss in the analysis' probe of a few steps."
+            self.fields["learning_rate"].help_text += f" {rate:g} {source}."
 
     def clean(self) -> dict[str, Any]:
         """Return the fields; add errors for a dataset or rank analysis of another project than the adapter's."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving_client.vllm_slots import BFLOAT16_BYTES, VLLM_RANKS, slot_bytes
 from training.tars import exact_solver
-from training.tars.presets import Settings, is_attention
+from training.tars.presets import Settings, is_open
 
 # Budget kinds by their names on the command line and in a stored plan.
 BUDGET_KINDS = {"uniform": "uniform_rank", "params": "parameters", "bytes": "bytes"}
@@ -150,22 +150,31 @@ class Problem:
 
     @classmethod
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
-        """Return the problem for modules of shapes (out, in); with `kinds` "mlp" attention stays at the minimum.
+        """Return the problem for modules of shapes (out, in); modules that are not of the `kinds` stay at the minimum.
 
         Raises AllocationError: NothingOpen, or BudgetTooSmall and BudgetTooLarge with the nearest budget that works.
         """
-        open_to = [kinds == "all" or not is_attention(name) for name in names]
-        lows, highs = bounds.of(shapes, open_to=open_to)
+        problem = cls.unbounded(names, shapes, budget, bounds, kinds)
+        costs, lows, highs = problem.costs, problem.lows, problem.highs
         if not highs.any():
+            others, wanted = ("MLP modules", "attention") if kinds == "attention" else ("attention", "MLP")
             raise NothingOpen(
-                f"kinds is {kinds}, but all modules are attention: set kinds to all, or name MLP modules."
+                f"kinds is {kinds}, but all modules are {others}: set kinds to all, or name {wanted} modules."
             )
-        costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
         # Where rank 0 is allowed, a plan still needs one quantum somewhere.
         if budget < (minimum := int(costs @ lows) or int(costs[highs > 0].min(initial=costs.max()))):
             raise BudgetTooSmall(budget, minimum)
         if budget > (maximum := int(costs @ highs)):
             raise BudgetTooLarge(budget, maximum)
+        return problem
+
+    @classmethod
+    def unbounded(
+        cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str
+    ) -> Problem:
+        """Return the problem as `of` does, without checking that the budget can be met."""
+        lows, highs = bounds.of(shapes, open_to=[is_open(name, kinds) for name in names])
+        costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
         return cls(costs, lows, highs, budget)
 
     @property
@@ -247,13 +256,14 @@ def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity:
 
 
 def allocate_uniform(problem: Problem) -> list[int]:
-    """Return equal quanta for all modules, as many as the budget allows, limited by each module's maximum.
+    """Return equal quanta for all modules of the kinds, as many as the budget allows, limited by each one's maximum.
 
     Raises BudgetTooSmall if that is none.
     """
-    each = problem.budget // int(problem.costs.sum())
-    if each == 0:
-        raise BudgetTooSmall(problem.budget, int(problem.costs.sum()))
+    price = int(problem.costs[problem.highs > 0].sum())
+    each = problem.budget // max(price, 1)
+    if each == 0 or not price:
+        raise BudgetTooSmall(problem.budget, price)
     return [int(steps) for steps in np.minimum(each, problem.highs)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from training.lm.token_sequences import Row
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.config import AnalysisConfig
-from training.tars.presets import Settings
+from training.tars.presets import Settings, is_open
 from training.tars.probed_rates import lowest_rate
+from training.tars.race.result import Race, Raced
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure
 
@@ -32,7 +33,8 @@ class Analysis:
 
     `init` is A (rank_max, in) by module, or empty. `stability` is the rank correlation of the scores of the sample's
     two halves, or None. `learning_rate` is the one of the probe's constant rates that had the lowest loss, None without
-    a probe; the best rate of a whole run may be another. `seconds` is the time that the analysis took.
+    a probe; the best rate of a whole run may be another. After a race it is the rate that the race advises, and `race`
+    has its candidates, losses and tokens. `seconds` is the time that the analysis took.
     """
 
     preset: str
@@ -59,6 +61,7 @@ class Analysis:
     verdict: str
     verdict_text: str
     seconds: float = field(compare=False)
+    race: dict[str, Any] | None = None
     init: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def analyze(
 
     Without `reference` no divergence is measured, and the result says so. `progress` gets (work done, work in all). The
     model is left as it was. Raises AllocationError for a budget that cannot be met, BadSettings, DataError for rows
-    without a token to predict, LossNotFinite, and NoLinearModules for a model or names without any.
+    without a token to predict, LossNotFinite, and NoLinearModules for a model or names without any; of a race also
+    RaceTooShort, AllDiverged and UnknownArchitecture.
     """
     started = time.monotonic()
     config = config or AnalysisConfig()
@@ -87,9 +91,37 @@ def analyze(
     bounds = Bounds(settings.rank_min, config.rank_max, config.quantum)
     shapes = [shape_of(module) for module in modules.values()]
     allocation.check_budget(config.budget_kind, config.budget_value, list(modules), shapes, bounds, settings)
-    sample = Sample.of(model, tokenizer, rows, reference, config) if settings.objective != "uniform" else None
-    scores = measure(model, modules, sample, settings, config, progress) if sample else Scores.none(modules)
-    return planned(modules, scores, settings, config, bounds, started)
+    if config.preset == "uniform":
+        return planned(modules, Scores.none(modules), settings, config, bounds, started)
+    race = None
+    if config.preset == "race":
+        race = Race.of(model, modules, dict(zip(modules, shapes, strict=True)), tokenizer, rows, config)
+    sample = Sample.of(model, tokenizer, rows, reference, config)
+    counter = Counter(progress, race.total_steps if race else 0)
+    scores = measure(model, modules, sample, settings, config, counter.measured)
+    if race is None:
+        return planned(modules, scores, settings, config, bounds, started)
+    return planned_by_race(race.hold(scores.init, counter.raced), modules, scores, settings, config, started)
+
+
+@dataclass
+class Counter:
+    """The progress of an analysis: the work of the signals, then `race` steps."""
+
+    report: Progress
+    race: int
+    before: int = 0
+    done: int = 0
+
+    def measured(self, step: int, total: int) -> None:
+        """Report the work of the signals, of `total`."""
+        self.before = total
+        self.report(step, total + self.race)
+
+    def raced(self, steps: int) -> None:
+        """Report more steps of the race."""
+        self.done += steps
+        self.report(self.before + self.done, self.before + self.race)
 
 
 def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Module]:
@@ -138,6 +170,30 @@ def shape_of(module: nn.Module) -> list[int]:
 def json_loss(loss: float) -> float | None:
     """Return the loss to six decimals; None for an infinite or NaN one, which JSON cannot hold."""
     return round(loss, 6) if math.isfinite(loss) else None
+
+
+def planned_by_race(
+    raced: Raced,
+    modules: dict[str, nn.Module],
+    scores: Scores,
+    settings: Settings,
+    config: AnalysisConfig,
+    started: float,
+) -> Analysis:
+    """Return the plan of the chosen candidate: its kinds, budget, start values and rate, with the race as evidence."""
+    recipe = raced.recipe
+    shapes = [shape_of(module) for module in modules.values()]
+    budget = allocation.budget_parameters(config.budget_kind, config.budget_value, shapes)
+    if recipe.share < 1:
+        config = replace(config, budget_kind="parameters", budget_value=int(budget * recipe.share))
+    decided = replace(settings, kinds=recipe.kinds, init="gradient" if recipe.start_values else "none")
+    scores.init = {
+        name: start for name, start in scores.init.items() if recipe.start_values and is_open(name, recipe.kinds)
+    }
+    bounds = Bounds(settings.rank_min, config.rank_max, config.quantum)
+    plan = planned(modules, scores, decided, config, bounds, started)
+    code, text = verdict.of_race(raced.as_dict)
+    return replace(plan, learning_rate=raced.rate, race=raced.as_dict, verdict=code, verdict_text=text)
 
 
 def planned(

@@ -13,7 +13,8 @@ class AnalysisConfig:
 
     `budget_kind` is uniform_rank, parameters or bytes; `scale` is alpha / r of every module. Settings that are None are
     taken from the preset. `target_modules` are last parts of module names; None takes every linear module. The probe
-    tries the `probe_rates` in turn, with `probe_steps` steps each.
+    tries the `probe_rates` in turn, with `probe_steps` steps each. A race may read `race_share` of the tokens of the
+    run to come, of `run_steps` steps of `run_batch_size` sequences; `race_rates` None are those that suit the model.
     """
 
     budget_kind: str = "uniform_rank"
@@ -36,6 +37,11 @@ class AnalysisConfig:
     probe_steps: int = 10
     probe_rates: tuple[float, ...] = PROBE_RATES
     target_modules: tuple[str, ...] | None = None
+    run_steps: int = 600
+    run_batch_size: int = 8
+    run_scheduler: str = "linear"
+    race_share: float = 0.15
+    race_rates: tuple[float, ...] | None = None
     seed: int = 0
 
     def settings(self) -> Settings:
@@ -47,5 +53,9 @@ class AnalysisConfig:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
         if not self.probe_rates:
             raise BadSettings("probe_rates", "probe_rates is empty: name at least one learning rate.")
+        if not 0 < self.race_share <= 1:
+            raise BadSettings("race_share", f"race_share is {self.race_share}; it must be above 0 and at most 1.")
+        if self.race_rates is not None and not self.race_rates:
+            raise BadSettings("race_rates", "race_rates is empty: name at least one learning rate.")
         names = ("sensitivity", "divergence", "direction", "objective", "init", "kinds", "power", "rank_min")
         return settings_of(self.preset, **{name: getattr(self, name) for name in names})

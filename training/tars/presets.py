@@ -15,7 +15,7 @@ CHOICES = {
     "direction": ("base_target", "target_base"),
     "objective": ("concave", "linear"),
     "init": ("none", "gradient"),
-    "kinds": ("all", "mlp"),
+    "kinds": ("all", "mlp", "attention"),
 }
 PROBE_RATES = (2e-3, 4e-3, 8e-3)
 # Sensitivities that know the worth of every further rank, not only of a module.
@@ -35,8 +35,8 @@ class BadSettings(ValueError):
 class Settings:
     """Settings of a rank analysis.
 
-    A module's worth is the sum of sigma_i ** `power` over its ranks. Only modules of the `kinds` ("all" or "mlp") may
-    have ranks above `rank_min`.
+    A module's worth is the sum of sigma_i ** `power` over its ranks. Only modules of the `kinds` ("all", "mlp" or
+    "attention") may have ranks above `rank_min`.
     """
 
     sensitivity: str
@@ -58,6 +58,8 @@ PRESETS = {
     "default": Settings("probe", "none", "concave", init="gradient", kinds="mlp", rank_min=0),
     "seed": Settings("grad_norm", "softmax_mean", "linear"),
     "uniform": Settings("none", "none", "uniform"),
+    # Kinds and start values are those of the candidate that wins; the spectrum stays as evidence.
+    "race": Settings("spectrum", "none", "uniform", init="gradient", rank_min=0),
 }
 
 
@@ -77,6 +79,8 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
             raise BadSettings(name, f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
     if preset == "uniform" and set(overrides) - {"rank_min"}:
         raise BadSettings(min(overrides), "The uniform preset measures nothing: leave the other settings out.")
+    if preset == "race" and overrides:
+        raise BadSettings(min(overrides), "The race decides this by what its candidates reach: leave it out.")
     return consistent(replace(PRESETS[preset], **overrides))
 
 
@@ -94,6 +98,11 @@ def consistent(settings: Settings) -> Settings:
             "or objective to linear.",
         )
     return settings
+
+
+def is_open(name: str, kinds: str) -> bool:
+    """Return True if a module of this name is of the `kinds`, so that it may have ranks above `rank_min`."""
+    return kinds == "all" or is_attention(name) == (kinds == "attention")
 
 
 def is_attention(name: str) -> bool:

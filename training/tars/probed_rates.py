@@ -1,9 +1,15 @@
-"""The learning rate with the lowest loss among those that a probe tried. It imports no torch."""
+"""The learning rate that an analysis shows: of its race, or of its probe's lowest loss. It imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def rate_of(plan: Mapping[str, Any]) -> float | None:
+    """Return the rate that the plan's race advises, else that of its probe's lowest loss; None without either."""
+    race = plan.get("race")
+    return race["rate"]["advised"] if race else lowest_rate(plan["probes"])
 
 
 def lowest(probes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

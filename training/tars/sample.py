@@ -57,13 +57,15 @@ class Sample:
         return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
 
 
-def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
-    """Return the tokenised sample of `samples` rows, drawn by the seed.
+def sampled_sequences(
+    rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig, most: int | None = None
+) -> list[TokenSequence]:
+    """Return the tokenised sample of `samples` rows, or of up to `most`, drawn by the seed.
 
     Rows in which no token counts are left out. Raises DataError if none is left, and for a row that cannot be rendered.
     """
     sequences = token_sequences.tokenised(
-        token_sequences.sample(rows, config.samples, config.seed), tokenizer, config.max_length
+        token_sequences.sample(rows, most or config.samples, config.seed), tokenizer, config.max_length
     )
     if not sequences:
         raise token_sequences.DataError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from training.tars import distributed, measures, signals
 from training.tars.config import AnalysisConfig
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
-from training.tars.presets import Settings, is_attention
+from training.tars.presets import Settings, is_open
 from training.tars.probe import Probe, probe
 from training.tars.sample import Sample
 from training.tars.signals import Watch, Watched
@@ -100,11 +100,11 @@ def measure(
 ) -> Scores:
     """Measure the signals that the settings need, on the task's data, the reference and a probe; return the scores.
 
-    `progress` gets (work done, work in all). If the settings' `kinds` are `mlp`, attention modules are not
-    measured: their signals are None and their scores 0.
+    `progress` gets (work done, work in all). Modules that are not of the settings' `kinds` are not measured:
+    their signals are None and their scores 0.
     """
     probing = settings.sensitivity == "probe"
-    left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
+    left_out = [name for name in modules if not is_open(name, settings.kinds)]
     modules = {name: module for name, module in modules.items() if name not in left_out}
     target = Watched({name: watch_of(module, name, settings, config) for name, module in modules.items()})
     base = Watched({name: Watch(moments=OutputMoments()) for name in modules})

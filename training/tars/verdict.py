@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.tars import allocation
-from training.tars.presets import PRESETS, Settings, is_attention
+from training.tars.presets import PRESETS, Settings, is_open
 
 FEWEST_SEQUENCES = 8
 STABLE = 0.7
 # A plan that moves a smaller share of its parameters away from a uniform rank counts as uniform.
 SAME = 0.05
-EVERYWHERE = {"all": "everywhere", "mlp": "in every MLP module"}
+EVERYWHERE = {"all": "everywhere", "mlp": "in every MLP module", "attention": "in every attention module"}
 TEXTS = {
     "follow_plan": "Both halves of the sample rank the modules alike (stability {stability:.2f}): the plan is no "
     "accident of the sample. {measured}",
@@ -28,6 +28,45 @@ MEASURED = {
     "seed": "Where it was measured, this preset did worse than the same rank in every MLP module: prefer the default "
     "preset.",
 }
+
+
+RACE_TEXTS = {
+    "follow_plan": "The race was won by {winner} over {peer} ({between}). {advice}",
+    "no_difference": "The race shows no difference between {winner} and {peer} ({between}); the plan takes the smaller "
+    "one: {chosen}. {advice}",
+    "unrivalled": "The race was won by {winner}; no other kind of plan reached its last round. {advice}",
+}
+KINDS = {"all": "ranks in all linear modules", "mlp": "ranks in the MLP", "attention": "ranks in attention"}
+RACE_MEASURED = "The race is new: docs/benchmarks.md says how near its plans came to a full sweep."
+
+
+def of_race(race: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the verdict on a race that was held, and a text that explains it: winner, runner-up and interval."""
+    candidates, difference = race["candidates"], race["difference"]
+    if difference is None:
+        verdict, peer, between = "unrivalled", "", ""
+    else:
+        verdict = "no_difference" if race["no_difference"] else "follow_plan"
+        peer = called(candidates[race["runner_up"]])
+        mean, low, high = (-difference[name] for name in ("mean", "high", "low"))
+        between = f"{mean:.2f} % better, 95 %: {low:.2f} to {high:.2f}"
+    text = RACE_TEXTS[verdict].format(
+        winner=called(candidates[race["winner"]]),
+        peer=peer,
+        between=between,
+        chosen=called(candidates[race["chosen"]]),
+        advice="For {run_steps} steps it advises the rate {advised:g}. {measured}".format(
+            **race["rate"], measured=RACE_MEASURED
+        ),
+    )
+    return verdict, text
+
+
+def called(candidate: Mapping[str, Any]) -> str:
+    """Return a candidate's name in words, without its rate."""
+    start = " with start values" if candidate["start_values"] else ""
+    share = "" if candidate["share"] == 1 else f" for {candidate['share']:.0%} of the budget"
+    return f"{KINDS[candidate['kinds']]} ({candidate['rank']}{start}{share})"
 
 
 def of(
@@ -60,9 +99,9 @@ def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
 def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
     """Return the share (0 to 1) of the planned parameters that the plan places elsewhere than a uniform rank would.
 
-    Modules that the `kinds` leave out (attention) do not count: that is the preset's choice, not a result.
+    Modules that the `kinds` leave out do not count: that is the preset's choice, not a result.
     """
-    planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
+    planned = [module for module in modules if is_open(module["name"], settings.kinds)]
     costs = [allocation.cost(module["shape"]) for module in planned]
     ranks = [module["rank"] for module in planned]
     parameters = sum(price * rank for price, rank in zip(costs, ranks, strict=True))

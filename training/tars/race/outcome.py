@@ -1,0 +1,75 @@
+"""The result of a race: the best rate by length, and the interval between two candidates. It imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2000
+# How far a rate may be moved from the longest length that was raced to that of the run.
+MOST_MOVE = 2.0
+STEEPEST = 0.5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Loss of one candidate over that of another, minus 1, in percent: mean and 95 % bounds, paired by row."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def includes_zero(self) -> bool:
+        """Return True if the rows do not tell the two apart."""
+        return self.low <= 0 <= self.high
+
+
+def difference(ours: NDArray[np.float64], peer: NDArray[np.float64], weights: NDArray[np.float64]) -> Difference:
+    """Return how much `ours` differs from `peer`, from losses by row; rows are drawn anew for the bounds, both alike.
+
+    `weights` are the rows' counted tokens.
+    """
+    random = np.random.default_rng(0)
+    picks = random.integers(0, len(weights), (DRAWS, len(weights)))
+    drawn = 100 * ((weights * ours)[picks].sum(1) / (weights * peer)[picks].sum(1) - 1)
+    low, high = (round(float(bound), 4) for bound in np.percentile(drawn, [2.5, 97.5]))
+    return Difference(round(100 * float((weights @ ours) / (weights @ peer) - 1), 4), low, high)
+
+
+def best_rate(losses: Mapping[float, float]) -> float | None:
+    """Return the rate of the least loss, between the rates that were tried where three around it allow a parabola.
+
+    `losses` are by rate; those that are not finite count as beyond any other. None if none is finite.
+    """
+    finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+    if not finite:
+        return None
+    rates = sorted(finite)
+    place = rates.index(min(rates, key=lambda rate: finite[rate]))
+    if not 0 < place < len(rates) - 1:
+        return rates[place]
+    around = [math.log(rate) for rate in rates[place - 1 : place + 2]]
+    square, line, _ = np.polyfit(around, [finite[rate] for rate in rates[place - 1 : place + 2]], 2)
+    peak = -line / (2 * square) if square > 0 else around[1]
+    return float(math.exp(min(max(peak, around[0]), around[2])))
+
+
+def rate_at(length: int, by_length: Sequence[tuple[int, float]]) -> float:
+    """Return the rate for a run of `length` steps, from the best rates at the lengths that were raced, ascending.
+
+    A power of the length through the last two; half of what they show, as each is uncertain, and no more than a factor
+    of MOST_MOVE. One length gives its own rate.
+    """
+    steps, rate = by_length[-1]
+    if len(by_length) < 2:
+        return rate
+    before, earlier = by_length[-2]
+    slope = math.log(rate / earlier) / math.log(steps / before)
+    slope = min(max(slope / 2, -STEEPEST), STEEPEST)
+    moved = (length / steps) ** slope
+    return rate * min(max(moved, 1 / MOST_MOVE), MOST_MOVE)

@@ -15,6 +15,7 @@ import httpx
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from serving_client.bounded_answers import bounded_pool
 from serving_client.engine.errors import NOT_FINITE
 from serving_client.exceptions import (
     AdapterAlreadyLoaded,
@@ -72,9 +73,10 @@ class Answer:
 class EngineClient:
     """Client of one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
 
-    `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds. `key` is the
-    engine's API key, "" if it asks for none. Every call raises EngineUnreachable if the replica does not answer, and
-    EngineFailed if the answer cannot be understood.
+    `timeout_s` bounds the wait for a connection, and again that for the whole answer, also one that comes a byte at a
+    time; a load reads weights from disk and may take seconds. `key` is the engine's API key, "" if it asks for none.
+    Every call raises EngineUnreachable if the replica does not answer, and EngineFailed if the answer cannot be
+    understood.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 30.0, key: str = "") -> None:
@@ -82,7 +84,7 @@ class EngineClient:
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         # Not httpx, whose calls take four times the CPU: the control loop asks a thousand replicas.
         secure = {"ssl_context": tls()} if self.url.startswith("https:") else {}
-        self._pool = urllib3.connection_from_url(self.url, maxsize=POOL_SIZE, timeout=timeout_s, **secure)
+        self._pool = bounded_pool(self.url, maxsize=POOL_SIZE, timeout=timeout_s, **secure)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from serving_client import (
 from serving_client.engine.errors import NOT_FINITE
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server, closed_url
+from tests.fakes.trickle import HEAD, trickling
+from tests.waiting import wait_until
 
 PATH = "/served/one"
 
@@ -178,3 +181,30 @@ def test_what_a_hostile_server_says_is_no_engines_answer(answer: bytes) -> None:
             for ask in (lambda: client.is_finite("a", "b"), lambda: client.prompt_logprobs("a", [1, 2])):
                 with pytest.raises(EngineFailed):
                     ask()
+
+
+@pytest.mark.threat("D37")
+@pytest.mark.parametrize("prompt", [b"", b"HTTP/1.1 200 OK\r\nX-", HEAD], ids=["nothing", "a head", "a body"])
+def test_an_answer_a_byte_at_a_time_ends_with_the_time_of_the_call(prompt: bytes) -> None:
+    """The attack: a byte a second, each in time for its read, kept the loop's thread for ever."""
+    with trickling(prompt) as server, EngineClient(server.url, timeout_s=0.5) as client:
+        began = time.monotonic()
+        with pytest.raises(EngineUnreachable):
+            client.models()
+        assert time.monotonic() - began < 3
+
+
+def test_a_connection_is_used_again_after_the_time_of_an_earlier_call(fake: FakeEngine) -> None:
+    connections = set()
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        connections.add(scope["client"])
+        await fake.app()(scope, receive, send)
+
+    with Server(counted, lifespan="off") as server, EngineClient(server.url, timeout_s=1) as client:
+        client.models()
+        over = time.monotonic() + 1.1
+        wait_until(lambda: time.monotonic() > over)
+        assert client.models()
+        assert client.health()
+    assert len(connections) == 1

@@ -12,12 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Cluster, Replica
-from registry.serving import reconciler
+from registry.serving import reconciler, replica_calls
 from registry.serving.cluster_threads import PATIENCE_S, ClusterThreads
 from registry.serving.reconciler import reconcile_alone
 from tests.builders.fleet import OnDisk, names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
+from tests.fakes.trickle import trickling
 from tests.waiting import wait_until
 
 
@@ -113,4 +114,16 @@ def test_no_load_begins_after_the_end_of_a_round(
     assert names(engines[0]) == set()
     monkeypatch.undo()
     assert reconcile_alone(served.cluster)
+    assert names(engines[0]) == {served.version.served_name}
+
+
+def test_a_replica_that_answers_a_byte_at_a_time_does_not_hold_its_cluster(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], monkeypatch: pytest.MonkeyPatch, alice: User
+) -> None:
+    """It once ended no round of its cluster: each byte came within the time of its read."""
+    monkeypatch.setattr(replica_calls, "INSPECT_TIMEOUT_S", 1.0)
+    with trickling() as slow:
+        served.cluster.add_replica(url=slow.url, by=alice.as_actor())
+        assert reconcile_alone(served.cluster)
+    assert not Replica.objects.get(url=slow.url).is_healthy
     assert names(engines[0]) == {served.version.served_name}

@@ -2,7 +2,8 @@
 
 It listens at the replica's address. Before the engine loads a version for the control loop, the proxy fetches it from
 the store by its digest, verified, to the path that the request names. Only the paths of PASSED are forwarded to the
-engine, whose other routes need no key.
+engine, whose other routes need no key. Every path but `/health` asks for the engine key of the cluster: whoever could
+load a version would read it by its answers.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hmac
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapterhub.artifacts import DIGEST, ArtifactError, ArtifactStore, open_store
 from serving_client import log_lines
@@ -36,9 +40,11 @@ PASSED = {
     ),
 }
 LOAD = "/v1/load_lora_adapter"
+# What probes of a platform ask, which hold no key.
+OPEN = "/health"
 # Below the 5 s after which engines close an idle connection.
 KEEPALIVE_S = 3.0
-# Twice what a router takes; whoever reaches the port may send a body, and the engine asks for its key only afterwards.
+# Twice what a router takes.
 MOST_BYTES, BODY_S = 8 * 2**20, 60.0
 log = logging.getLogger(__name__)
 
@@ -46,16 +52,21 @@ log = logging.getLogger(__name__)
 class Agent:
     """The proxy before one engine, which fetches the adapters to load.
 
-    `folder` is the hub's folder of served versions, at the same path on this machine.
+    `folder` is the hub's folder of served versions, at the same path on this machine. `keys` are those of which each
+    request has to bring one; without any, whoever reaches the port may load and ask.
     """
 
-    def __init__(self, store: ArtifactStore, folder: Path, engine: str) -> None:
-        self._store, self._folder, self._engine = store, folder, engine.rstrip("/")
+    def __init__(self, store: ArtifactStore, folder: Path, engine: str, keys: Sequence[str] = ()) -> None:
+        self._store, self._folder, self._engine, self._keys = store, folder, engine.rstrip("/"), keys
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
         passed = [Route(path, self.passed_on, methods=[method]) for method, paths in PASSED.items() for path in paths]
-        return Starlette(routes=[Route(LOAD, self.load, methods=["POST"]), *passed], lifespan=self.lifespan)
+        return Starlette(
+            routes=[Route(LOAD, self.load, methods=["POST"]), *passed],
+            middleware=[Middleware(KeyRequired, keys=self._keys)] if self._keys else [],
+            lifespan=self.lifespan,
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -115,6 +126,36 @@ class Agent:
         return StreamingResponse(chunks(answer), answer.status, {"content-type": kind})
 
 
+class KeyRequired:
+    """Middleware that answers 401 to requests without one of the keys, before a byte of their body is read."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app, self._expected = app, [f"Bearer {key}".encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if it may be; else answer 401."""
+        if scope["type"] == "http" and scope["path"] != OPEN and not self._holds(scope):
+            refusal = failure(401, "The engine key of the cluster is missing or is not that of --key-file.")
+            refusal.headers["Connection"] = "close"
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _holds(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return any(hmac.compare_digest(given, expected) for expected in self._expected)
+
+
+def keys_in(file: Path) -> list[str]:
+    """Return the keys in the file, one a line; two lines while a key is replaced.
+
+    Raises ValueError for a file without a key, and OSError for one that cannot be read.
+    """
+    if keys := file.read_text().split():
+        return keys
+    raise ValueError(f"{file} holds no key: write the cluster's engine key into it.")
+
+
 class Refused(Exception):
     """Raised for a body that is not read to its end; `status` is that of the answer."""
 
@@ -169,14 +210,24 @@ def main() -> None:
         "--folder", type=Path, required=True, help="folder of served versions, by the path that the hub uses"
     )
     parser.add_argument("--engine", required=True, help="the engine's address on this machine")
+    door = parser.add_mutually_exclusive_group(required=True)
+    door.add_argument("--key-file", type=Path, help="file with the cluster's engine key, which every caller must send")
+    door.add_argument(
+        "--without-key",
+        action="store_true",
+        help="let whoever reaches the port load and ask: only where a firewall admits the hub and the routers alone",
+    )
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     log_lines.add_option(parser)
     options = parser.parse_args()
     log_lines.start("%(levelname)s %(name)s %(message)s", options.log_format)
-    agent = Agent(
-        open_store(options.store, endpoint_url=options.endpoint_url), options.folder.absolute(), options.engine
-    )
+    try:
+        keys = keys_in(options.key_file) if options.key_file else []
+    except (OSError, ValueError) as error:
+        parser.error(f"--key-file: {error}")
+    store = open_store(options.store, endpoint_url=options.endpoint_url)
+    agent = Agent(store, options.folder.absolute(), options.engine, keys)
     uvicorn.run(
         agent.app(), host=options.host, port=options.port, access_log=False, log_config=None, server_header=False
     )

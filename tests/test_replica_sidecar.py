@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from adapterhub import replica_sidecar
 from adapterhub.artifacts import FolderStore, S3Store
-from adapterhub.replica_sidecar import Agent
+from adapterhub.replica_sidecar import LOAD, PASSED, Agent, keys_in
 from serving_client import EngineClient, EngineFailed, EngineRejected
 from tests.byte_llama import save_adapter, save_model
 from tests.fakes.engine import FakeEngine
@@ -161,3 +164,70 @@ def test_a_body_without_end_is_not_kept(tmp_path: Path, path: str) -> None:
         assert taken < 2**25
         assert httpx.post(front.url + "/v1/load_lora_adapter", content=b"[" * 100_000).status_code == 400
     assert fake.received == []
+
+
+class Door:
+    """A sidecar with two keys before an engine, and a store with one artifact."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter" / "adapter_config.json").write_text("{}")
+        self.store, self.served = FolderStore(folder / "store"), folder / "served"
+        self.path = str(self.served / self.store.put_dir(folder / "adapter"))
+        self.engine = FakeEngine()
+        self.engine.folders = {self.path: 8}
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        with Server(self.engine.app()) as engine:
+            agent = Agent(self.store, self.served, engine.url, ["sk-old", "sk-new"])
+            with Server(agent.app()) as front:
+                yield front.url
+
+
+@pytest.mark.threat("F3")
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk"}, {"Authorization": b"Bearer \xff"}])
+def test_without_the_engine_key_nothing_is_fetched_and_nothing_passes(tmp_path: Path, headers: Any) -> None:
+    """The attack: whoever reached the port had a version fetched and loaded by its digest, and asked it."""
+    door = Door(tmp_path)
+    body = {"model": "tiny", "prompt": "a", "lora_name": "one", "lora_path": door.path}
+    paths = [(LOAD, "POST"), *((path, method) for method, paths in PASSED.items() for path in paths)]
+    with door.open() as url:
+        for path, method in paths:
+            answer = httpx.request(method, url + path, json=body, headers=headers)
+            assert answer.status_code == (200 if path == "/health" else 401), path
+    assert (door.engine.received, door.engine.adapters, door.served.exists()) == ([], {}, False)
+
+
+def test_each_key_of_the_file_opens_and_reaches_the_engine(tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    with door.open() as url:
+        for key in ("sk-old", "sk-new"):
+            with EngineClient(url, key=key) as client:
+                client.load_adapter(key, door.path)
+    assert set(door.engine.adapters) == {"sk-old", "sk-new"}
+
+
+def test_the_keys_of_a_file_are_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sk-old\nsk-new\n")
+    assert keys_in(tmp_path / "keys") == ["sk-old", "sk-new"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "one of the arguments --key-file --without-key is required"),
+        (["--key-file", "{empty}"], "holds no key: write the cluster's engine key into it"),
+        (["--key-file", "{missing}"], "No such file"),
+    ],
+)
+def test_it_does_not_start_without_a_key_unless_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    (tmp_path / "empty").touch()
+    options = [option.format(empty=tmp_path / "empty", missing=tmp_path / "missing") for option in options]
+    place = ["--store", str(tmp_path), "--folder", str(tmp_path), "--engine", "http://127.0.0.1:1", "--host", "::1"]
+    monkeypatch.setattr(sys, "argv", ["replica_sidecar", *place, "--port", "0", *options])
+    with pytest.raises(SystemExit):
+        replica_sidecar.main()
+    assert words in capsys.readouterr().err

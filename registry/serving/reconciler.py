@@ -29,8 +29,9 @@ from registry.serving.routing_table import publish
 from registry.serving.same_engine import TWIN, EndpointIndex, tell_same_engines
 from registry.serving.session_lock import session_lock
 
-# No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
-ROUND_S = 60.0
+# No load or unload of a round begins later than this. The last one may take as long as its call's timeout. A replica
+# that is filled from empty takes several rounds, and what requests wait for meanwhile comes first in each.
+ROUND_S = 10.0
 # While replicas still load, what is loaded is published this often.
 PUBLISH_EVERY_S = 1.0
 log = logging.getLogger(__name__)

@@ -51,7 +51,7 @@ class Settings:
 
     Without a `metrics_token` /metrics names no alias; without a `secret` no sealed API key of an engine can be opened;
     without a `spool` reports wait in memory while Valkey is away. `other_holder_s`: for so long a request that no
-    holder of its version takes waits for a table that names another.
+    holder of its version takes waits for a table that names another; None: as long as for a load.
     """
 
     redis_url: str
@@ -63,7 +63,7 @@ class Settings:
     metrics_token: str | None = None
     engine_hosts: tuple[str, ...] = LOOPBACK
     secret: str = ""
-    other_holder_s: float = 5.0
+    other_holder_s: float | None = None
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -83,7 +83,8 @@ def make_app(settings: Settings) -> Starlette:
             RateLimits(valkey),
             Samples(valkey),
         )
-        app.state.proxy = Proxy(watcher, cold, *parts, settings.other_holder_s)
+        holder_s = settings.load_deadline_s if settings.other_holder_s is None else settings.other_holder_s
+        app.state.proxy = Proxy(watcher, cold, *parts, holder_s)
         app.state.metrics_token = settings.metrics_token
         await app.state.proxy.upstream.start()
         async with running(watcher.run()), running(reporter.run()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -90,6 +91,21 @@ def test_a_request_that_no_holder_takes_goes_to_the_next_holder(
         router.publish(make_table(other.url, generation=4))
         assert [each.result().status_code for each in answers] == [200] * 4
     assert len(other.fake.received) == 4
+
+
+@pytest.mark.slow
+def test_who_finds_no_holder_waits_as_long_as_for_a_load_and_no_longer(start_router: Callable[..., Router]) -> None:
+    """A loop that loads elsewhere may see a killed replica later than after 5 s, when requests once failed."""
+    router = start_router(load_deadline_s=6.0, other_holder_s=None)
+    router.publish(make_table(closed_url()))
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(router.complete)
+        wait_until(lambda: time.monotonic() > began + 5.5)
+        assert not waiting.done()
+        router.publish(make_table(generation=2))
+        assert waiting.result().json()["error"]["code"] == "load_timeout"
+    assert time.monotonic() - began < 10, "a load would be waited for another 6 s"
 
 
 def test_a_request_that_breaks_a_replica_is_not_sent_to_the_next(router: Router, start_engine: StartEngine) -> None:

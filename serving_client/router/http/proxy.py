@@ -138,10 +138,11 @@ class Proxy:
         content = visible(content) if is_counted(path, body) else content
         return Response(content, 200, answer.headers(), media_type)
 
-    async def route(self, answer: Answer) -> VersionRoute:
+    async def route(self, answer: Answer, until: float | None = None) -> VersionRoute:
         """Return the route to replicas that hold the version, waiting for a cold one, which is noted in the answer.
 
-        Raises Refusal: 404 or 503 at once for a version that no replica will hold, 503 or 504 after the wait.
+        `until` (of time.monotonic()) is the last moment to wait, if that is before the deadline of a load. Raises
+        Refusal: 404 or 503 at once for a version that no replica will hold, 503 or 504 after the wait.
         """
         target, version = answer.target, answer.target.version
         route = self.table().versions.get(version)
@@ -152,7 +153,7 @@ class Proxy:
         self.require_servable(target)
         answer.is_cold = True
         with self.metrics.load_wait.time():
-            table = await self.cold.wait(version, lambda: self.is_wanted(target))
+            table = await self.cold.wait(version, lambda: self.is_wanted(target), until)
         if table is None and not is_current(self.table(), target):
             raise Refusal(503, "alias_moved", f"{target.alias} was moved in the meantime: try again.", retry_after_s=1)
         self.require_servable(target)
@@ -223,13 +224,14 @@ class Proxy:
         the last one once `other_holder_s` have passed.
         """
         until = time.monotonic() + self.other_holder_s
+        table, route = self.table(), await self.route(answer)
         while True:
-            table, route = self.table(), await self.route(answer)
             try:
                 return await ask(route)
             except Untaken:
                 if not await self.watcher.wait_for_newer(table, until - time.monotonic()):
                     raise
+            table, route = self.table(), await self.route(answer, until)
 
     async def failed(self, reply: Reply, answer: Answer, is_stream: bool) -> Response:
         """Return the engine's error as a response in OpenAI's form, and report it."""

@@ -26,14 +26,18 @@ class ColdVersions:
         self._asked: dict[str, float] = {}
         self.waiting = 0
 
-    async def wait(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
+    async def wait(
+        self, version: str, is_wanted: Callable[[], bool], until: float | None = None
+    ) -> RoutingTable | None:
         """Ask for the version and wait for a table in which a replica holds it; return that table.
 
-        None after the deadline, or once `is_wanted()` is False.
+        None after the deadline, or after `until` (of time.monotonic()) if that is earlier, or once `is_wanted()` is
+        False.
         """
         self.waiting += 1
+        left = self._deadline_s if until is None else min(self._deadline_s, until - time.monotonic())
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(left):
                 return await self._loaded(version, is_wanted)
         except TimeoutError:
             return None

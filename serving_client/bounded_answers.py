@@ -16,7 +16,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class BoundedReader(io.RawIOBase):
-    """The bytes that arrive on a socket until the moment `end` (of time.monotonic()); a later read raises TimeoutError."""
+    """The bytes of a socket up to the moment `end` (of time.monotonic()); a later read raises TimeoutError."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, end: float) -> None:
         self._raw, self._sock, self._end = raw, sock, end

@@ -49,6 +49,14 @@ def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
     return False
 
 
+def parameters_of(base: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a base model's tensors by name; a head that is tied to the embedding has an entry, too."""
+    tensors = [pair for shard in base.glob("*.safetensors") for pair in base_tensors(shard).items()]
+    shapes = {name: tensor.shape for name, tensor in tensors}
+    (embedding,), (head, _) = PLACES["embed_tokens"], PLACES["lm_head"]
+    return {head: shapes[embedding], **shapes} if embedding in shapes else shapes
+
+
 def base_tensors(shard: Path) -> dict[str, Tensor]:
     """Return the tensors of a base model's safetensors file, by name; an empty dict if its header cannot be read."""
     try:

@@ -85,8 +85,9 @@ def is_plain_init(value: Any) -> bool:
 
     With any other the training changed the base weights, and the adapter on the original base model is wrong.
     """
-    # PEFT reads this one name in any spelling.
-    return value in (None, True, False, "eva", "orthogonal") or (isinstance(value, str) and value.lower() == "gaussian")
+    # PEFT reads two names in any spelling. MiCA begins at singular vectors of the base weights and leaves those alone.
+    read_in_any_case = isinstance(value, str) and value.lower() in ("gaussian", "mica")
+    return value in (None, True, False, "eva", "orthogonal") or read_in_any_case
 
 
 def is_default_module(value: Any) -> bool:
@@ -171,6 +172,8 @@ ROUTES = {
     "trainable_token_indices": MERGE,
     "use_dora": MERGE,
 }
+# Values of init_lora_weights that change the base model -> the method's name.
+INITIALISATIONS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ", "lora_ga": "LoRA-GA"}
 METHOD_ROUTES = {"ADALORA": CONVERT}
 METHOD_ROUTES |= dict.fromkeys(
     ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"),
@@ -196,7 +199,7 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
             else:
                 yield unknown_field(name)
         elif not FIELDS[name][0](value):
-            yield fault("bad_field", f"{CONFIG}.{name}", f"{name} must be {FIELDS[name][1]}.", ROUTES.get(name, ""))
+            yield bad_field(name, value)
     if (task := config.get("task_type")) in OTHER_TASKS:
         cause = f"It was trained for {task}; its head is not here, and engines answer with text."
         yield notice("task_type", f"{CONFIG}.task_type", cause)
@@ -208,6 +211,15 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
     yield from layer_findings(config)
     for field in ("rank_pattern", "alpha_pattern"):
         yield from pattern_findings(config.get(field), f"{CONFIG}.{field}")
+
+
+def bad_field(name: str, value: Any) -> Finding:
+    """Return the fault of a known field whose value is not permitted; it names an initialisation that is a method."""
+    cause = f"{name} must be {FIELDS[name][1]}."
+    if name == "init_lora_weights" and isinstance(value, str):
+        method = INITIALISATIONS.get(value.lower().partition("_niter_")[0])
+        cause += f" {method} changes it." if method else f" {printable(value)[:40]!r} is not known to."
+    return fault("bad_field", f"{CONFIG}.{name}", cause, ROUTES.get(name, ""))
 
 
 def layer_findings(config: dict[str, Any]) -> Iterator[Finding]:

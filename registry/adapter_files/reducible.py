@@ -6,14 +6,15 @@ They are stored as versions that are never served, and can be reduced to a plain
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from registry.adapter_files.base_identity import BaseFacts
-from registry.adapter_files.findings import Finding, faults_of
+from registry.adapter_files.findings import Finding, faults_of, listed
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.scales import Scales
 from registry.adapter_files.served_config import CONFIG, anchored
-from registry.adapter_files.tensor_names import GROUPS
+from registry.adapter_files.tensor_names import GROUPS, PREFIX, WRAPPERS
 
 Config = dict[str, Any]
 # Faults of tensors that are no low-rank matrices of linear modules, but that PEFT computes.
@@ -31,6 +32,8 @@ METHODS: dict[str, dict[str, type | tuple[type, ...]]] = {
 WHOLE = {"modules_to_save", "token_adapter", "base_layer"}
 # The copy of a whole module as it is called while PEFT trains it: `lm_head.modules_to_save.default.weight`.
 TRAINED_COPY = re.compile(r"\.modules_to_save\.[^.]+(?=\.(?:weight|bias)$)")
+# Parts of the names of an adapter's own tensors, and of an embedding below it, which PEFT saves with them.
+OF_ADAPTER = re.compile(r"\.(?:lora_|hada_|lokr_|ia3_|vera_|token_adapter\.|base_layer\.)|(?:^|\.)vera_")
 NAME = re.compile(r"[A-Za-z]\w*(?:\.\w+)*", re.ASCII)
 MOST_RANK = 4096
 
@@ -51,10 +54,11 @@ def is_of_peft(finding: Finding, config: Config) -> bool:
     return finding.code in CODES or (finding.code == "bad_field" and finding.field in FIELDS)
 
 
-def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> Config:
+def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts, parameters: Iterable[str] = ()) -> Config:
     """Return a configuration with which PEFT can open the files safely: only checked values, and modules by full names.
 
-    `tensors` are the names of the file's tensors. Raises ValueError for a value that is not permitted.
+    `tensors` are the names of the file's tensors, `parameters` those of the base model's. Raises ValueError for a value
+    that is not permitted.
     """
     config = inspection.config
     modules = sorted(modules_in(tensors, base))
@@ -71,15 +75,49 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts) -> 
         "use_dora": config.get("use_dora") is True,
         "lora_bias": config.get("lora_bias") is True,
         "bias": config["bias"] if config.get("bias") in ("all", "lora_only") else "none",
-        "modules_to_save": names_of(config.get("modules_to_save"), "modules_to_save") or None,
+        "modules_to_save": whole_modules(config, tensors, parameters) or None,
         "trainable_token_indices": token_indices(config.get("trainable_token_indices"), base),
         **shared(modules),
     }
 
 
-def saved_name(tensor: str) -> str:
-    """Return the name under which PEFT saves a whole module's tensor; any other name unchanged."""
-    return TRAINED_COPY.sub("", tensor)
+def saved_name(tensor: str, parameters: Iterable[str] = ()) -> str:
+    """Return the name under which PEFT saves a whole module's tensor; any other name unchanged.
+
+    `parameters` are the names of the base model's tensors: one of them, with or without wrappers' parts and a
+    beginning, is such a module's.
+    """
+    plain = TRAINED_COPY.sub("", tensor)
+    own = WRAPPERS.sub("", plain).removeprefix(PREFIX)
+    return f"{PREFIX}{own}" if own in parameters and "base_layer." not in plain else plain
+
+
+def whole_modules(config: Config, tensors: Iterable[str], parameters: Iterable[str]) -> list[str]:
+    """Return the full names of the base model's modules that the file holds whole, as PEFT is to open them.
+
+    `tensors` are the names of the file's tensors, `parameters` those of the base model's. Raises ValueError for tensors
+    that PEFT would not read, and for parameters that `modules_to_save` means and the file lacks: PEFT does not open it.
+    """
+    known = set(parameters)
+    own = {tensor.removeprefix(PREFIX) for tensor in tensors if not OF_ADAPTER.search(tensor)}
+    named = names_of(config.get("modules_to_save"), "modules_to_save")
+    if unread := sorted(own - known):
+        raise ValueError(f"{listed(unread, 2)} is no tensor of this base model, and PEFT would not read it: remove it")
+    modules = {name.removesuffix(".weight") for name in own if name.endswith(".weight")}
+    wanted = {name for name in known if name.rpartition(".")[0] in modules or is_saved(name, named)}
+    if missing := sorted(wanted - own):
+        raise ValueError(
+            f"modules_to_save means {listed(missing, 2)}, which the file lacks: save the whole adapter, or write into "
+            "modules_to_save the full names of those modules alone that the file has"
+        )
+    return sorted(modules)
+
+
+def is_saved(parameter: str, names: Iterable[str]) -> bool:
+    """Return True if PEFT saves the parameter by one of the names in `modules_to_save`: a module's name ends in it."""
+    parts = parameter.split(".")
+    modules = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return any(module.endswith(name) for module in modules for name in names)
 
 
 def shared(modules: list[str]) -> Config:

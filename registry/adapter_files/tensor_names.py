@@ -145,7 +145,9 @@ FOREIGN: tuple[tuple[Pattern, str, str, str], ...] = (
     ),
     (linear(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
     (
-        linear(r"modules_to_save|embed_tokens|lm_head|norm\.weight$"),
+        linear(
+            r"modules_to_save|embed_tokens|lm_head|norm\.weight$|(?:self_attn|mlp)\.(?:[qkvo]|gate|up|down)_proj\.weight$"
+        ),
         "whole_modules",
         "are whole modules, which an adapter cannot replace while it is served",
         MERGE,

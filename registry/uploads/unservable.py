@@ -15,6 +15,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.workspace import store
+from registry.adapter_files.base_copies import parameters_of
 from registry.adapter_files.findings import listed
 from registry.adapter_files.finite_check import non_finite_in
 from registry.adapter_files.header_rewrite import rewrite
@@ -22,7 +23,7 @@ from registry.adapter_files.manifest import refused
 from registry.adapter_files.reducible import is_reducible, safe_config, saved_name
 from registry.adapter_files.safetensors_header import read_header
 from registry.adapter_files.served_config import write_config
-from registry.adapter_files.tensor_names import WEIGHTS
+from registry.adapter_files.tensor_names import PREFIX, WEIGHTS
 from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
 from registry.version_signature import sign
 
@@ -42,18 +43,22 @@ def keep(
         inspection.require()
     weights = folder / WEIGHTS
     header = read_header(weights)
-    tensors = list(header)
+    tensors, parameters = list(header), parameters_of(adapter.base_model.folder)
     try:
-        names = [inspection.names.get(name, saved_name(name)) for name in tensors]
-        config = safe_config(inspection, names, adapter.base_model.facts(adapter.project, named=False))
+        names = [inspection.names.get(name, saved_name(name, parameters)) for name in tensors]
+        config = safe_config(inspection, names, adapter.base_model.facts(adapter.project, named=False), parameters)
     except (ValueError, TypeError) as error:
         raise Invalid(f"The configuration cannot be taken over: {error}.", field="adapter_config") from None
+    renamed = list(zip(tensors, names, strict=True))
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise refused(f"Several tensors are {listed(doubled, 1)}: save it with PEFT's `save_pretrained`.", WEIGHTS)
+    own = {new.removeprefix(PREFIX): header[old].shape for old, new in renamed}
+    if resized := [name for name in own.keys() & parameters.keys() if own[name] != parameters[name]]:
+        raise refused(f"{listed(sorted(resized), 1)} has another shape than the base model's.", WEIGHTS)
     if fault := non_finite_in(weights):
         raise refused(fault, WEIGHTS)
     if names != tensors:
-        rewrite(weights, dict(zip(tensors, names, strict=True)))
+        rewrite(weights, dict(renamed))
     write_config(folder, {**config, "base_model_name_or_path": adapter.base_model.source})
     size, digest = weights.stat().st_size, store().give_dir(folder)
     with transaction.atomic():

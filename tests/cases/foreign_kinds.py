@@ -418,6 +418,14 @@ REFUSED: dict[str, Refused] = {
         lambda at: write(at, init_lora_weights="pissa_niter_16"),
         *("bad_field", f"{CONFIG}.init_lora_weights", "path_initial_model"),
     ),
+    "OLoRA": Refused(
+        lambda at: write(at, init_lora_weights="olora"),
+        *("bad_field", f"{CONFIG}.init_lora_weights", "as it is. OLoRA changes it"),
+    ),
+    "an initialisation of tomorrow": Refused(
+        lambda at: write(at, init_lora_weights="future"),
+        *("bad_field", f"{CONFIG}.init_lora_weights", "'future' is not known to"),
+    ),
     "CorDA": Refused(
         lambda at: write(at, init_lora_weights="corda", corda_config={"corda_method": "ipm"}),
         *("bad_field", f"{CONFIG}.init_lora_weights", "path_initial_model"),
@@ -523,6 +531,10 @@ REFUSED: dict[str, Refused] = {
     "GPT-2's modules": Refused(
         lambda at: write(at, {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": np.ones((4, 16), "f4")}),
         *("other_architecture", WEIGHTS, "trained on"),
+    ),
+    "whole linear modules": Refused(
+        extra("base_model.model.model.layers.0.self_attn.q_proj.weight", 16, 16, modules_to_save=["q_proj"]),
+        *("whole_modules", WEIGHTS, "register"),
     ),
     "norms": Refused(
         extra("base_model.model.model.norm.weight", 16, modules_to_save=["norm"]),

@@ -35,6 +35,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+LAYER_NORMS = [f"model.layers.{layer}.{name}_layernorm" for layer in (0, 1) for name in ("input", "post_attention")]
+
+
+def whole(*names: str, targets: list[str] = ATTENTION) -> Callable[[], Any]:
+    return lambda: LoraConfig(r=2, target_modules=targets, modules_to_save=list(names))
+
+
 # Kind -> PEFT's configuration, the rank at which nothing of it is lost, and what no LoRA of a linear module holds.
 KINDS: dict[str, tuple[Callable[[], Any], int, list[str]]] = {
     "DoRA": (lambda: LoraConfig(r=2, use_dora=True, target_modules=ATTENTION), 16, []),
@@ -43,6 +50,14 @@ KINDS: dict[str, tuple[Callable[[], Any], int, list[str]]] = {
     "IA3": (lambda: IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]), 16, []),
     "VeRA": (lambda: VeraConfig(r=4, target_modules=["q_proj", "o_proj"], projection_prng_key=3), 4, []),
     "a trained head": (lambda: LoraConfig(r=2, target_modules=ATTENTION, modules_to_save=["lm_head"]), 2, ["lm_head"]),
+    # PEFT takes every module whose name ends so.
+    "trained norms": (whole("norm"), 2, [*LAYER_NORMS, "model.norm"]),
+    "one trained norm": (whole("model.norm"), 2, ["model.norm"]),
+    "norms of layers": (whole("input_layernorm"), 2, LAYER_NORMS[::2]),
+    "whole linear modules": (whole("v_proj", targets=["q_proj"]), 8, []),
+    "whole blocks": (whole("mlp"), 16, []),
+    "a whole layer": (whole("layers.1", targets=["layers.0.self_attn.q_proj"]), 16, LAYER_NORMS[2:]),
+    "both embeddings": (whole("embed_tokens", "lm_head"), 2, ["model.embed_tokens", "lm_head"]),
     "a LoRA on the head": (lambda: LoraConfig(r=2, target_modules=["q_proj", "lm_head"]), 2, ["lm_head"]),
     "a LoRA on the embedding": (
         lambda: LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]),
@@ -128,6 +143,74 @@ def reduce(source: Path, base: Path, out: Path, rank: int, *more: str) -> dict[s
     assert main(arguments) == 0
     report: dict[str, Any] = json.loads(out.with_name(out.name + ".json").read_bytes())
     return report
+
+
+def test_mica_is_a_plain_lora(foreign: Adapter, alice: User, tmp_path: Path) -> None:
+    """It begins at singular vectors of the base weights, which stay as they are: PEFT saves A and B."""
+    base = foreign.base_model.folder
+    folder = trained(base, tmp_path / "sent", LoraConfig(r=2, init_lora_weights="mica", target_modules=ATTENTION))
+    expected = logits(base, folder)
+    version = AdapterVersion.publish(foreign, folder, method="upload", by=alice.as_actor(), foreign=True)
+    assert "init_lora_weights" not in version.config or version.config["init_lora_weights"] is True
+    assert torch.allclose(logits(base, version.stored(tmp_path / "stored")), expected, atol=1e-6)
+
+
+NORM = "base_model.model.model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("whole_tensors", "names", "message"),
+    [
+        ({NORM: 16}, ["norm"], "post_attention_layernorm.weight and 2 more, which the file lacks"),
+        ({}, ["lm_head"], "lm_head.weight, which the file lacks"),
+        ({NORM: 16, "base_model.model.model.q_norm.weight": 16}, ["model.norm"], "q_norm.weight is no tensor of this"),
+        ({NORM: 8}, ["model.norm"], "another shape"),
+    ],
+)
+def test_whole_modules_that_peft_would_not_open_or_not_read_are_refused_by_name(
+    whole_tensors: dict[str, int], names: list[str], message: str, foreign: Adapter, alice: User, tmp_path: Path
+) -> None:
+    folder = trained(foreign.base_model.folder, tmp_path / "sent", LoraConfig(r=2, target_modules=ATTENTION))
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    save_file(load_file(weights) | {name: torch.full((rows,), 2.0) for name, rows in whole_tensors.items()}, weights)
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | {"modules_to_save": names}))
+    with pytest.raises(Invalid, match=message):
+        keep(foreign, folder, by=alice.as_actor())
+
+
+def test_whole_modules_under_other_names_and_unnamed_ones_are_kept_as_peft_reads_them(
+    foreign: Adapter, alice: User, tmp_path: Path
+) -> None:
+    """A trainer's wrappers stand in the names, and the configuration does not say that they were trained."""
+    base = foreign.base_model.folder
+    folder = trained(base, tmp_path / "sent", KINDS["norms of layers"][0]())
+    expected, weights, config = (
+        logits(base, folder),
+        folder / "adapter_model.safetensors",
+        folder / "adapter_config.json",
+    )
+    renamed = {
+        name.replace("base_model.model.model.", "model._orig_mod.") if "norm" in name else name: tensor
+        for name, tensor in load_file(weights).items()
+    }
+    save_file(renamed, weights)
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | {"modules_to_save": None}))
+    version = keep(foreign, folder, by=alice.as_actor())
+    assert version.config["modules_to_save"] == LAYER_NORMS[::2]
+    assert torch.allclose(logits(base, version.stored(tmp_path / "stored")), expected, atol=1e-5)
+
+
+def test_biases_are_named_as_left_out_and_not_merged_where_the_base_has_none(tmp_path: Path) -> None:
+    base = save_base_model(tmp_path / "base")
+    folder = trained(base, tmp_path / "sent", LoraConfig(r=2, lora_bias=True, target_modules=["q_proj"]))
+    report = reduce(folder, base, tmp_path / "out", 2)
+    assert report["left_out"] == [f"model.layers.{layer}.self_attn.q_proj.bias" for layer in (0, 1)]
+    arguments = ["--adapter", str(folder), "--model", str(base), "--rank", "2", "--out", str(tmp_path / "again")]
+    from training.recipes.output.reduce import main
+
+    events = tmp_path / "events.jsonl"
+    assert main([*arguments, "--merged", str(tmp_path / "merged"), "--events", str(events)]) == 2
+    assert "the base layer has no bias. Reduce it without the merged model." in events.read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS)

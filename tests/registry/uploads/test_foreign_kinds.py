@@ -26,7 +26,14 @@ TOLERANCE = {"A in float16, B in float32": 2e-3, "A in bfloat16, B in float16": 
 
 
 # What PEFT computes all the same, so that it can be kept and reduced.
-REDUCIBLE = {"biases of LoRA", "bias = all", "norms", "modules_to_save that were not saved", "magnitudes in 16 bits"}
+REDUCIBLE = {
+    "biases of LoRA",
+    "bias = all",
+    "norms",
+    "whole linear modules",
+    "modules_to_save that were not saved",
+    "magnitudes in 16 bits",
+}
 
 
 def inspected(folder: Path) -> Inspection:

@@ -50,6 +50,14 @@ class Reduced:
     missed: float = 0.0
     left_out: list[str] = field(default_factory=list)
 
+    def take(self, name: str, change: Tensor, rank: int) -> None:
+        """Add a linear module's change of weight, cut to at most this rank."""
+        a, b = leading(change, rank)
+        self.energy += float(change.square().sum(dtype=torch.float64))
+        self.missed += float((change - b @ a).square().sum(dtype=torch.float64))
+        if a.shape[0]:
+            self.factors[name] = (a.float().cpu().contiguous(), b.float().cpu().contiguous())
+
     @property
     def error(self) -> float:
         """Return the relative error over all linear modules, in the Frobenius norm; 0 if nothing changed."""
@@ -91,6 +99,7 @@ def run(options: argparse.Namespace, events: Events) -> None:
     tokenizer, model = load_named(options.model, "--model")
     adapted = opened(model, options.adapter)
     reduced = reduce(adapted, options.rank, events)
+    reduced.left_out = list(dict.fromkeys([*reduced.left_out, *biases_in(options.adapter)]))
     if not reduced.factors:
         raise BadInput("--adapter: it changes no linear module, so that no LoRA comes near it: use its merged model.")
     write_adapter(reduced, options.out)
@@ -128,17 +137,40 @@ def reduce(adapted: Any, rank: int, events: Events) -> Reduced:
     reduced = Reduced()
     with torch.no_grad():
         for step, (name, layer) in enumerate(layers.items(), 1):
-            if LINEAR.fullmatch(name):
-                change = change_of(layer)
-                a, b = leading(change, rank)
-                reduced.energy += float(change.square().sum(dtype=torch.float64))
-                reduced.missed += float((change - b @ a).square().sum(dtype=torch.float64))
-                if a.shape[0]:
-                    reduced.factors[name] = (a.float().cpu().contiguous(), b.float().cpu().contiguous())
-            else:
-                reduced.left_out.append(name)
+            for changed, change in changes_of(name, layer):
+                if LINEAR.fullmatch(changed):
+                    reduced.take(changed, change, rank)
+                else:
+                    reduced.left_out.append(changed)
             events.write("progress", step=step, total=len(layers))
     return reduced
+
+
+def changes_of(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, change) for what an adapted layer changes: a linear module's change of weight, or anything else.
+
+    A bias is named `module.bias`; what is no module of LINEAR has no change beside its name.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if isinstance(layer, ModulesToSaveWrapper):
+        yield from whole_changes(name, layer)
+        return
+    yield name, change_of(layer) if LINEAR.fullmatch(name) else None
+    factor = layer.lora_B["default"] if "default" in getattr(layer, "lora_B", {}) else None
+    bias = getattr(factor, "bias", None)
+    if bias is not None and bool(bias.any()):
+        yield f"{name}.bias", None
+
+
+def whole_changes(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, change) for each module of a layer that was saved whole and differs from the base model's."""
+    before = dict(layer.original_module.named_parameters())
+    for parameter, trained in layer.modules_to_save["default"].named_parameters():
+        change = trained.detach().float() - before[parameter].detach().float()
+        if bool(change.any()):
+            module = f"{name}.{parameter}".removesuffix(".weight")
+            yield module, change if LINEAR.fullmatch(module) else None
 
 
 def adapted_layers(adapted: Any) -> Iterator[tuple[str, Any]]:
@@ -220,6 +252,15 @@ def write_adapter(reduced: Reduced, out: Path) -> None:
     part.rename(out)
 
 
+def biases_in(folder: Path) -> list[str]:
+    """Return the names of the base model's biases that the adapter's file holds, which no LoRA changes."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.endswith(".bias") and ".lora_" not in name]  # noqa: SIM118
+    return [name.removeprefix(PREFIX).replace(".base_layer", "") for name in names]
+
+
 def report_of(reduced: Reduced) -> dict[str, Any]:
     """Return the report's facts that need no data.
 
@@ -256,7 +297,7 @@ def merge(options: argparse.Namespace, adapted: Any) -> None:
     named = json.loads((Path(options.model) / "config.json").read_bytes())
     dtype = getattr(torch, str(named.get("dtype") or named.get("torch_dtype") or "float32"))
     expected = logits_of(adapted)
-    whole = adapted.merge_and_unload(safe_merge=True).to(dtype)
+    whole = merged_model(adapted).to(dtype)
     error = float((logits_of(whole) - expected).norm() / expected.norm())
     if not error <= TOLERANCES.get(dtype, 2e-2):
         raise BadInput(f"--merged: the merged model's logits differ from PEFT's by {error:.1e}.")
@@ -269,6 +310,15 @@ def merge(options: argparse.Namespace, adapted: Any) -> None:
     whole.save_pretrained(str(part))
     load_tokenizer(Path(options.model)).save_pretrained(str(part))
     part.rename(options.merged)
+
+
+def merged_model(adapted: Any) -> Any:
+    """Return the base model with the adapter merged into it. Raises BadInput if PEFT cannot merge it."""
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise BadInput(f"--merged: PEFT cannot merge it: {reason} Reduce it without the merged model.") from None
 
 
 def logits_of(model: Any) -> Tensor:

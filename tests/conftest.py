@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,13 @@ import django  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.db import OperationalError, connections  # noqa: E402
+from django.db import connections  # noqa: E402
 
 from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
 from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
+from tests.databases import copy_template, own_copy, own_database, owner_executes, use_database  # noqa: E402
 from tests.migrated import FORGETFUL, ROOT, migrated_cluster, place_cluster  # noqa: E402
 from tests.static_files import find_once  # noqa: E402
-
-TEMPLATE = "adapterhub"
 
 # The fixtures of the cast import models.
 django.setup()
@@ -128,55 +126,10 @@ def django_db_setup(postgres: EmbeddedPostgres, django_db_blocker: Any) -> Itera
         connections.close_all()
 
 
-def copy_template(name: str) -> None:
-    """On a busy machine an autovacuum worker stays in the template for longer than the 5 s that Postgres waits."""
-    for _ in range(10):
-        with suppress(OperationalError):
-            return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
-    return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
-
-
-def owner_executes(statement: str) -> None:
-    """Run a statement as the owner from the maintenance database, so that nothing is connected to the template."""
-    owner = connections.create_connection("owner")
-    owner.settings_dict = {**owner.settings_dict, "NAME": "postgres"}
-    with closing(owner), owner.cursor() as cursor:
-        cursor.execute(statement)
-
-
-def drop_database(name: str) -> None:
-    """End what threads left open. WITH (FORCE) would fail on an autovacuum worker; a plain drop ends that one."""
-    owner_executes(
-        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "  # noqa: S608 (a name of our own making)
-        f"WHERE datname = '{name}' AND backend_type = 'client backend'"
-    )
-    owner_executes(f'DROP DATABASE "{name}"')
-
-
-def use_database(name: str) -> None:
-    for alias in ("default", "owner"):
-        connections[alias].close()
-        connections.settings[alias]["NAME"] = name
-        connections[alias].settings_dict["NAME"] = name
-
-
-@contextmanager
-def own_database(create: Callable[[str], None]) -> Iterator[str]:
-    """Use a database of its own, which `create` makes by its name, and drop it at the end."""
-    name = f"adapterhub_fresh_{os.urandom(4).hex()}"
-    create(name)
-    before = connections.settings["default"]["NAME"]
-    use_database(name)
-    yield name
-    connections.close_all()
-    use_database(before)
-    drop_database(name)
-
-
 @pytest.fixture
 def fresh_database(django_db_setup: None, django_db_blocker: Any, valkey: EmbeddedValkey) -> Iterator[str]:
     """A database of its own, for tests that commit or use threads: no trigger stands in the way of cleaning up."""
-    with django_db_blocker.unblock(), own_database(copy_template) as name:
+    with django_db_blocker.unblock(), own_copy() as name:
         yield name
 
 

@@ -83,7 +83,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Wait in each worker for the migrated database, before the time of a test runs."""
+    """Wait in each worker for the migrated database, before the time of a test runs.
+
+    What was collected lives to the end of the run: the garbage collector need not look at it again.
+    """
+    gc.freeze()
     if hasattr(session.config, "workerinput"):
         migrated_cluster()
 

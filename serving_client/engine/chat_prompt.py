@@ -14,7 +14,7 @@ Turn = dict[str, Any]
 # A word that no text holds by chance.
 MARK = "Zqxmarkqxz"
 # Fields of a message that a template may leave out: names and numbers of who speaks, and copies of the content.
-OPTIONAL = ("role", "content", "name", "tool_call_id", "tool_calls", "annotations", "parsed", *REASONING)
+OPTIONAL = ("role", "content", "name", "tool_call_id", "tool_calls", "annotations", "parsed")
 
 
 class ChatRefused(ValueError):
@@ -54,7 +54,8 @@ def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None
     source = str(tokenizer.get_chat_template(tools=tools))
     for place, turn in enumerate(messages):
         for name in turn.keys() - {*OPTIONAL}:
-            if turn[name] and not re.search(rf"[.'\"]{re.escape(name)}\b", source):
+            names = REASONING if name in REASONING else (name,)
+            if says(turn[name]) and not any(re.search(rf"[.'\"]{re.escape(one)}\b", source) for one in names):
                 message = f"messages.{place}.{name[:100]} is not rendered by the chat template: leave it out."
                 raise ChatRefused(message, "messages")
         content = turn["content"].strip()
@@ -65,6 +66,11 @@ def require_whole(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None
         if MARK.casefold() not in rendered(tokenizer, changed, tools).casefold():
             message = f"The chat template does not render messages of the role {turn['role'][:40]!r}: leave them out."
             raise ChatRefused(message, "messages")
+
+
+def says(value: object) -> bool:
+    """Return True for a value that says something: null, false and what is empty do not, but a 0 does."""
+    return bool(value) or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:

@@ -23,7 +23,7 @@ from serving_client.engine.field_values import (
     tools_of,
 )
 from serving_client.engine.tool_calls import MOST_CALLS, ToolUse
-from serving_client.request_annotations import ANNOTATIONS
+from serving_client.request_annotations import ANNOTATIONS, wrong_annotation
 from serving_client.text_size import characters_in
 
 # Unsupported field -> its default values, which are accepted.
@@ -311,6 +311,8 @@ def _refuse_unsupported(body: Json, elsewhere: frozenset[str]) -> None:
     for field in body:
         if field not in KNOWN or field in elsewhere:
             raise bad_request(f"The embedded engine does not know '{field[:200]}': leave it out.", field[:200])
+    if wrong := wrong_annotation(body):
+        raise bad_request(wrong.message, wrong.field)
     for field, harmless in UNSUPPORTED.items():
         if field in body and not any(_is_same(body[field], default) for default in harmless):
             raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from serving_client.engine.errors import bad_request
@@ -12,8 +13,12 @@ MOST_MESSAGES = 4096
 MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
 # Parts of a message: a chat's, and those of responses that clients send back.
 TEXT_PARTS = ("text", "input_text", "output_text")
+# Fields of a part that change nothing that is read: what may be cached, and the notes of an answer that is sent back.
+PART_NOTES = {"type", "text", "annotations", "cache_control", "logprobs"}
 # Type of a response format -> its fields.
 FORMS = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
+# Fields of a json_schema: the answer is always held to it, whatever `strict` says.
+SCHEMA_FIELDS = {"name", "description", "schema", "strict"}
 Json = dict[str, Any]
 Prompt = str | list[int]
 
@@ -75,8 +80,17 @@ def tools_of(tools: object) -> list[dict[str, Any]] | None:
     """Return the tools; None for none. Raises ApiError 400 for malformed ones."""
     if not tools:
         return None
-    if not isinstance(tools, list) or not all(is_function(tool) for tool in tools):
-        raise bad_request("Each of 'tools' needs a type and a function with a name.", "tools")
+    if not isinstance(tools, list):
+        raise bad_request("'tools' must be a list.", "tools")
+    for tool in tools:
+        kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
+        if kind != "function":
+            raise bad_request(f"One of 'tools' is of type {str(kind)[:40]!r}: only functions can be called.", "tools")
+        if not is_function(tool):
+            raise bad_request("Each of 'tools' needs a function with a name.", "tools")
+    names = Counter(tool["function"]["name"] for tool in tools)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise bad_request(f"Two of 'tools' are named {twice[0][:100]!r}: an answer could mean either.", "tools")
     return tools
 
 
@@ -85,7 +99,7 @@ def is_function(item: object) -> bool:
     function = item.get("function") if isinstance(item, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("parameters") or {}, dict):
         return False
-    return isinstance(function.get("name"), str)
+    return isinstance(function.get("name"), str) and bool(function["name"])
 
 
 def content_of(content: object) -> str:
@@ -93,7 +107,7 @@ def content_of(content: object) -> str:
 
     Raises ApiError 400 for parts without text.
     """
-    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    parts = content if isinstance(content, list) else [{"text": "" if content is None else content}]
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
     for part, text in zip(parts, texts, strict=True):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
@@ -102,6 +116,8 @@ def content_of(content: object) -> str:
             raise bad_request(message, "messages")
         if not isinstance(text, str):
             raise bad_request("A message's 'content' must be a string, or parts of type text.", "messages")
+        if isinstance(part, dict) and (unread := part.keys() - PART_NOTES):
+            raise bad_request(f"A part of 'content' has {min(unread)[:40]!r}, which nothing reads.", "messages")
     return "".join(str(text) for text in texts)
 
 
@@ -133,7 +149,17 @@ def schema_of(form: object) -> Json | None:
     if not isinstance(schema, dict):
         message = "'response_format' must be of type text, json_object, or json_schema with a schema."
         raise bad_request(message, "response_format")
+    require_schema_fields(inside or {})
     return schema
+
+
+def require_schema_fields(inside: Json) -> None:
+    """Raise ApiError 400 for a field that a json_schema does not have, and for a `strict` that is no boolean."""
+    if unread := inside.keys() - SCHEMA_FIELDS:
+        message = f"'json_schema' has no {min(unread)[:40]!r}: the schema itself stands in its 'schema'."
+        raise bad_request(message, "response_format")
+    if not isinstance(inside.get("strict"), bool | None):
+        raise bad_request("The 'strict' of a 'json_schema' must be true or false.", "response_format")
 
 
 def stops_of(stop: object) -> tuple[str, ...]:

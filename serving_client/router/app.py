@@ -98,6 +98,7 @@ def make_app(settings: Settings) -> Starlette:
         *(Route(path, complete, methods=["POST"]) for path in ALLOWED),
         Route("/v1/models", models),
         Route("/v1/models/{name}", one_model),
+        Route("/v1/models/{owner}/{name:path}", one_model),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
@@ -161,11 +162,12 @@ async def one_model(request: Request) -> Response:
     """Return the model that the path names, if the caller may name it.
 
     Raises Refusal 401 without a valid token, 403 without scope infer, 404 for another model, and 503 without a usable
-    routing table.
+    routing table. A client may ask for a name with slashes: it is a name like others.
     """
+    name = "/".join(request.path_params.values())
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
-    return Response(orjson.dumps(find_model(table, token, request.path_params["name"])), media_type="application/json")
+    return Response(orjson.dumps(find_model(table, token, name)), media_type="application/json")
 
 
 async def healthz(request: Request) -> Response:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serving_client.regex import unfolded
-from serving_client.request_annotations import ANNOTATIONS
+from serving_client.request_annotations import ANNOTATIONS, wrong_annotation
 from serving_client.router.errors import Refusal
 from serving_client.text_size import characters_in
 
@@ -127,7 +127,9 @@ def require_allowed(path: str, body: Body) -> None:
         require_stateless(body)
     for name in body:
         if name not in ALLOWED[path]:
-            raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
+            raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.", param=name[:200])
+    if wrong := wrong_annotation(body):
+        raise Refusal(400, "bad_value", wrong.message, param=wrong.field)
     require_no_service(body)
     require_few(body)
     require_short(body)
@@ -144,9 +146,10 @@ def require_stateless(body: Body) -> None:
     for name in OF_STATE & body.keys():
         if body[name]:
             message = f"{name} is not allowed: no engine keeps conversations, so send the whole input."
-            raise Refusal(400, "field_not_allowed", message)
+            raise Refusal(400, "field_not_allowed", message, param=name)
     if any(not isinstance(tool, dict) or tool.get("type") != "function" for tool in listed(body.get("tools"))):
-        raise Refusal(400, "tool_not_allowed", "tools may only be functions: engines run no tools themselves.")
+        message = "tools may only be functions: engines run no tools themselves."
+        raise Refusal(400, "tool_not_allowed", message, param="tools")
 
 
 def require_no_service(body: Body) -> None:
@@ -154,7 +157,8 @@ def require_no_service(body: Body) -> None:
     for name, harmless in SERVICE.items():
         if body.get(name) not in harmless:
             least = " or ".join(str(value).lower() for value in harmless[1:])
-            raise Refusal(400, "field_not_allowed", f"{name} must be {least}, or left out: no engine does more.")
+            message = f"{name} must be {least}, or left out: no engine does more."
+            raise Refusal(400, "field_not_allowed", message, param=name)
 
 
 def conversation_of(body: Body) -> list[Any]:
@@ -167,11 +171,12 @@ def require_few(body: Body) -> None:
     for name in ("n", "best_of"):
         answers = body.get(name)
         if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
-            raise Refusal(400, "bad_n", f"{name} must be between 1 and {MAX_ANSWERS}.")
+            raise Refusal(400, "bad_n", f"{name} must be between 1 and {MAX_ANSWERS}.", param=name)
     for name, most in (("prompt", MAX_PROMPTS), ("input", MAX_INPUTS)):
         given = listed(body.get(name))
         if len(given) > most and isinstance(given[0], str | list):
-            raise Refusal(400, "too_many_prompts", f"{name} may have at most {most} texts: send several requests.")
+            message = f"{name} may have at most {most} texts: send several requests."
+            raise Refusal(400, "too_many_prompts", message, param=name)
 
 
 def require_short(body: Body) -> None:
@@ -179,20 +184,20 @@ def require_short(body: Body) -> None:
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else listed(stop)
     if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
-        raise Refusal(400, "bad_stop", f"stop may have at most {MAX_STOPS} texts of up to {LONGEST_STOP} characters.")
+        message = f"stop may have at most {MAX_STOPS} texts of up to {LONGEST_STOP} characters."
+        raise Refusal(400, "bad_stop", message, param="stop")
     for name in ("stop_token_ids", "logit_bias"):
         tokens = body.get(name)
         if isinstance(tokens, list | dict) and len(tokens) > MAX_TOKENS_NAMED:
-            raise Refusal(400, "too_many_tokens", f"{name} may name at most {MAX_TOKENS_NAMED} tokens.")
+            raise Refusal(400, "too_many_tokens", f"{name} may name at most {MAX_TOKENS_NAMED} tokens.", param=name)
 
 
 def require_few_parts(messages: list[Any]) -> None:
     """Raise Refusal 400 if there are over MAX_PARTS messages, or over MAX_PARTS parts in all of them."""
     is_few = len(messages) <= MAX_PARTS
     if not is_few or sum(len(parts_of(message)) for message in messages) > MAX_PARTS:
-        raise Refusal(
-            400, "too_many_messages", f"messages may have at most {MAX_PARTS} messages, and as many parts in all."
-        )
+        message = f"messages may have at most {MAX_PARTS} messages, and as many parts in all."
+        raise Refusal(400, "too_many_messages", message, param="messages")
 
 
 def parts_of(message: Any) -> list[Any]:
@@ -212,7 +217,8 @@ def require_inline(message: Any) -> None:
             place = part.get(name)
             address = place.get("url") if isinstance(place, dict) else place
             if address is not None and not (isinstance(address, str) and address.startswith("data:")):
-                raise Refusal(400, "address_not_allowed", "A message's image must come inline, as a data: URL.")
+                message = "A message's image must come inline, as a data: URL."
+                raise Refusal(400, "address_not_allowed", message, param=name)
 
 
 def require_small_patterns(field: str, value: Any) -> None:
@@ -222,7 +228,8 @@ def require_small_patterns(field: str, value: Any) -> None:
         size += len(pattern)
         size += unfolded(pattern) if size <= MAX_UNFOLDED else 0
         if size > MAX_UNFOLDED:
-            raise Refusal(400, "bad_pattern", f"{field}: its patterns unfold too far: use smaller repetitions.")
+            message = f"{field}: its patterns unfold too far: use smaller repetitions."
+            raise Refusal(400, "bad_pattern", message, param=field)
 
 
 def patterns_in(field: str, value: Any) -> Iterator[str]:
@@ -231,7 +238,8 @@ def patterns_in(field: str, value: Any) -> Iterator[str]:
     while waiting:
         count += 1
         if count > MAX_SCHEMA_VALUES:
-            raise Refusal(400, "schema_too_large", f"{field} may have at most {MAX_SCHEMA_VALUES} values.")
+            message = f"{field} may have at most {MAX_SCHEMA_VALUES} values."
+            raise Refusal(400, "schema_too_large", message, param=field)
         part = waiting.pop()
         if isinstance(part, dict):
             if isinstance(pattern := part.get("pattern"), str):

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import json
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 
 from serving_client.arm_assignment import arm_of, bucket_of
 from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, key_of
 from serving_client.reports import hash_of
+from serving_client.request_annotations import USERS
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import RESPONSES, Body, require_allowed
-
-# Fields that say who asks.
-USERS = ("user", "safety_identifier")
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,41 @@ def parse(raw: bytes, path: str) -> Body:
     """
     try:
         body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        raise Refusal(400, "bad_json", "The body is not valid JSON.") from None
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, "bad_json", f"The body is not valid JSON in UTF-8: {error}.") from None
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", "The body is not a JSON object.")
+    require_once(raw, body)
     require_allowed(path, body)
     if path == RESPONSES:
         # The next request may reach another engine.
         body["store"] = False
     return with_named_users(body)
+
+
+def require_once(raw: bytes, body: Body) -> None:
+    """Raise Refusal 400 for a field that the raw body names twice: all but the last would be dropped in silence."""
+    for name in body:
+        if may_repeat(raw, f'"{name}"'.encode()) and name in repeated_names(raw):
+            raise Refusal(400, "bad_json", f"The body has {name[:200]} twice: send it once.", param=name[:200])
+
+
+def may_repeat(raw: bytes, quoted: bytes) -> bool:
+    """Return True if the quoted name stands before a colon more than once, be it in nested objects; a quick look."""
+    names = re.compile(re.escape(quoted) + rb"\s*:")
+    return raw.count(quoted) > 1 and len(list(islice(names.finditer(raw), 2))) > 1
+
+
+def repeated_names(raw: bytes) -> set[str]:
+    """Return the names that stand in the outermost object of a JSON text more than once.
+
+    A text that is nested too deeply for this reading is refused later; it has none.
+    """
+    try:
+        pairs: list[tuple[str, object]] = json.loads(raw, object_pairs_hook=list)
+    except RecursionError:
+        return set()
+    return {name for name, count in Counter(name for name, _ in pairs).items() if count > 1}
 
 
 def with_named_users(body: Body) -> Body:
@@ -130,7 +158,7 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:
-        raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.")
+        raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.", param="model")
     unit = unit_of(headers, body)
     override = override_of(token, headers)
     alias = table.alias(token.project, name)
@@ -141,7 +169,7 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     version = default or name
     route = table.versions.get(version)
     if route is None or route.project != token.project:
-        raise Refusal(404, "model_not_found", unknown(table, token, name))
+        raise Refusal(404, "model_not_found", unknown(table, token, name), param="model")
     if default is None and not table.may_be_named(version):
         raise Refusal(
             403,

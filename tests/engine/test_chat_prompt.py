@@ -53,7 +53,8 @@ def test_fields_and_messages_that_the_template_leaves_out_are_refused() -> None:
     sent_back = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "name": "Ann"}
     answer = {"role": "assistant", "content": "each risk", **sent_back}
     assert "each risk" in chat_prompt(tokenizer, parse_chat({"messages": [*talk, answer]}).messages, None)
-    for field, value in (("function_call", {"name": "x"}), ("audio", {"id": "a"}), ("prefix", True)):
+    lost = {"function_call": {"name": "x"}, "audio": {"id": "a"}, "prefix": True, "weight": 0, "reasoning_content": "a"}
+    for field, value in lost.items():
         messages = parse_chat({"messages": [*talk, {**answer, field: value}]}).messages
         with pytest.raises(ChatRefused, match=rf"messages\.2\.{field} is not rendered"):
             chat_prompt(tokenizer, messages, None)
@@ -74,6 +75,28 @@ def test_a_part_that_is_no_text_is_refused_by_its_type(kind: str) -> None:
     assert caught.value.param == "messages"
 
 
+@pytest.mark.parametrize(
+    "content", [0, False, {}, {"type": "text", "text": "a"}, [{"type": "text", "text": "a", "b": 1}]]
+)
+def test_content_that_is_not_read_is_refused(content: object) -> None:
+    with pytest.raises(ApiError, match="content") as caught:
+        parse_chat({"messages": [{"role": "user", "content": content}]})
+    assert caught.value.param == "messages"
+
+
+def test_notes_beside_a_text_are_no_part_of_it() -> None:
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "annotations": []}
+    (message,) = parse_chat({"messages": [{"role": "user", "content": [part]}]}).messages or ()
+    assert message["content"] == "a"
+
+
+def test_reasoning_reaches_a_template_that_knows_it_by_another_name() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['thinking'] or '' }}{{ m['content'] }}{% endfor %}"
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "deep "}]
+    assert chat_prompt(tokenizer, parse_chat({"messages": talk}).messages, None) == "adeep b"
+
+
 def test_options_of_a_stream_need_one() -> None:
     with pytest.raises(ApiError, match="needs 'stream': true") as caught:
         parsed(stream_options={"include_usage": True})
@@ -84,6 +107,10 @@ def test_options_of_a_stream_need_one() -> None:
     ("body", "field"),
     [
         ({"tools": [{"name": "x"}]}, "tools"),
+        ({"tools": {"type": "function"}}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools"),
+        ({"tools": [*TOOLS, *TOOLS]}, "tools"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "c"}]}]}, "messages"),
     ],

@@ -173,6 +173,14 @@ async def test_without_a_wish_the_model_decides(http: httpx.AsyncClient) -> None
             "response_format",
         ),
         ({"response_format": "json"}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "shape": {}}}},
+            "response_format",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": "no"}}},
+            "response_format",
+        ),
         ({"response_format": FORM, "tools": TOOLS}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": NAMED}, "tool_choice"),

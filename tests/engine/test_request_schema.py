@@ -191,6 +191,10 @@ def test_a_default_is_no_wish(name: str, value: object) -> None:
         {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
         {"response_format": {"type": "text", "json_schema": {"schema": {"type": "object"}}}},
         {"store": 0},
+        {"user": True},
+        {"safety_identifier": 1.5},
+        {"metadata": "law"},
+        {"prompt_cache_key": 5},
     ],
 )
 def test_a_value_of_another_kind_is_not_taken_for_the_default(field: dict[str, Any]) -> None:

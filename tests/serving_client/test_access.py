@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,7 +94,7 @@ def test_a_model_says_since_when_it_exists(router: Router, engine: Engine) -> No
 
 
 @pytest.mark.threat("F2")
-@pytest.mark.parametrize("name", ["billing", "invoices", FOREIGN, "tiny", "nothing"])
+@pytest.mark.parametrize("name", ["billing", "invoices", FOREIGN, "tiny", "nothing", "meta%2Fllama", "eu/compliance"])
 def test_a_model_of_others_and_of_nobody_404(router: Router, name: str) -> None:
     assert refusal(router.http.get(f"/v1/models/{name}", headers=INFER)) == (404, "model_not_found")
     assert refusal(router.http.get(f"/v1/models/{name}")) == (401, "invalid_token")
@@ -101,7 +102,13 @@ def test_a_model_of_others_and_of_nobody_404(router: Router, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/chat/completions", "POST"), ("PUT", "/v1/completions", "POST"), ("POST", "/v1/models", "GET, HEAD")],
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/completions", "POST"),
+        ("OPTIONS", "/v1/responses", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/compliance", "GET, HEAD"),
+    ],
 )
 def test_another_method_405_names_those_that_are(router: Router, method: str, path: str, allowed: str) -> None:
     answer = router.http.request(method, path, headers=INFER)
@@ -180,6 +187,60 @@ def test_what_is_nested_too_deeply_400(router: Router) -> None:
     body = b'{"model": "compliance", "prompt": ' + b"[" * 500 + b"]" * 500 + b"}"
     answer = router.http.post("/v1/completions", headers=INFER, content=body)
     assert refusal(answer) == (400, "bad_json")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b'"n": 1, "n": 2', b'"model": "nothing"', b'"user": "a", "user" : "a"', b'"stop": [{"a": 1}], "stop": ["a"]'],
+)
+def test_a_field_that_is_there_twice_400(router: Router, engine: Engine, fields: bytes) -> None:
+    body = b'{"model": "compliance", "prompt": "a", %b}' % fields
+    answer = router.http.post("/v1/completions", headers=INFER, content=body)
+    assert refusal(answer) == (400, "bad_json")
+    assert answer.json()["error"]["param"] == fields.split(b'"')[1].decode()
+    assert engine.fake.received == []
+
+
+def test_a_nested_name_is_none_of_the_body(router: Router) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "model": {"const": '"model": "n":'}}}
+    form = {"type": "json_schema", "json_schema": {"name": "model", "schema": schema}}
+    deep = json.loads("[" * 200 + '{"user": 1}' + "]" * 200)
+    answer = router.complete(response_format=form, n=1, user="user", metadata={"user": deep})
+    assert answer.is_success, answer.text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "x"])
+def test_a_compressed_body_415(router: Router, encoding: str) -> None:
+    body = gzip.compress(b'{"model": "compliance", "prompt": "a"}')
+    answer = router.http.post("/v1/completions", headers=INFER | {"Content-Encoding": encoding}, content=body)
+    assert refusal(answer) == (415, "body_compressed")
+    assert router.complete(INFER | {"Content-Encoding": "identity"}).is_success
+
+
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ({"foo": 1}, "field_not_allowed"),
+        ({"store": True}, "field_not_allowed"),
+        ({"user": True}, "bad_value"),
+        ({"user": 1.5}, "bad_value"),
+        ({"safety_identifier": {}}, "bad_value"),
+        ({"metadata": "law"}, "bad_value"),
+        ({"prompt_cache_key": 5}, "bad_value"),
+        ({"n": 0}, "bad_n"),
+        ({"prompt": ["a"] * 65}, "too_many_prompts"),
+        ({"stop": ["a"] * 17}, "bad_stop"),
+        ({"stop_token_ids": [1] * 1025}, "too_many_tokens"),
+        ({"response_format": {"pattern": "(a{999}){999}"}}, "bad_pattern"),
+        ({"model": None}, "model_missing"),
+        ({"model": "nothing"}, "model_not_found"),
+    ],
+)
+def test_a_refusal_names_its_field(router: Router, engine: Engine, field: dict[str, Any], code: str) -> None:
+    answer = router.complete(**field)
+    assert refusal(answer)[1] == code
+    assert answer.json()["error"]["param"] == next(iter(field))
+    assert engine.fake.received == []
 
 
 @pytest.mark.threat("F1")

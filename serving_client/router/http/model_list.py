@@ -38,7 +38,7 @@ def find_model(table: RoutingTable, token: TokenRoute, name: str) -> Model:
     version = default or name
     route = table.versions.get(version)
     if route is None or route.project != token.project or not (default or table.may_be_named(version)):
-        raise Refusal(404, "model_not_found", unknown(table, token, name))
+        raise Refusal(404, "model_not_found", unknown(table, token, name), param="model")
     return model(name, route.base, route.created)
 
 

@@ -74,8 +74,13 @@ class Share:
 async def read_body(request: Request, share: Share) -> bytes:
     """Read the body, counting its size in `share` while it arrives.
 
-    Raises Refusal 408 if it takes over BODY_S seconds, 413 if it is too large, and 503 if too much is held already.
+    Raises Refusal 408 if it takes over BODY_S seconds, 413 if it is too large, 415 for a compressed one, and 503 if too
+    much is held already.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        message = f"The body must not be compressed: send it without Content-Encoding {encoding[:40]!r}."
+        raise Refusal(415, "body_compressed", message)
     parts = []
     try:
         async with asyncio.timeout(BODY_S):

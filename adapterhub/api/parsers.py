@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from io import BytesIO
+from functools import partial
 from math import isfinite
 from typing import Any
 
 from rest_framework import serializers
+from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.utils import json as strict_json
 
 from adapterhub.core.errors import Invalid
 
@@ -31,12 +33,15 @@ class BoundedJSONParser(JSONParser):
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         """Return the parsed body.
 
-        Raises Invalid for one that is nested too deeply or holds an infinite number, and DRF's ParseError for one that
-        is no JSON.
+        Raises Invalid for one that is nested too deeply, has a name twice or holds an infinite number, and DRF's
+        ParseError for one that is no JSON.
         """
         body = stream.read()
         try:
-            parsed = super().parse(BytesIO(body), media_type, parser_context)
+            text = body.decode((parser_context or {}).get("encoding", "utf-8"))
+            parsed = strict_json.loads(text, object_pairs_hook=partial(named_once, ""))
+        except ValueError as error:
+            raise ParseError(f"JSON parse error - {error}") from None
         except RecursionError:
             raise too_deep(deep_field_of(body.decode(errors="replace"))) from None
         for name, value in fields_of(parsed):
@@ -65,16 +70,32 @@ class BoundedJSONField(serializers.JSONField):
     def to_internal_value(self, data: Any) -> Any:
         """Return the parsed value.
 
-        Raises Invalid for one nested too deeply, too long, with an infinite number or with characters that cannot be
-        stored.
+        Raises Invalid for one nested too deeply, too long, with a name twice, an infinite number or characters that
+        cannot be stored.
         """
         try:
             value = super().to_internal_value(data)
+            if getattr(data, "is_json_string", False):
+                json.loads(data, object_pairs_hook=partial(named_once, f"{self.field_name}."))
         except RecursionError:
             raise too_deep(str(self.field_name)) from None
         require_finite(str(self.field_name), value)
         require_texts({self.field_name: value})
         return value
+
+
+def named_once(prefix: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these names and values. `prefix` stands before the name in an error's field.
+
+    Raises Invalid for a name that is there twice: all but its last value would be dropped in silence.
+    """
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            field = f"{prefix}{readable(name)}"
+            raise Invalid(f"{field or 'A name'} is there twice: send it once.", field=field, code="duplicate_name")
+        seen[name] = value
+    return seen
 
 
 def too_deep(field: str) -> Invalid:

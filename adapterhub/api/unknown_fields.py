@@ -1,4 +1,4 @@
-"""Fields of a body that its serializer does not know: they are refused, so that a misspelt one is not ignored."""
+"""Fields that a serializer does not know, or that a form has twice: they are refused, so that none is ignored."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from django.utils.datastructures import MultiValueDict
 from rest_framework import serializers
 
 from adapterhub.core.errors import Invalid
 
+# Fields that take several values of a form.
+LISTS = (
+    serializers.ListField,
+    serializers.ListSerializer,
+    serializers.ManyRelatedField,
+    serializers.MultipleChoiceField,
+)
+
 
 def require_known(serializer: Any, body: Any, path: str = "") -> None:
-    """Raise Invalid, with the field's path, for a field of the body that the serializer does not take."""
+    """Raise Invalid, with the field's path, for a field that the serializer does not take, or takes only once."""
     if isinstance(serializer, serializers.ListSerializer):
         for place, item in enumerate(body if isinstance(body, list) else ()):
             require_known(serializer.child, item, f"{path}{place}.")
@@ -21,8 +30,15 @@ def require_known(serializer: Any, body: Any, path: str = "") -> None:
         for name in body:
             if name not in fields:
                 raise unknown(f"{path}{name}", str(name), list(fields))
+            require_one(body, name, fields[name])
         for name, field in fields.items():
             require_known(field, body.get(name), f"{path}{name}.")
+
+
+def require_one(body: Mapping[str, Any], name: str, field: Any) -> None:
+    """Raise Invalid for a form that has a field of one value twice: all but the last would be dropped in silence."""
+    if isinstance(body, MultiValueDict) and not isinstance(field, LISTS) and len(body.getlist(name)) > 1:
+        raise Invalid(f"{name} is there twice: send it once.", field=name, code="duplicate_name")
 
 
 def unknown(path: str, name: str, known: list[str]) -> Invalid:

@@ -90,4 +90,7 @@ def results(adapter: Name, as_json: AsJson = False) -> None:
     """Show which versions people preferred, newest test first."""
     with hub() as api:
         tests = list(api.rows(calls.blind_tests(adapter)))
+        if not tests:
+            # A list does not say that there is no such adapter.
+            api.send(calls.get(f"adapters/{adapter}/"))
     say(tests, "\n".join(f"{test['id']} {preferred(test)}: {short(test)}" for test in tests), as_json)

@@ -231,11 +231,25 @@ def read(path: Path) -> Declaration:
     """Read the file. Raises Ended naming each field that is wrong."""
     try:
         return Declaration.model_validate(loaded(path.read_text()))
+    except FileNotFoundError:
+        message = f"There is no {path} here: write one (docs/ci/adapterhub.yaml is an example), or name it with --file."
+        raise Ended(message, Exit.USAGE) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Ended(f"{path} is not valid YAML: {error}", Exit.USAGE) from None
     except ValidationError as error:
-        faults = [{"field": place(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+        faults = [{"field": place(fault["loc"]), "message": message_of(fault)} for fault in error.errors()]
         raise refusal(path, faults, Exit.USAGE) from None
+
+
+def message_of(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field and what to write in its place."""
+    match fault["type"]:
+        case "extra_forbidden":
+            return "There is no such field: correct its name, or remove it."
+        case "model_type":
+            return "Write fields and their values here, as `name: value`."
+        case _:
+            return str(fault["msg"])
 
 
 def refusal(path: Path, faults: Sequence[Mapping[str, Any]], code: Exit) -> Ended:

@@ -32,15 +32,23 @@ TAKEN += ["adapters.safetensors"]
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Convert errors of the Hugging Face hub in the block to Ended: NOT_ALLOWED for 401 and 403, else FAILED."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """Convert errors of the Hugging Face hub in the block to Ended.
+
+    Its code is NOT_ALLOWED for 401 and 403, USAGE for a name that is none, else FAILED.
+    """
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
         yield
+    except HFValidationError as error:
+        raise Ended(f"{error} Name a repository as owner/name.", Exit.USAGE) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         code = Exit.NOT_ALLOWED if status in (401, 403) else Exit.FAILED
         raise Ended(f"The hub refused the request: {error}", code) from error
+    except HTTPError as error:
+        raise Ended(f"The hub at {ENDPOINT} (HF_ENDPOINT) does not respond: {error}") from error
 
 
 def written(api: Client, served_name: str, folder: Path) -> tuple[Json, str]:

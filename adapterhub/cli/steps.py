@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapterhub.cli import datasets
+from adapterhub.cli.declaration import refusal
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.fleet.cluster_step import TheCluster
 from adapterhub.cli.fleet.project_commands import TheLimits
@@ -62,7 +63,8 @@ class TheData:
         if state.declared.data.isdecimal():
             return self.take(state, int(state.declared.data))
         if not self.file(state).is_file():
-            raise Ended(f"data: {self.file(state)} is neither a file nor the number of a dataset.", Exit.USAGE)
+            message = f"{self.file(state)} is neither a file nor the number of a dataset."
+            raise refusal(state.file, [{"field": "data", "message": message}], Exit.USAGE)
         same = datasets.looked_up(state.api, state.project, self.file(state))
         if same["dataset"] is not None:
             return self.take(state, same["dataset"], same["status"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from contextlib import ExitStack
@@ -23,15 +24,30 @@ PASSING = (429, 502, 503, 504)
 
 
 def require_address(url: str) -> None:
-    """Raise ValueError, with the right form, unless the text is an http or https address."""
+    """Raise ValueError, with the right form, unless the text is an http or https address and nothing beside it."""
+    fault = fault_of(url)
+    if fault is not None:
+        # Whoever put a password into the address must not find it in a log.
+        without_password = re.sub(r"//[^/@]*@", "//...@", url)
+        raise ValueError(f"{without_password!r} is not an address of the form https://hub.example.org{fault}.")
+
+
+def fault_of(url: str) -> str | None:
+    """Return the fix of a wrong address, to follow a sentence: "" if none can be guessed, None for a right address."""
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_right = False
+        return ": its host or port is wrong"
+    if url != url.strip():
+        return ": remove the white space around it"
     if not is_right:
-        hint = f": write https://{url}" if url and "//" not in url else ""
-        raise ValueError(f"{url!r} is not an address of the form https://hub.example.org{hint}.")
+        return f": write https://{url}" if url and ":/" not in url and "//" not in url else ""
+    if parts.username is not None:
+        return ": leave user and password out, as the token says who asks"
+    if parts.query or parts.fragment:
+        return ": leave out what follows ? or #"
+    return ": leave /api/v1 out" if parts.path.rstrip("/").endswith("/api/v1") else None
 
 
 def options(url: str, token: str) -> dict[str, Any]:

@@ -252,7 +252,39 @@ def test_a_dataset_with_hostile_names_makes_no_fault_of_ours(ci: str, adapter: A
 
 @pytest.mark.threat("D19")
 @pytest.mark.parametrize(
-    "mapping", ["[" * 100_000, '{"text": "\\ud800"}', '{"text": "\\u0000"}', '{"\\ud800": "a"}', "5"]
+    "text",
+    [
+        '{"project": "eu", "slug": "first", "base_model": "tiny", "slug": "second"}',
+        '{"project": "eu", "slug": "second", "base_model": "tiny", "description": [{"a": 1, "slug": 1, "slug": 2}]}',
+    ],
+)
+def test_a_name_that_is_there_twice_is_refused(ci: str, adapter: Adapter, text: str) -> None:
+    answer = client(ci).generic("POST", "/api/v1/adapters/", text, "application/json")
+    (error,) = problem(answer, 422, "duplicate_name")["errors"]
+    assert (error["field"], error["code"], Adapter.objects.count()) == ("slug", "duplicate_name", 1)
+
+
+def test_a_field_of_a_form_that_is_there_twice_is_refused(ci: str, adapter: Adapter) -> None:
+    """A list takes its field as often as it comes."""
+    body = {"project": "eu", "slug": ["first", "second"], "base_model": "tiny"}
+    answer = client(ci).post("/api/v1/adapters/", body, format="multipart")
+    assert problem(answer, 422, "duplicate_name")["errors"][0]["field"] == "slug"
+    body = {"project": "eu", "slug": "other", "base_model": "tiny", "tags": ["a", "b"]}
+    answer = client(ci).post("/api/v1/adapters/", body, format="multipart")
+    assert (answer.status_code, answer.json()["tags"]) == (201, ["a", "b"])
+
+
+@pytest.mark.threat("D19")
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        '{"text": "a", "text": "b"}',
+        "[" * 100_000,
+        '{"text": "\\ud800"}',
+        '{"text": "\\u0000"}',
+        '{"\\ud800": "a"}',
+        "5",
+    ],
 )
 def test_json_in_a_form_is_bounded_too(ci: str, adapter: Adapter, mapping: str) -> None:
     file = SimpleUploadedFile("rows.jsonl", b'{"text": "x"}\n' * 30)

@@ -51,8 +51,9 @@ def test_a_wrong_file_names_its_fields(command: Command, tmp_path: Path) -> None
     (tmp_path / "adapterhub.yaml").write_text("a: [")
     assert command("apply", "--yes").returncode == 2
     declare(tmp_path)
-    missing = command("plan")
-    assert (missing.returncode, "rows.jsonl" in missing.stderr) == (2, True)
+    missing = command("plan", "--json")
+    assert (missing.returncode, "adapterhub.yaml: data: rows.jsonl is neither" in missing.stderr) == (2, True)
+    assert [fault["field"] for fault in json.loads(missing.stdout)["error"]["errors"]] == ["data"]
 
 
 @pytest.mark.usefixtures("cluster")

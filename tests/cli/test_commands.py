@@ -102,6 +102,7 @@ def test_versions_are_compared_blindly(
     for wrong in ([*versions, "--prompts", "nowhere.txt"], versions):
         refused = command("blind", "ask", "dora", *wrong)
         assert (refused.returncode, "--prompts" in refused.stderr) == (2, True)
+    assert command("blind", "results", "nothing").returncode == 2
 
 
 @pytest.mark.slow

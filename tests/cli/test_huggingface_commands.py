@@ -64,3 +64,14 @@ def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub
     assert version.lineage["conversions"] == [f"Imported from acme/foreign at {far.head('acme/foreign')}."]
     assert command.run("hub", "import", "acme/empty", "--adapter", "dora", **there).returncode == 2
     assert command.run("hub", "import", "acme/none", "--adapter", "dora", **there).returncode == 1
+
+
+def test_a_hub_that_is_away_and_a_name_that_is_none_are_named(
+    command: Command, adapter: Adapter, tmp_path: Path
+) -> None:
+    there = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path / "hf")}
+    away = command.run("hub", "import", "acme/dora", "--adapter", "dora", "--json", **there)
+    error = json.loads(away.stdout)["error"]
+    assert (away.returncode, "http://127.0.0.1:1 (HF_ENDPOINT) does not respond" in error["message"]) == (1, True)
+    wrong = command.run("hub", "import", "acme/dora/x", "--adapter", "dora", **there)
+    assert (wrong.returncode, "owner/name" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)

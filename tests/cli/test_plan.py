@@ -166,3 +166,31 @@ def test_errors_are_objects_with_json(command: Command, alias: Alias) -> None:
         error = json.loads(failed.stdout)["error"]
         assert (failed.returncode, error["exit_code"], error["code"]) == (code, code, name), failed
         assert error["message"].strip() in failed.stderr
+
+
+def test_a_file_that_is_none_is_named_with_its_fix(command: Command, tmp_path: Path) -> None:
+    missing = command("plan", "--json")
+    assert (missing.returncode, "There is no adapterhub.yaml here: write one" in missing.stderr) == (2, True)
+    for text, words in (
+        ("", "adapterhub.yaml: the file: Write fields and their values here"),
+        ("- a", "adapterhub.yaml: the file: Write fields and their values here"),
+        ("adapter: dora\nbase: tiny\ndata: 2\n", "adapterhub.yaml: adapter: Write fields and their values here"),
+        ("adapter: {slug: a}\nbase: b\ndata: 2\nx: &h {steps: 5}\n", "adapterhub.yaml: x: There is no such field"),
+    ):
+        (tmp_path / "adapterhub.yaml").write_text(text)
+        refused = command("plan")
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rollout: {alias: a, steps: [{weight: 10, weight: 20}]}",
+        "hyperparameters: {steps: 5, 'steps': 6}",
+        "gates: {tasks: [{task: a, at_least: {acc: 1, acc: 2}}]}",
+    ],
+)
+def test_a_key_is_refused_twice_at_any_depth(command: Command, tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapterhub.yaml").write_text(f"adapter: {{slug: dora}}\nbase: tiny\ndata: 2\n{text}\n")
+    refused = command("plan")
+    assert (refused.returncode, "is there twice" in refused.stderr) == (2, True), refused.stderr

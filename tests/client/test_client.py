@@ -133,6 +133,25 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         Client(address, "t")
 
 
+@pytest.mark.parametrize(
+    ("address", "fix"),
+    [
+        ("hub.example.org", "write https://hub.example.org"),
+        (" https://hub.example.org", "white space"),
+        ("https://hub.example.org\n", "white space"),
+        ("https://ann:geheim@hub.example.org", "leave user and password out"),
+        ("https://hub.example.org?x=1", "what follows"),
+        ("https://hub.example.org/#here", "what follows"),
+        ("https://hub.example.org/api/v1/", "leave /api/v1 out"),
+        ("https://hub.example.org:99999", "port"),
+    ],
+)
+def test_a_refused_address_says_its_right_form(address: str, fix: str) -> None:
+    with pytest.raises(ValueError, match="is not an address") as caught:
+        Client(address, "t")
+    assert (fix in str(caught.value), "geheim" in str(caught.value)) == (True, False)
+
+
 def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: AdapterVersion, alice: User) -> None:
     answers = [{"number": number, "text": f"text of {number}"} for number in (1, 2)]
     BlindTest.keep(candidate.adapter, "the bank shall", answers, by=alice.as_actor())

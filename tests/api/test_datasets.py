@@ -75,6 +75,27 @@ def test_a_bad_file_is_refused_by_name_and_leaves_nothing(
     assert not Dataset.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("rows.xlsx", "is a spreadsheet: save its table as CSV"),
+        ("rows.xml", "is XML, which is not read: send its rows as JSON lines, CSV or Parquet"),
+        ("rows.yaml.gz", "is YAML, which is not read"),
+        ("rows.tar.gz", "is an archive: send the file of rows in it"),
+        ("rows.jsonl.xz", "pack it as .gz, .zst or .bz2"),
+        ("rows.pkl", "which could run a program"),
+        ("rows.pdf", "is a document: save its text as .txt"),
+        ("rows.avro", "is AVRO: send its rows as"),
+        ("rows.dat", "is unknown: name it (format: jsonl, parquet, arrow, csv, text)"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_its_name_and_the_way_out(client: Client, name: str, words: str) -> None:
+    (error,) = upload(client, GOOD, name=name).json()["errors"]
+    assert (error["field"], error["code"]) == ("format", "unknown_format")
+    assert words in error["message"]
+    assert upload(client, GOOD, name="rows.dat", format="jsonl").status_code == 201
+
+
 def test_a_large_file_is_answered_at_once_and_checked_by_a_worker(
     client: Client, small_limit: None, alice: User
 ) -> None:

@@ -177,7 +177,93 @@ READ = {
     "an empty array": Odd("a.json", b"[]", "", rows=0),
     "a header alone": Odd("a.csv", b"prompt,completion\n", "", rows=0),
 }
+READ |= {
+    "ModelScope's rejected answer": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n)], rejected_response="I do not know.", system="Be brief.")),
+        "preference pairs (chosen, rejected)",
+        '"rejected": [{"content": "I do not know.", "role": "assistant"}]',
+    ),
+    "ModelScope's rejected conversation": Odd(
+        "a.jsonl",
+        lines([{"messages": [question(n), reply(n)], "rejected_messages": [question(n), reply(n + 99)]} for n in N]),
+        "preference pairs (chosen, rejected)",
+        '"rejected": [{"content": "It is ',
+    ),
+    "facts beside the rows": Odd(
+        "a.json",
+        json.dumps({"version": "1", "data": prompts(), "info": {"by": "us"}}).encode(),
+        warned="The column 'info (beside the rows)' is not used (1 rows have it). The column 'version (beside the",
+    ),
+    "facts beside the rows, over several lines": Odd(
+        "a.json",
+        json.dumps({"name": {"a": 1}, "data": prompts()}, indent=1).encode(),
+        warned="The column 'name (beside the rows)' is not used",
+    ),
+    "a fact of the request": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n)], parallel_tool_calls=False)),
+        OPENAI,
+        warned="The column 'parallel_tool_calls' is not used (40 rows have it)",
+    ),
+    "a field of a part": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [{"role": "user", "content": [{"type": "text", "text": f"Q{n}", "tone": 1}]}, reply(n)])),
+        OPENAI,
+        warned="the field 'content.tone' of messages is not used",
+    ),
+    "a field of a preferred answer": Odd(
+        "a.jsonl",
+        lines([{"prompt": f"Q{n}", "chosen": [reply(n, mood="good")], "rejected": "No."} for n in N]),
+        "preference pairs (chosen, rejected)",
+        warned="the field 'mood' of messages is not used",
+    ),
+    "a field of TRL's prompt": Odd(
+        "a.jsonl",
+        lines([{"prompt": [{**question(n), "mood": 1}], "completion": [reply(n)]} for n in N]),
+        "TRL conversational prompt and completion",
+        warned="the field 'mood' of messages is not used",
+    ),
+}
 REFUSED = {
+    "a channel of thoughts": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, channel="analysis"), reply(n, channel="final")])),
+        refused="A message is in the channel 'analysis': write thoughts as reasoning_content",
+    ),
+    "words to a tool": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, recipient="browser")])),
+        refused="A message is for the recipient 'browser': write calls of tools as tool_calls",
+    ),
+    "earlier turns beside a prompt": Odd(
+        "a.jsonl", lines(prompts(history=[["q", "a"]])), refused="history_without_instruction, history: Earlier turns"
+    ),
+    "earlier turns beside other names": Odd(
+        "a.jsonl",
+        lines([{"query": f"Q{n}", "response": "A", "history": [["q", "a"]]} for n in N]),
+        refused='work: {"instruction": "query", "output": "response"}',
+    ),
+    "other rows beside the rows": Odd(
+        "a.json",
+        json.dumps({"data": prompts(), "extra": prompts()}).encode(),
+        refused="beside_rows, extra: 'extra' holds objects beside the rows",
+    ),
+    "a system text beside the rows": Odd(
+        "a.json",
+        json.dumps({"system": "Be brief.", "data": prompts()}, indent=1).encode(),
+        refused="'system' stands beside the rows: write it into each row",
+    ),
+    "columns in place of rows": Odd(
+        "a.json",
+        json.dumps({"prompt": ["Q"] * 40, "completion": ["A"] * 40}).encode(),
+        refused="prompt is a list, not text: write a row for each of its texts",
+    ),
+    "a number of 5,000 digits": Odd(
+        "a.jsonl",
+        b'{"prompt": "Q", "completion": "A", "id": %b}' % (b"9" * 5000),
+        refused="over 4,300 digits; write it",
+    ),
     "numbers as roles": Odd(
         "a.jsonl",
         lines(talks(lambda n: [{"role": 1, "content": "Q"}, {"role": 2, "content": "A"}])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from serving_client.chat_conventions import REASONING
@@ -92,6 +91,7 @@ def turn_of(message: Any, column: str) -> Turn:
             f"A message's role is system, developer, user, assistant or tool{instead(message, speaker)}.",
         )
     refuse_unread(message, column)
+    refuse_asides(message, column)
     refuse_of_others(message, column, role)
     text = text_of(next((message[name] for name in CONTENTS if name in message), None), column)
     if role == CALL:
@@ -127,6 +127,16 @@ def refuse_unread(message: dict[str, Any], column: str) -> None:
             raise BadLine(
                 column, "not_text", f"{column} holds {name}, which no training here reads: leave the row out."
             )
+
+
+def refuse_asides(message: dict[str, Any], column: str) -> None:
+    """Raise BadLine for a message that is no answer to the user: a channel of thoughts, or words to a tool."""
+    if message.get("channel") not in (None, "", "final"):
+        where = f"A message is in the channel {str(message['channel'])[:40]!r}"
+        raise BadLine(column, "bad_channel", f"{where}: write thoughts as reasoning_content of the answer.")
+    if message.get("recipient") not in (None, "", "all", "user", "assistant"):
+        where = f"A message is for the recipient {str(message['recipient'])[:40]!r}"
+        raise BadLine(column, "bad_recipient", f"{where}: write calls of tools as tool_calls.")
 
 
 def refuse_of_others(message: dict[str, Any], column: str, role: str) -> None:
@@ -334,18 +344,6 @@ def in_openais_words(tool: Turn) -> Turn:
     if "input_schema" not in tool or "parameters" in tool:
         return tool
     return {("parameters" if name == "input_schema" else name): value for name, value in tool.items()}
-
-
-def unread_fields(value: Any) -> Iterable[str]:
-    """Yield the names of the fields that nothing reads, once for each message of the conversation that has one.
-
-    Among them are a name and a weight of system and user messages. Anything but a list of objects yields nothing.
-    """
-    for message in value if isinstance(value, list) else ():
-        if isinstance(message, dict):
-            yield from (name for name, each in message.items() if each is not None and name not in KNOWN)
-            if role_of(message.get("from", message.get("role"))) in (SYSTEM, USER):
-                yield from (name for name in ("name", *TRAINED) if message.get(name) not in (None, 0, "0", ""))
 
 
 def with_system(turns: list[Turn], named: Turn) -> list[Turn]:

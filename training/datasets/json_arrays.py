@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from training.datasets.line_errors import MAX_ROW_BYTES, BadLine, not_utf8, too_long, without_twins
-from training.datasets.rows import HELD_OUT_WORDS, TRAIN_WORDS
+from training.datasets.line_errors import MAX_ROW_BYTES, BadLine, fault_in, not_utf8, too_long, without_twins
+from training.datasets.rows import COLUMNS, HELD_OUT_WORDS, TRAIN_WORDS
 
 CHUNK = 2**16
 # Characters of the longest escape or word of JSON.
@@ -112,7 +112,9 @@ class Text:
                 if len(self.buffer) - self.at > MAX_ROW_BYTES:
                     raise too_long() from None
                 if not self.is_cut(error) or not self.more():
-                    raise BadLine("", "not_json", f"The document is not JSON from here on: {error}.") from None
+                    raise BadLine(
+                        "", "not_json", f"The document is not JSON from here on: {fault_in(error)}."
+                    ) from None
                 continue
             if end == len(self.buffer) and not self.ended and not isinstance(value, dict | list | str):
                 self.more()
@@ -179,10 +181,10 @@ def objects(text: Text) -> Iterator[tuple[str, Any]]:
     while text.peek() == "{":
         record = text.value()
         holders = [name for name in HOLDERS if is_rows(record.get(name))]
-        for name in holders:
-            yield from ((name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else "", item) for item in record[name])
-        if not holders:
-            yield "", record
+        rest = beside({name: record[name] for name in record if name not in holders}) if holders else {}
+        rows = [(split_of(name), item) for name in holders for item in record[name]] or [("", record)]
+        yield from rows[:-1]
+        yield with_notes(rows[-1], rest)
     if text.peek():
         raise BadLine("", "not_json", "What follows is not a JSON object.")
 
@@ -190,21 +192,54 @@ def objects(text: Text) -> Iterator[tuple[str, Any]]:
 def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
     """Yield (split, element) of each array of rows in an object whose opening brace was taken.
 
-    Other values are skipped. The name of an array says that it contains rows, and of which split. Raises BadLine for an
-    object that does not end.
+    The name of an array says that it contains rows, and of which split. Other values are added to the last row by names
+    that say so, and are told as not used. Raises BadLine for an object that does not end, and as `beside` does.
     """
+    last: tuple[str, Any] | None = None
+    rest: dict[str, Any] = {}
     while text.peek() == '"':
         name = text.value()
         if not text.take(":"):
             break
         if name in HOLDERS and text.take("["):
-            split = name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else ""
-            yield from ((split, item) for item in elements(text))
+            for item in elements(text):
+                if last is not None:
+                    yield last
+                last = split_of(name), item
         else:
-            text.value()
+            rest |= beside({name: text.value()})
         text.take(",")
+    if last is not None:
+        yield with_notes(last, rest)
     if not text.take("}"):
         raise BadLine("", "not_json", "The object does not end: the file is incomplete.")
+
+
+def split_of(name: str) -> str:
+    """Return the split that the name of an array says; "" if it says none."""
+    return name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else ""
+
+
+def beside(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands beside the rows of a document, under names that say so.
+
+    Raises BadLine for other rows, and for a column of ours, which would have to stand in each row.
+    """
+    for name, value in values.items():
+        if is_rows(value) and name not in COLUMNS:
+            message = f"{name!r} holds objects beside the rows: name it train or validation, or leave it out."
+            raise BadLine(name, "beside_rows", message)
+        if name in COLUMNS and value not in (None, "", [], {}):
+            raise BadLine(
+                name, "beside_rows", f"{name!r} stands beside the rows: write it into each row that it is for."
+            )
+    return {f"{name} (beside the rows)": value for name, value in values.items()}
+
+
+def with_notes(row: tuple[str, Any], notes: dict[str, Any]) -> tuple[str, Any]:
+    """Return (split, element) with the notes added, if the element is an object."""
+    split, item = row
+    return split, ({**item, **notes} if isinstance(item, dict) else item)
 
 
 def elements(text: Text) -> Iterator[Any]:

@@ -13,6 +13,8 @@ UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
 PYTHON = re.compile(r"\s*[\[{(]+\s*'")
 MAX_ROW_BYTES = 4 * 2**20
 KINDS = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
+# What to do with a value that holds several.
+TO_TEXT: dict[type[Any], str] = {list: "write a row for each of its texts, or one text", dict: "write its text alone"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     except BadLine:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadLine("", "not_json", f"The line is not JSON: {error}.{advice(error)}") from None
+        raise BadLine("", "not_json", f"The line is not JSON: {fault_in(error)}.{advice(error)}") from None
     if not isinstance(row, dict):
         hint = ' Write a conversation as {"messages": [...]}.' if isinstance(row, list) else ""
         hint = ' Write a text as {"text": ...}.' if isinstance(row, str) else hint
@@ -75,6 +77,12 @@ def advice(error: Exception) -> str:
     return " Write one object a line, with no comma behind it." if "Extra data" in str(error) else ""
 
 
+def fault_in(error: Exception) -> str:
+    """Return what Python's JSON reader met, in words about the file alone."""
+    too_many_digits = "int_max_str_digits" in str(error)
+    return "a number has over 4,300 digits; write it in quotes" if too_many_digits else str(error)
+
+
 def too_long() -> BadLine:
     """Return, without raising it, the error of a line over the size limit."""
     return BadLine("", "line_too_long", "The line is over 4 MB: split it.")
@@ -91,7 +99,8 @@ def text_in(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)
-        raise BadLine(column, "not_text", f"{column} is {kind}, not text: write text in quotes.")
+        fix = TO_TEXT.get(type(value), "write text in quotes")
+        raise BadLine(column, "not_text", f"{column} is {kind}, not text: {fix}.")
     if value is None or not is_visible(value):
         raise BadLine(column, "empty", f"{column} is missing, empty or not text.")
     return sized(value, column)

@@ -35,6 +35,8 @@ GOOD_OR_BAD = {
     **dict.fromkeys(("true", "1", "1.0", "good", "desirable", "chosen", "accepted", "thumbs_up", "upvote"), True),
     **dict.fromkeys(("false", "0", "0.0", "bad", "undesirable", "rejected", "thumbs_down", "downvote"), False),
 }
+# ModelScope's columns of a rejected answer, beside a conversation that ends with the preferred one.
+REJECTED = ("rejected_response", "rejected_messages")
 QUESTIONS = ("prompt", "question", "instruction")
 # Where Anthropic's HH-RLHF begins an answer.
 ASSISTED = "\n\nAssistant:"
@@ -72,6 +74,19 @@ def read_openai_pair(named: Record) -> Row:
     sides = {"chosen": named["preferred_output"], "rejected": named.get("non_preferred_output")}
     rest = {name: value for name, value in named.items() if name in ("system", "weight")}
     return read_pair({**rest, **sides, "prompt": request.get("messages"), "tools": request.get("tools")})
+
+
+def read_answered_pair(named: Record) -> Row:
+    """Return a row {prompt, chosen, rejected} from a conversation, whose last answer is chosen, and a rejected answer.
+
+    Raises BadLine as `read_pair` does, and if the conversation does not end with an answer.
+    """
+    column = next(name for name in TALKS if name in named)
+    talk = parsed_json(named[column], column)
+    require_answer(conversation(talk, column), column)
+    sides = {"chosen": [talk[-1]], "rejected": next(named[name] for name in REJECTED if name in named)}
+    rest = {name: value for name, value in named.items() if name in ("system", "weight", "tools", "functions")}
+    return read_pair({**rest, **sides, "prompt": talk[:-1]})
 
 
 def read_unpaired(named: Record) -> Row:

@@ -130,6 +130,9 @@ def read_prompt(named: Record) -> Row:
     other columns suggest a mapping, the error names it.
     """
     refuse_tools(named)
+    if filled(named, "history"):
+        message = "Earlier turns in history are read beside instruction and output: name the columns so in a mapping."
+        raise BadLine("history", "history_without_instruction", message)
     if "completion" not in named and proposed_mapping(named):
         raise unknown_form(named)
     prompt = text_in(named, "prompt")
@@ -218,6 +221,12 @@ FORMS = (
         preferences.read_pair,
     ),
     Form(
+        "preference pairs (chosen, rejected)",
+        lambda named: (*talk_columns(named), *preferences.REJECTED),
+        lambda named: any_of(*SHARED_COLUMNS)(named) and any_of(*preferences.REJECTED)(named),
+        preferences.read_answered_pair,
+    ),
+    Form(
         "answers marked good or bad (label)",
         preferences.columns_of,
         preferences.is_judged,
@@ -277,6 +286,8 @@ def proposed_mapping(named: Record) -> dict[str, str] | None:
     for question, answered in PROPOSED:
         if question in columns and answered in columns:
             about = next((columns[name] for name in CONTEXTS if name in columns and name != question), None)
+            if about is None and "history" in columns:
+                return {"instruction": columns[question], "output": columns[answered]}
             if about is None:
                 return {"prompt": columns[question], "completion": columns[answered]}
             return {"instruction": columns[question], "input": about, "output": columns[answered]}

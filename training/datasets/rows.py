@@ -126,7 +126,7 @@ def refuse_media(named: Record) -> None:
 def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]) -> frozenset[str]:
     """Return the names of the file's columns that are not empty and that nothing reads."""
     columns = form.columns if isinstance(form.columns, tuple) else form.columns(named)
-    used = {*columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
+    used = {*columns, *USE_COLUMNS} & set(named)
     read = {mapping.get(name, name) for name in used}
     return frozenset(
         name
@@ -137,8 +137,6 @@ def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]
 
 # What a model of text cannot see or hear.
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-# Facts of a request that change nothing in what an answer should be.
-UNUSED_IN_SILENCE = ("parallel_tool_calls",)
 
 
 # What databases and tables write into an empty cell.
@@ -194,11 +192,10 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
     arguments that are not JSON of an object, and texts that look as if they were read in a wrong encoding.
     """
     container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
-    if form.name in TALKS and isinstance(container, list):
-        if any(is_empty_system(message) for message in container):
-            yield "an empty system turn was left out"
-        for name in sorted(set(conversations.unread_fields(container))):
-            yield f"the field {name!r} of messages is not used"
+    if form.name in TALKS and isinstance(container, list) and any(map(is_empty_system, container)):
+        yield "an empty system turn was left out"
+    for name in sorted({name for talk in talks_in(named) for name in unread_fields(talk)}):
+        yield f"the field {name!r} of messages is not used"
     yield from control_tokens_in(row)
     turns = [*row.get("messages", ()), *preferences.turns_in(row)]
     calls = [call for turn in turns for call in turn.get("tool_calls", ())]
@@ -208,6 +205,37 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
         yield "the arguments of a call are not JSON of an object, and are trained as they are"
     if any(MOJIBAKE.search(text) for text in texts_of(row)):
         yield "a text looks as if it was read in a wrong encoding (as \u00c3\u00a9 for \u00e9)"
+
+
+def talks_in(named: Record) -> Iterable[Any]:
+    """Yield what may be a list of messages in a record, in any column, and in the object `input` of OpenAI's pairs."""
+    yield from named.values()
+    yield from named["input"].values() if isinstance(named.get("input"), dict) else ()
+    yield from ([value] for name, value in named.items() if name in preferences.ANSWERS and isinstance(value, dict))
+
+
+def unread_fields(value: Any) -> Iterable[str]:
+    """Yield the names of the fields that nothing reads, once for each message of the conversation that has one.
+
+    Among them are a name and a weight of system and user messages. Anything but a list of objects yields nothing.
+    """
+    for message in value if isinstance(value, list) else ():
+        if isinstance(message, dict):
+            yield from (name for name, each in message.items() if each is not None and name not in conversations.KNOWN)
+            yield from unread_of_parts(
+                next((message[name] for name in conversations.CONTENTS if name in message), None)
+            )
+            if conversations.role_of(message.get("from", message.get("role"))) in (SYSTEM, conversations.USER):
+                yield from (
+                    name for name in ("name", *conversations.TRAINED) if message.get(name) not in (None, 0, "0", "")
+                )
+
+
+def unread_of_parts(content: Any) -> Iterable[str]:
+    """Yield the names of the fields of a content's parts that are neither type nor text."""
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            yield from (f"content.{name}" for name, each in part.items() if each and name not in ("type", "text"))
 
 
 def texts_of(row: Row) -> Iterable[str]:

@@ -13,8 +13,22 @@ from django.core.files.uploadedfile import UploadedFile
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import scratch, store
 from training.datasets import readers, rows
+from training.datasets.text_streams import inner_name
 
-ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz")
+SENT_AS = "send its rows as JSON lines, CSV or Parquet"
+# Files that are no table of rows, by the last suffix of their names: what each is, and what to do.
+REFUSED = {
+    **dict.fromkeys(
+        (".zip", ".7z", ".rar", ".tar", ".tgz"), "an archive: send the file of rows in it, plain or as .gz"
+    ),
+    **dict.fromkeys((".xz", ".lz4", ".br", ".lzma"), "packed in a way that is not read: pack it as .gz, .zst or .bz2"),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), "a spreadsheet: save its table as CSV"),
+    **dict.fromkeys((".xml", ".html", ".htm"), f"{{}}, which is not read: {SENT_AS}"),
+    **dict.fromkeys((".yaml", ".yml", ".toml"), f"{{}}, which is not read: {SENT_AS}"),
+    **dict.fromkeys((".orc", ".avro", ".h5", ".hdf5", ".sqlite", ".db", ".npy", ".npz"), f"{{}}: {SENT_AS}"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".bin"), f"{{}}, which could run a program when it is read: {SENT_AS}"),
+    **dict.fromkeys((".pdf", ".docx", ".doc", ".rtf", ".odt", ".epub"), "a document: save its text as .txt"),
+}
 
 
 @contextmanager
@@ -42,8 +56,9 @@ def known_format(named: str, filename: str) -> str:
     form = named or readers.format_of(filename) or ""
     if form not in readers.FORMATS:
         message = f"The format of {filename!r} is unknown: name it (format: {', '.join(readers.FORMATS)})."
-        if Path(filename).suffix.lower() in ARCHIVES:
-            message = f"{filename!r} holds other files: send the table in it as CSV, JSON lines or Parquet, or as .gz."
+        suffix = Path(inner_name(filename)).suffix.lower()
+        if suffix in REFUSED:
+            message = f"{filename!r} is {REFUSED[suffix].format(suffix[1:].upper())}."
         raise Invalid(message, field="format", code="unknown_format")
     return form
 

@@ -408,7 +408,10 @@ class S3Store:
         return "/".join(part for part in (self.prefix, "incoming", path) if part)
 
     def presigned(self, verb: str, key: str, seconds: int) -> str:
-        """Return a URL that allows one action on one key for some seconds."""
+        """Return a URL that allows one action on one key for `seconds`, without credentials.
+
+        `verb` is the action's name in boto3, such as `get_object`.
+        """
         url: str = self.client.generate_presigned_url(
             verb, Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )

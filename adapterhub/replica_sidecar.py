@@ -157,7 +157,7 @@ def keys_in(file: Path) -> list[str]:
 
 
 class Refused(Exception):
-    """Raised for a body that is not read to its end; `status` is that of the answer."""
+    """Raised for a body that is too large or too slow, so not read to its end; `status` is the answer's, 413 or 408."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

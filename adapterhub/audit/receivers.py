@@ -14,5 +14,8 @@ from adapterhub.core.domain_signals import access_refused
 
 @receiver(access_refused)
 def note_refusal(by: Actor, path: str, code: str, **_: Any) -> None:
-    """Record who was refused which request, as a receiver; the insert takes no lock."""
+    """Record, as a receiver, who was refused the request to which path, and with which code.
+
+    The event is stored outside of the audit chain without a lock; `seal` appends it to the chain later.
+    """
     observe(Tag.ACCESS_REFUSED, by=by, project=None, resource=path, evidence={"code": code})

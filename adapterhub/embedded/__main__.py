@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,17 +60,22 @@ def run(options: Options, *, services_only: bool) -> int:
 
 
 def stop(home: Path) -> int:
-    """Stop the running supervisor, if there is one, wait for its end, and return 0.
+    """Stop the supervisor that runs with the data folder `home`, if there is one, wait for its end, and return 0.
 
-    Raises StartError after STOP_S seconds.
+    Raises StartError, with the command that ends it, if it still runs after STOP_S seconds, and if the lock file does
+    not name it.
     """
     pid = holder(lock_path(home))
-    if not pid:
+    if pid is None:
         sys.stdout.write(f"AdapterHub does not run with the data folder {home}.\n")
         return 0
-    os.kill(pid, signal.SIGTERM)
+    if not pid:
+        raise StartError(f"AdapterHub runs, but {lock_path(home)} does not say as which process: end it by hand.")
+    # Only its children may be left, which hold the lock until they have ended.
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
-    while holder(lock_path(home)):
+    while holder(lock_path(home)) is not None:
         if time.monotonic() > deadline:
             raise StartError(f"AdapterHub (pid {pid}) still stops after {STOP_S:.0f} s: end it with `kill -9 {pid}`.")
         time.sleep(0.1)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class StartError(Exception):
-    """Raised when AdapterHub cannot start; the message is one sentence that names the cause and the fix."""
+    """Raised when AdapterHub cannot start or be stopped; its message names cause and fix."""

@@ -81,7 +81,11 @@ class Refused(Exception):
 
 
 class Intake:
-    """A `receive` that counts the body's bytes. Raises Refused if it is too large, takes too long, or has no room."""
+    """A `receive` that counts the body's bytes.
+
+    Raises Refused if the body has over `most` bytes, pauses or comes too slowly, or if the bodies that are being read
+    leave no room for it in the spool.
+    """
 
     def __init__(self, receive: Receive, share: Share, caller: str, most: int) -> None:
         self._receive, self._share, self._caller, self._most = receive, share, caller, most

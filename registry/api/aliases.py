@@ -60,7 +60,10 @@ class NewAliasSerializer(serializers.Serializer[Any]):
 
 
 class PolicySerializer(serializers.Serializer[Any]):
-    """A change of an alias: its policy, or whether it is its adapter's default."""
+    """A change of an alias: a policy in place of the present one, whether it is its adapter's default, or both.
+
+    The adapter's bare name stands for its default alias. `reason` is recorded.
+    """
 
     policy = serializers.DictField(required=False)
     default = serializers.BooleanField(

@@ -89,7 +89,7 @@ class BaseModelViewSet(Reading):
         return BaseModel.objects.all()
 
     def project_of(self, record: Any) -> None:
-        """Return None: a base model belongs to no project, so no scope of a project is required."""
+        """Return None: a base model belongs to the installation, so the actions that change one check for an admin."""
 
     @extend_schema(request=NewBaseModelSerializer, responses={202: BaseModelSerializer})
     def create(self, request: Request) -> Response:

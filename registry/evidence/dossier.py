@@ -63,7 +63,10 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:
-    """Return section 2 of the dossier: method, configuration, data, rank plan, and the lineage as it was recorded."""
+    """Return section 2: method, configuration, number of parameters, highest rank, data, plan, and the raw lineage.
+
+    The data are digests, the plan is the id of the rank analysis or a sentence that there was none.
+    """
     lineage = version.lineage
     return {
         "method": version.method,

@@ -113,9 +113,10 @@ class SignedPlan(models.Model):
 
     @property
     def step_obstacle(self) -> str:
-        """The sentence that would refuse the next step now, because its share is not signed; "" if nothing would.
+        """The sentence that would refuse the next step now, because its share is above the permitted one; "" if not.
 
-        In the last step the share of that step is judged.
+        The share is the percent of the traffic that reaches the candidate. In the last step the share of that step is
+        judged.
         """
         following = self.steps[self.step + 1] if not self.is_last_step else self.steps[self.step]
         wanted = share_of(following["weight"], following.get("shadow", 0), self.targeting)

@@ -155,9 +155,9 @@ def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
 
 
 def operated(request: HttpRequest, slug: str) -> Cluster:
-    """Return the cluster in the URL.
+    """Return the cluster that `slug` in the URL means, with or without its project's name before it.
 
-    Raises Http404 if the person does not see it, and NotAllowed without scope operate.
+    Raises Http404 if the person sees none, Conflict if several projects have it, and NotAllowed without scope operate.
     """
     viewed: Cluster = visible_or_404(request, Cluster.objects.select_related("project"), slug=slug)
     require_scope(request, viewed.project, Scope.OPERATE)

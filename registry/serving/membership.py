@@ -17,10 +17,12 @@ LAST_ANSWERS = timedelta(seconds=60)
 
 
 def update_members(cluster: Cluster, members: Mapping[str, bool], *, may_be_empty: bool = True) -> str:
-    """Make the cluster's discovered replicas those of the source; return what stands in the way, "" if nothing does.
+    """Make the cluster's discovered replicas follow its source; return what stands in the way, "" if nothing does.
 
-    `members` says of each URL whether it is leaving. Replicas that somebody added by hand stay as they are. Unless
-    `may_be_empty`, a source that names nobody changes nothing while a replica that it named before answers.
+    `members` says of each URL whether it is leaving. A new URL is added; a replica that is leaving or no longer listed
+    is drained, and a later call deletes it once it is not listed, as `leave` says. A URL that cannot be added does not
+    hinder the others. Replicas that somebody added by hand stay as they are. Unless `may_be_empty`, a source that names
+    nobody changes nothing while a replica that it named before answers.
     """
     ours = {replica.url: replica for replica in cluster.replicas.filter(is_discovered=True)}
     if not members and not may_be_empty and any(replica.is_healthy for replica in ours.values()):

@@ -228,10 +228,11 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
 
 
 def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None) -> Choice:
-    """Choose the version by the override, else the pinned lists, else the holdout, else the split.
+    """Choose version and arm: by the override, else the pinned lists, else the holdout, else the split.
 
-    Without a unit the split is random. Raises Refusal 403 for an override to the candidate of a rollout that is not
-    signed.
+    Without a rollout it is the stable version with the arm `none`, even with an override. Without a unit no list and no
+    holdout applies, and the split is random. In a rollout the statistics count only what the split chose. `override` is
+    candidate, stable or None. Raises Refusal 403 for an override to the candidate of a rollout that is not signed.
     """
     rollout = alias.rollout
     if rollout is None:

@@ -27,9 +27,10 @@ _decodes: dict[int, bool] = {}  # by the address of a batch's slots
 
 
 def takes_rows(token_lora_mapping: torch.Tensor) -> bool:
-    """Return True if row kernels serve this batch: it is small, and each of its requests has one row.
+    """Return True if row kernels serve this batch: at most MOST_ROWS rows, and by `note_batch` no prompt among them.
 
-    A prompt has many rows of one adapter, which is what vLLM's tiles are for.
+    The note is found by the address of `token_lora_mapping` (rows,), whose values are not read; a batch without a note
+    counts as one without prompts. A prompt has many rows of one adapter, which is what vLLM's tiles are for.
     """
     return token_lora_mapping.shape[0] <= MOST_ROWS and _decodes.get(token_lora_mapping.data_ptr(), True)
 

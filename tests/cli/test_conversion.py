@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -177,6 +178,15 @@ def test_shards_are_what_their_index_says(fault: str, tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     sentence = {"doubled": "another shard has", "missing": "is in no shard", "surplus": "is not in the index"}[fault]
     with pytest.raises(Ended, match=sentence), prepared(folder):
+        pass
+
+
+@pytest.mark.parametrize("names", [{"w": 1}, {"w": ["a"]}, ["w"], None])
+def test_an_index_that_names_no_files_is_refused(names: object, case: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(case("plain"), tmp_path / "sharded"))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model-00001-of-00001.safetensors")
+    (folder / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(Ended, match="cannot be read"), prepared(folder):
         pass
 
 

@@ -121,7 +121,7 @@ def key_of(row: Row) -> str:
 
 
 def without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the turns other than the system turn."""
+    """Return the turns other than system turns: one for each text of `turns_of`."""
     return [turn for turn in messages if turn["role"] != "system"]
 
 

@@ -90,7 +90,10 @@ def is_rate(value: Any) -> bool:
 
 
 def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
-    """Check that the base model has the named modules. Raises Invalid."""
+    """Check that `target_modules`, if chosen, is a list of some of `kinds`, the base model's module names as `q_proj`.
+
+    Raises Invalid, also for an empty list.
+    """
     names = chosen.get("target_modules", sorted(kinds))
     if not isinstance(names, list) or not names:
         raise refused("target_modules", "must be a list of module names; leave it out to take all.")

@@ -98,6 +98,9 @@ def token_name(job: GpuJob) -> str:
 
 
 def revoke_tokens(job: GpuJob) -> None:
-    """Revoke the tokens of the job's attempts."""
+    """Revoke and record the tokens with which the job's attempts ask the router, unless they are revoked already.
+
+    Called at the end of the job, and before an attempt gets its own.
+    """
     for token in ApiToken.objects.filter(project=job.project, name=token_name(job), revoked_at=None):
         tokens.revoke(token, by=WORKER, reason="the evaluation ended")

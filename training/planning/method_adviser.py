@@ -142,7 +142,7 @@ def data_size(method: str, situation: Situation) -> Reason:
 def domain_shift(method: str, situation: Situation) -> Reason:
     """Return the points for the distance of the data from general text, with the reason.
 
-    0 points if it is not known.
+    A far domain speaks for training all weights, a near one for an adapter. 0 points if the distance is not known.
     """
     if situation.divergence is None:
         return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")

@@ -30,9 +30,10 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Convert the model to float32, make every weight trainable, and return (model, None).
+    """Convert the model to float32, make every weight trainable, and return (model, None): no PEFT configuration.
 
-    In bfloat16 most updates would be rounded away. On a GPU products are still computed in bfloat16.
+    In bfloat16 most updates would be rounded away. On a GPU products are still computed in bfloat16. `run` and
+    `material` are not used.
     """
     return all_weights(model.float(), run, material)
 

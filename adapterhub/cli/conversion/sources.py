@@ -125,12 +125,15 @@ def numbered_shards(folder: Path) -> list[Path]:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """Return the files that the index names. Raises Ended for a missing file, and for a name that is a path."""
+    """Return the files that the index in the folder names, sorted by name; the index must exist.
+
+    Raises Ended for an index that cannot be read or names no file, for a missing file, and for a name that is a path.
+    """
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+        missing = [name for name in names if PurePosixPath(name).name != name or not (folder / name).is_file()]
     except (ValueError, LookupError, AttributeError, TypeError):
         raise Ended(f"{folder / INDEX} cannot be read.", Exit.USAGE) from None
-    missing = [name for name in names if PurePosixPath(name).name != name or not (folder / name).is_file()]
     if missing or not names:
         raise Ended(f"{folder / INDEX} names {', '.join(missing) or 'no file'}, which is not there.", Exit.USAGE)
     return [folder / name for name in names]

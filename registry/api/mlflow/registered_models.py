@@ -139,7 +139,7 @@ class RegisteredModelViewSet(MlflowViewSet):
         return projects[0], slug
 
     def find(self, request: Request) -> Response:
-        """Return the adapter that the request names."""
+        """Return the adapter that `name` in the query means, in MLflow's form. Raises what `adapter` raises."""
         return self.model(self.adapter(self.query(NameSerializer)["name"]))
 
     def search(self, request: Request) -> Response:

@@ -86,7 +86,10 @@ def conditions(text: str) -> list[Condition]:
 
 
 def unreadable(rest: str) -> Invalid:
-    """Return the Invalid to raise for a filter that is not a comparison at `rest`, its unread part."""
+    """Return the Invalid to raise for a filter that cannot be read at `rest`, its unread part.
+
+    Neither a comparison nor, after one, AND begins there.
+    """
     return Invalid(
         f"The filter cannot be read at {rest[:50]!r}: write comparisons such as name = 'dora', joined by AND.",
         field="filter",

@@ -256,9 +256,10 @@ class Proxy:
         return key, table.shares.get(key) if table and key else None
 
     def finished(self, answer: Answer) -> None:
-        """Finish an answer: update metrics and trace, charge its tokens, keep it in the cache, and report it.
+        """Finish an answer: charge its tokens, update metrics and trace, report it, and cache a 200 that may be cached.
 
-        A hit of the cache is not charged. Token counts that had to be estimated are logged.
+        Also starts what the answer was captured for: its checks, or a copy of its request to the candidate. A hit of
+        the cache is not charged. Token counts that had to be estimated are logged.
         """
         outcome = answer.outcome()
         if outcome.cache != "hit":

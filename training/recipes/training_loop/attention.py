@@ -19,7 +19,7 @@ KERNEL_TYPES = (torch.bfloat16, torch.float16)
 
 
 def has_kernel() -> bool:
-    """Return True if there is a GPU that can run flash attention."""
+    """Return True if there is a GPU for torch's own flash attention, of compute capability OLDEST_WITH_FLASH or up."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST_WITH_FLASH
 
 

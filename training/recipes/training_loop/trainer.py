@@ -215,7 +215,7 @@ def in_float32(model: Any) -> None:
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
     """Train from the checkpoint, or from the start if it is None; return the model without wrappers but PEFT's.
 
-    Ends the process if a cancel was requested.
+    If a cancel was requested meanwhile, end the process with status CANCELLED; the last step's checkpoint is written.
     """
     cancel.training = True
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -40,6 +40,7 @@ urlpatterns = [
     path("base-models/", base_models.base_models, name="base-models"),
     path("new-base-model/", base_models.new_base_model, name="new-base-model"),
     path("base-models/<slug:slug>/", base_models.base_model, name="base-model"),
+    path("base-models/<slug:slug>/variant/", base_models.declare_variant, name="declare-variant"),
     path("playground/", playground.playground, name="playground"),
     path("settings/", settings.settings, name="settings"),
     path("settings/<slug:slug>/named-versions/", settings.named_versions, name="named-versions"),

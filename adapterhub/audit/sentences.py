@@ -37,6 +37,8 @@ PHRASES = {
     Tag.APPROVAL_USED: "made use of an approval: {}",
     Tag.GLASS_BROKEN: "allowed in an emergency, to be reviewed (broken glass): {}",
     Tag.GLASS_REVIEWED: "reviewed an emergency (broken glass): {}",
+    Tag.VARIANT_DECLARED: "declared {} a variant that serves another base model's adapters",
+    Tag.VARIANT_REVOKED: "revoked that {} is a variant that serves another base model's adapters",
     Tag.DATASET_READ: "read rows of the dataset {}",
     Tag.ERASURE_REQUESTED: "asked for the erasure of the dataset {}",
     Tag.ERASURE_REJECTED: "refused the erasure of the dataset {}",

@@ -48,6 +48,8 @@ class Tag(StrEnum):
     BASE_MODEL_REGISTERED = "base_model:registered"
     BASE_MODEL_CHANGED = "base_model:changed"
     BASE_MODEL_REJECTED = "base_model:rejected"
+    VARIANT_DECLARED = "base_model:variant_declared"
+    VARIANT_REVOKED = "base_model:variant_revoked"
     DATASET_CREATED = "dataset:created"
     DATASET_UPLOADED = "dataset:uploaded"
     DATASET_REJECTED = "dataset:rejected"

@@ -27,8 +27,8 @@ from adapterhub.cli import (
     version_commands,
 )
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
+from adapterhub.cli.fleet import base_model_commands, project_commands, token_commands
 from adapterhub.cli.fleet import commands as fleet_commands
-from adapterhub.cli.fleet import project_commands, token_commands
 from adapterhub.cli.installation import commands as installation_commands
 from adapterhub.cli.oci import commands as oci_commands
 from adapterhub.cli.session import only, projects_seen
@@ -57,6 +57,7 @@ app.add_typer(fleet_commands.cluster, name="cluster")
 app.add_typer(fleet_commands.replica, name="replica")
 app.add_typer(project_commands.project, name="project")
 app.add_typer(token_commands.token, name="token")
+app.add_typer(base_model_commands.base_model, name="base-model")
 for command in (
     intake_commands.check,
     intake_commands.push,

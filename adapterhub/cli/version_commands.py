@@ -114,6 +114,9 @@ def evaluate(
         list[str], typer.Option(metavar="METRIC=NUMBER", help="With --task and --wait: the least score. Repeatable.")
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
     against: Annotated[str, typer.Option(help="Served name of the version to compare with.")] = "",
+    variant: Annotated[
+        str, typer.Option(help="A declared variant of its base model, whose cost in loss is measured, too.")
+    ] = "",
     project: Project = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,
@@ -128,7 +131,7 @@ def evaluate(
         raise Ended("Give --dataset or --task, and --at-least only with --task and --wait.", Exit.USAGE)
     with hub() as api:
         owner = project_of(api, project)
-        other = {"against": against} if against else {}
+        other = {name: value for name, value in (("against", against), ("variant", variant)) if value}
         rows = dataset_of(api, owner, dataset, timeout) if dataset else None
         evaluation = api.send(calls.evaluate(owner, version, rows, **({"task": task} if task else {}), **other))
         if wait:

@@ -254,7 +254,7 @@ def dossier(adapter: str, number: int) -> Call[Json]:
 def evaluate(project: str, version: str, dataset: int | None = None, **fields: Any) -> Call[Evaluation]:
     """Queue an evaluation of the version with this served name, on a dataset or on what the fields name.
 
-    Fields: against, prompts, pattern, task.
+    Fields: against, prompts, pattern, task, variant.
     """
     data = {} if dataset is None else {"dataset": dataset}
     call = post("evaluations/", project=project, version=version, **data, **fields)

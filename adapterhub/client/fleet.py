@@ -96,6 +96,11 @@ def limit_project(slug: str, reason: str, **limits: float | None) -> Call[Json]:
     return Call("PATCH", f"projects/{part(slug)}/", {"reason": reason, **limits})
 
 
+def declare_variant(slug: str, of: str | None, reason: str) -> Call[Json]:
+    """Declare the base model `slug` a variant of the base model `of`; None revokes the relation."""
+    return Call("PATCH", f"base-models/{part(slug)}/", {"variant_of": of, "reason": reason})
+
+
 def limit_token(pk: str, reason: str, **limits: float | None) -> Call[Json]:
     """Change what an API token may take of the routers. Limits: requests_per_s, tokens_per_min; None removes one."""
     return Call("PATCH", f"tokens/{part(pk)}/", {"reason": reason, **limits})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from django.db import transaction
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,11 +14,41 @@ from adapterhub.api.permissions import actor_of, named_project, projects_of, req
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 from registry.api.resources import BySlug, Reading
+from registry.base_models import variants
 from registry.models import AdapterVersion, BaseModel
+
+NUMBERS = {"type": "object", "properties": {name: {"type": "number"} for name in ("mean", "low", "high")}}
+MEASUREMENT = {
+    "type": "object",
+    "nullable": True,
+    "properties": {
+        "loss": {"type": "number", "description": "Held-out loss of the variant, in nats per token."},
+        "loss_base": {"type": "number", "description": "That of its base on the same text."},
+        "difference": {**NUMBERS, "description": "`loss` - `loss_base`, with its 95 % interval."},
+        "with_version": {
+            "type": "object",
+            "nullable": True,
+            "description": "The same with an adapter version on both: loss, loss_base and difference.",
+            "additionalProperties": {},
+        },
+        "tokens": {"type": "integer"},
+        "rows": {"type": "integer"},
+        "measured_at": {"type": "string", "format": "date-time"},
+    },
+}
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
-    """A base model with its digests, its size and the state of its check."""
+    """A base model with its digests, its size, the state of its check, and the model of which it is a variant."""
+
+    variant_of = serializers.SlugRelatedField[BaseModel](slug_field="slug", read_only=True, allow_null=True)
+    variants = serializers.SlugRelatedField[BaseModel](slug_field="slug", read_only=True, many=True)
+    measurement = serializers.SerializerMethodField()
+
+    @extend_schema_field(MEASUREMENT)
+    def get_measurement(self, model: BaseModel) -> Any:
+        """Return what the variant costs, as last measured; null for a variant that was not measured, and for others."""
+        return model.measurement
 
     class Meta:
         model = BaseModel
@@ -26,6 +57,9 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "source",
             "revision",
             "also_named",
+            "variant_of",
+            "variants",
+            "measurement",
             "status",
             "message",
             "digest",
@@ -69,15 +103,30 @@ class BaseModelChangeSerializer(serializers.Serializer[Any]):
     also_named = serializers.ListField(
         child=serializers.CharField(max_length=300),
         max_length=100,
+        required=False,
         help_text="Further names by which adapters may name it: copies of the same weights, quantised ones included.",
     )
+    variant_of = serializers.SlugRelatedField(
+        slug_field="slug",
+        queryset=BaseModel.objects.all(),
+        required=False,
+        allow_null=True,
+        help_text="The base model of which it is a copy with other numbers, such as fewer bits: its clusters then "
+        "serve the adapters of that one. null revokes it, which is refused while versions are served so.",
+    )
     reason = serializers.CharField(max_length=2000)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields. Raises ValidationError unless one is given that can change."""
+        if not {"also_named", "variant_of"} & fields.keys():
+            raise serializers.ValidationError({"also_named": "Give also_named or variant_of."})
+        return fields
 
 
 class BaseModelViewSet(Reading):
     """Base models. They belong to the installation, so every project may train on them."""
 
-    queryset = BaseModel.objects.all()
+    queryset = BaseModel.objects.select_related("variant_of").prefetch_related("variants", "variant_measurements")
     serializer_class = BaseModelSerializer
     pagination_class = BySlug
     lookup_field = "slug"
@@ -86,7 +135,7 @@ class BaseModelViewSet(Reading):
 
     def get_queryset(self) -> Any:
         """Return all base models, which every project may use."""
-        return BaseModel.objects.all()
+        return self.queryset.all()
 
     def project_of(self, record: Any) -> None:
         """Return None: a base model belongs to the installation, so the actions that change one check for an admin."""
@@ -108,12 +157,23 @@ class BaseModelViewSet(Reading):
 
     @extend_schema(request=BaseModelChangeSerializer, responses=BaseModelSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Replace the further names under which adapters may refer to the base model."""
+        """Replace the further names of the base model, or declare or revoke that it is a variant of another.
+
+        A variant's clusters serve the adapters of its base, never the other way round. Its shapes, tokenizer and chat
+        template have to be those of its base.
+        """
         fields = self.read(BaseModelChangeSerializer)
         require_admin_somewhere(request)
         model = self.get_object()
-        model.declare_names(fields["also_named"], reason=fields["reason"], by=actor_of(request))
-        return self.write(model)
+        what: dict[str, Any] = {"reason": fields["reason"], "by": actor_of(request)}
+        with transaction.atomic():
+            if "also_named" in fields:
+                model.declare_names(fields["also_named"], **what)
+            if fields.get("variant_of"):
+                variants.declare(model, fields["variant_of"], **what)
+            elif "variant_of" in fields:
+                variants.revoke(model, seen=projects_of(request), **what)
+        return self.write(self.get_object())
 
 
 def whole_version(request: Request, served_name: str) -> AdapterVersion:

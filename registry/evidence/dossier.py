@@ -11,7 +11,7 @@ from typing import Any
 from adapterhub.audit.installation_key import public_key_pem
 from adapterhub.audit.models import AuditEvent
 from registry.evidence.lineage import Past, lineage
-from registry.models import AdapterVersion, Rollout
+from registry.models import AdapterVersion, BaseModel, Rollout
 
 DISCLAIMER = (
     "The headings follow Annex IV of Regulation (EU) 2024/1689. This is a record of what this installation knows; "
@@ -55,11 +55,19 @@ def general(version: AdapterVersion) -> dict[str, Any]:
             "digest": version.base_digest,
             "tokenizer": version.tokenizer_digest or NOT_KNOWN,
             "chat template": version.template_digest or NOT_KNOWN,
+            **variants_of(base),
         },
         "engines": {
             verdict.label: f"{verdict.outcome.replace('_', ' ')}: {verdict.reason}" for verdict in version.verdicts()
         },
     }
+
+
+def variants_of(base: BaseModel) -> dict[str, Any]:
+    """Return what is known of declared variants, whose clusters may serve the base's versions; {} for none."""
+    rows = base.variants.select_related("variant_of").prefetch_related("variant_measurements")
+    known = {row.slug: row.measurement or "Not measured." for row in rows}
+    return {"variants": known} if known else {}
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:

@@ -43,10 +43,14 @@ def compare_next() -> ServedComparison | None:
     A version is uncompared if no replica with the same release of the engine was compared with it, or if the last
     attempt gave no numbers and was over an hour ago.
     """
-    for replica in Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster"):
+    for replica in (
+        Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster__base_model")
+    ):
         is_kept = ~Q(verdict=Verdict.NOT_COMPARED) | Q(created_at__gt=now() - AGAIN)
         done = ServedComparison.objects.filter(is_kept, engine_version=replica.engine_version)
-        versions = AdapterVersion.objects.ready().filter(served_name__in=replica.loaded)
+        # A variant of the base model has other numbers: what it costs is measured, and not compared here.
+        base_digest = replica.cluster.base_model.digest
+        versions = AdapterVersion.objects.ready().filter(served_name__in=replica.loaded, base_digest=base_digest)
         waiting = versions.exclude(pk__in=done.values("version")).order_by("pk")
         if version := waiting.select_related("adapter__project", "adapter__base_model").first():
             return compare(version, replica)

@@ -160,9 +160,13 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         """Return the versions of adapters of this base model."""
         return self.filter(adapter__base_model=base_model)
 
+    def fitting(self, base_model: BaseModel) -> AdapterVersionQuerySet:
+        """Return the versions of this base model and of the one whose declared variant it is."""
+        return self.filter(adapter__base_model__in={base_model.pk, base_model.variant_of_id} - {None})
+
     def servable_on(self, cluster: Any) -> AdapterVersionQuerySet:
         """Return the versions of the cluster's base model and projects whose rank it serves, whatever their status."""
-        versions = self.trained_on(cluster.base_model).filter(adapter__project__in=cluster.projects())
+        versions = self.fitting(cluster.base_model).filter(adapter__project__in=cluster.projects())
         return versions.filter(max_rank__lte=cluster.max_lora_rank)
 
 
@@ -392,17 +396,25 @@ class AdapterVersion(models.Model):
         """
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
-        if self.base_digest != cluster.base_model.digest:
+        if not cluster.base_model.serves_adapters_of(self.base_digest):
             other = self.other_than(cluster.base_model)
-            raise Invalid(
-                f"{self} was trained on another {other} than {cluster} serves.", field="version", code="wrong_base"
-            )
+            message = f"{self} was trained on another {other} than {cluster} serves.{self.variant_advice(cluster)}"
+            raise Invalid(message, field="version", code="wrong_base")
         if self.max_rank > cluster.max_lora_rank:
             raise Invalid(
                 f"{self} has rank {self.max_rank}; {cluster} serves at most {cluster.max_lora_rank}.",
                 field="version",
                 code="rank_too_high",
             )
+
+    def variant_advice(self, cluster: Any) -> str:
+        """Return a sentence on variants for the refusal of the cluster's base model; "" if nothing can be said."""
+        own, served = self.adapter.base_model, cluster.base_model
+        if own.variant_of_id == served.pk:
+            return f" {own} is a variant of {served}: it serves the adapters of {served}, and not the other way round."
+        if own.tokenizer_digest == served.tokenizer_digest and own.linear_shapes() == served.linear_shapes():
+            return f" If {served} is a copy of {own} with fewer bits, have an admin declare it a variant of {own}."
+        return ""
 
     def other_than(self, base: BaseModel) -> str:
         """Name what differs between this version's base model and `base`, such as "base model and another tokenizer".

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
 from safetensors import safe_open
@@ -87,11 +87,15 @@ class BaseModel(models.Model):
     created_at = models.DateTimeField(default=now, editable=False)
     checked_at = models.DateTimeField(null=True, editable=False, help_text="The last sign of life of its check.")
     check_attempt = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    variant_of = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, editable=False, related_name="variants"
+    )
 
     objects = BaseModelQuerySet.as_manager()
 
     class Meta:
         ordering = ["slug"]
+        constraints = [models.CheckConstraint(condition=~Q(variant_of=F("pk")), name="no_variant_of_itself")]
 
     def __str__(self) -> str:
         return self.slug
@@ -224,6 +228,21 @@ class BaseModel(models.Model):
             )
 
     @property
+    def measurement(self) -> dict[str, Any] | None:
+        """The newest measurement of what this variant costs: losses, their difference, tokens, rows and time.
+
+        None for one that was never measured with its present files and those of its base. Whose text it was measured on
+        stays with the project.
+        """
+        base = self.variant_of
+        for row in self.variant_measurements.all():
+            measured = row.metrics.get("variant", {})
+            if base and row.base_digest == base.digest and measured.get("digest") == self.digest:
+                names = ("loss", "loss_base", "difference", "with_version", "tokens", "rows")
+                return {**{name: measured[name] for name in names}, "measured_at": row.created_at.isoformat()}
+        return None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names that an uploaded configuration may use: slug, last part of the source, and declared ones."""
         return (self.slug, self.source.rsplit("/", 1)[-1], *self.also_named)
@@ -231,10 +250,11 @@ class BaseModel(models.Model):
     def facts(self, project: Any, *, named: bool) -> BaseFacts:
         """Return the facts that the files of a project's adapter are checked against.
 
-        If `named`, they include the accepted names of the base model, with those of other registered models of the same
-        files; without it any name is accepted.
+        If `named`, they include the accepted names of the base model, with those of its declared variants and of other
+        registered models of the same files; without it any name is accepted.
         """
-        twins = BaseModel.objects.filter(digest=self.digest).exclude(digest="").exclude(pk=self.pk)
+        same = Q(digest=self.digest) & ~Q(digest="") | Q(variant_of=self)
+        twins = BaseModel.objects.filter(same).exclude(pk=self.pk)
         names = [*self.names, *(name for twin in twins for name in twin.names)] if named else []
         return BaseFacts(
             self.linear_shapes(),
@@ -251,8 +271,22 @@ class BaseModel(models.Model):
 
         0 if there is no cluster.
         """
-        limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
-        return max(limits, default=0)
+        serving = self.clusters.model.objects.serving(project)
+        of_base = serving.filter(Q(base_model=self) | Q(base_model__variant_of=self))
+        return max(of_base.values_list("max_lora_rank", flat=True), default=0)
+
+    def serves_adapters_of(self, digest: str) -> bool:
+        """Return True if the digest is this model's, or that of the model of which it is a declared variant.
+
+        In a transaction the relation stays as it is until the end of that.
+        """
+        if self.digest == digest or self.variant_of_id is None:
+            return self.digest == digest
+        rows = BaseModel.objects.filter(pk=self.pk)
+        if connection.in_atomic_block:
+            rows = rows.select_for_update(no_key=True)
+        base = rows.values_list("variant_of", flat=True).first()
+        return base is not None and BaseModel.objects.filter(pk=base, digest=digest).exists()
 
     @property
     def layers(self) -> int:

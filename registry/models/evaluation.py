@@ -11,6 +11,7 @@ from django.utils.timezone import now
 from adapterhub.core.errors import Conflict
 from registry.models.adapter import AdapterVersion
 from registry.models.approval import digest_of
+from registry.models.base_model import BaseModel
 
 
 class VersionEvaluation(models.Model):
@@ -21,6 +22,7 @@ class VersionEvaluation(models.Model):
     against = models.ForeignKey(AdapterVersion, models.PROTECT, null=True, related_name="+")
     base_digest = models.CharField(max_length=64)
     dataset_digest = models.CharField(max_length=64, blank=True)
+    variant = models.ForeignKey(BaseModel, models.PROTECT, null=True, related_name="variant_measurements")
     metrics = models.JSONField(help_text="arms, differences with 95 % intervals, tokens, examples")
     created_at = models.DateTimeField(default=now, editable=False)
 

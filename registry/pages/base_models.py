@@ -12,14 +12,17 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.text import slugify
+from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, errors_on, followed, form_page
-from adapterhub.api.permissions import actor_of, require_admin_somewhere
+from adapterhub.api.permissions import actor_of, projects_of, require_admin_somewhere
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
+from registry.base_models import variants
 from registry.models import BaseModel, BaseModelStatus
-from registry.pages.new_forms import HUB_ID, BaseModelForm, NamesForm
+from registry.pages.forms import cleaned
+from registry.pages.new_forms import HUB_ID, BaseModelForm, NamesForm, VariantForm
 from registry.serving import replica_calls
 
 
@@ -48,7 +51,7 @@ def base_model(request: HttpRequest, slug: str) -> HttpResponse:
 
     Raises NotAllowed for the POST of a person who is not an admin of a project or the installation.
     """
-    viewed = get_object_or_404(BaseModel, slug=slug)
+    viewed = get_object_or_404(BaseModel.objects.select_related("variant_of"), slug=slug)
     if request.method == "POST":
         require_admin_somewhere(request)
     form = NamesForm(request.POST or None, initial={"also_named": viewed.also_named})
@@ -58,12 +61,43 @@ def base_model(request: HttpRequest, slug: str) -> HttpResponse:
             viewed.declare_names(fields["also_named"], reason=fields["reason"], by=actor_of(request))
             messages.success(request, f"The names of {viewed} are declared.")
             return redirect("base-model", slug=slug)
-    context = {"model": viewed, "form": form, "may_change": may_change(request), "clusters": serving(request, viewed)}
+    related = {"variant_of": viewed.variant_of and viewed.variant_of.slug}
+    # Two forms of one page must not give two fields one id.
+    declaring = VariantForm(model=viewed, initial=related, auto_id="variant_%s")
+    context = {
+        "model": viewed,
+        "form": form,
+        "declaring": declaring,
+        "may_change": may_change(request),
+        "clusters": serving(request, viewed),
+        "variants": viewed.variants.prefetch_related("variant_measurements"),
+    }
     response = followed(
         request, "registry/base_model.html", "registry/_base_model_state.html", context, str(viewed.status)
     )
     response.status_code = 422 if form.errors else response.status_code
     return response
+
+
+@login_required
+@require_POST
+def declare_variant(request: HttpRequest, slug: str) -> HttpResponse:
+    """Declare of which base model this one is a variant, or revoke it, and redirect to its page.
+
+    Raises Http404, NotAllowed for people who are not admins of a project or the installation, and as
+    `variants.declare` and `variants.revoke` do.
+    """
+    require_admin_somewhere(request)
+    viewed = get_object_or_404(BaseModel, slug=slug)
+    fields = cleaned(VariantForm(request.POST, model=viewed))
+    what: dict[str, Any] = {"reason": fields["reason"], "by": actor_of(request)}
+    if base := fields["variant_of"]:
+        variants.declare(viewed, base, **what)
+        messages.success(request, f"{viewed} is declared a variant of {base}: its clusters serve its adapters.")
+    else:
+        variants.revoke(viewed, seen=projects_of(request), **what)
+        messages.success(request, f"{viewed} is no variant of another base model.")
+    return redirect("base-model", slug=slug)
 
 
 def serving(request: HttpRequest, model: BaseModel) -> Any:

@@ -171,7 +171,7 @@ class MoveForm(ReasonForm):
     def __init__(self, *args: Any, alias: Alias, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter__project")
-        servable = without_bodies(versions.ready().trained_on(alias.cluster.base_model), "")
+        servable = without_bodies(versions.ready().fitting(alias.cluster.base_model), "")
         others = servable.exclude(pk=alias.version_id)
         offer(self, version=others, expected=versions)
         cast(forms.Select, self.fields["version"].widget).choices = self.offered(others)

@@ -120,6 +120,25 @@ class NamesForm(ReasonForm):
     field_order = ("also_named", "reason")
 
 
+class VariantForm(ReasonForm):
+    """A form that declares or revokes of which base model another one is a variant."""
+
+    variant_of = forms.ModelChoiceField(
+        BaseModel.objects.none(),
+        to_field_name="slug",
+        required=False,
+        label="Variant of",
+        empty_label="no other model",
+        help_text="A copy with other numbers, such as fewer bits, whose clusters then serve that model's adapters.",
+    )
+    field_order = ("variant_of", "reason")
+
+    def __init__(self, *args: Any, model: BaseModel, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        others = BaseModel.objects.ready().filter(variant_of=None).exclude(pk=model.pk)
+        cast("forms.ModelChoiceField[BaseModel]", self.fields["variant_of"]).queryset = others
+
+
 class ProjectRowForm(Form):
     """A form for a new object in one of the person's projects; the parent of other forms."""
 

@@ -10,6 +10,7 @@ from django.db.models import Case, When
 from adapterhub.api.pages import CHOOSE, offer, preselect
 from adapterhub.core.errors import Invalid
 from adapterhub.core.forms import Form
+from registry.base_models.variants import of_variants
 from registry.experiments.guardrails import Kind
 from registry.experiments.metrics import METRICS
 from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES, check, check_answers, guardrail
@@ -261,7 +262,7 @@ class PromoteForm(PlanForm):
     def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         aliases = Alias.objects.select_related("project").filter(
-            project=version.project, cluster__base_model=version.adapter.base_model
+            of_variants("cluster__base_model", version.adapter.base_model), project=version.project
         )
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
         offer(self, alias=aliases.exclude(version=version).order_by(own, "name"))

@@ -45,6 +45,7 @@ from serving_client.protocol import (
 )
 
 MOST_CHANGES = 200
+Granted = dict[tuple[int, ...], set[int]]
 
 
 def publish() -> RoutingTable:
@@ -204,9 +205,11 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
     clusters = list(Cluster.objects.values_list("pk", "max_lora_rank", "routing"))
     refusals = Refusals.read({cluster: rank for cluster, rank, _ in clusters})
     affine = {cluster for cluster, _, routing in clusters if routing == PREFIX_AFFINITY}
-    replicas, granted = holders(), granted_clusters()
+    replicas, (granted, on_variants) = holders(), granted_clusters()
+    live = live_clusters() if on_variants else {}
     limited = {(each.project_id, each.cluster_id): each.share_key for each in limited_grants()}
-    ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
+    bases = {base for _, base in [*granted, *on_variants]}
+    ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=bases, **only)
     columns = ("served_name", "digest", "max_rank", "created_at")
     names = ("adapter__project__slug", "adapter__base_model__slug")
     size = ("adapter__base_model__longest_token", "adapter__base_model__config__max_position_embeddings")
@@ -216,16 +219,35 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
             project,
             base,
             digest,
-            *addresses(replicas.get(name, ()), granted[key]),
+            *addresses(replicas.get(name, ()), answering),
             most_characters(longest, positions),
-            refusals.of(name, rank, granted[key]),
+            refusals.of(name, rank, answering),
             int(created.timestamp()),
-            share_among([limited.get((pair[0], cluster)) for cluster in sorted(granted[key])]),
-            PREFIX_AFFINITY if granted[key] <= affine else LEAST_LOADED,
+            share_among([limited.get((pair[0], cluster)) for cluster in sorted(answering)]),
+            PREFIX_AFFINITY if answering <= affine else LEAST_LOADED,
         )
         for name, digest, rank, created, project, base, longest, positions, *pair in rows
-        if (key := tuple(pair)) in granted
+        if (key := tuple(pair)) in granted or key in on_variants
+        if (answering := of_version(granted.get(key, set()), on_variants.get(key, set()), live.get(name, set())))
     }
+
+
+def of_version(own: set[int], variants: set[int], live: set[int]) -> set[int]:
+    """Return the clusters that answer for a version: `own` of its base model, or `variants` of declared variants.
+
+    `live` are those of its aliases. A variant answers only where an alias on it serves the version and none on its own
+    base model does, or where there is no other cluster: nobody gets fewer bits because somebody else chose them.
+    """
+    return variants if variants and not own & live and (variants & live or not own) else own
+
+
+def live_clusters() -> dict[str, set[int]]:
+    """Map served names to the clusters whose aliases or active rollouts serve them."""
+    live: dict[str, set[int]] = {}
+    rollouts = Rollout.objects.active().values_list("candidate__served_name", "alias__cluster")
+    for name, cluster in [*Alias.objects.values_list("version__served_name", "cluster"), *rollouts]:
+        live.setdefault(name, set()).add(cluster)
+    return live
 
 
 def limited_grants() -> list[ClusterGrant]:
@@ -279,17 +301,22 @@ def most_characters(longest_token: int, positions: Any) -> int | None:
     return longest_token * positions if longest_token and isinstance(positions, int) else None
 
 
-def granted_clusters() -> dict[tuple[int, ...], set[int]]:
+def granted_clusters() -> tuple[Granted, Granted]:
     """Map (project, base model) to the clusters that may serve the project's versions of that base model.
 
-    They are the project's own clusters and those of accepted grants that were not withdrawn. All are database ids.
+    They are the project's own clusters and those of accepted grants that were not withdrawn: in the first map those of
+    the base model, in the second those of its declared variants. All are database ids.
     """
-    granted: dict[tuple[int, ...], set[int]] = {}
-    own = Cluster.objects.values_list("project", "base_model", "pk")
+    of_base: Granted = {}
+    of_variants: Granted = {}
+    own = Cluster.objects.values_list("project", "base_model", "base_model__variant_of", "pk")
     accepted = ClusterGrant.objects.standing().exclude(project=None)
-    for project, base, cluster in [*own, *accepted.values_list("project", "cluster__base_model", "cluster")]:
-        granted.setdefault((project, base), set()).add(cluster)
-    return granted
+    bases = ("cluster__base_model", "cluster__base_model__variant_of")
+    for project, base, variant_of, cluster in [*own, *accepted.values_list("project", *bases, "cluster")]:
+        of_base.setdefault((project, base), set()).add(cluster)
+        if variant_of:
+            of_variants.setdefault((project, variant_of), set()).add(cluster)
+    return of_base, of_variants
 
 
 def holders() -> dict[str, list[Replica]]:

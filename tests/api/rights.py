@@ -156,6 +156,7 @@ NEEDS = {
     "new-base-model GET": ADMIN,
     "new-base-model POST": ADMIN,
     "base-model POST": ADMIN,
+    "declare-variant POST": ADMIN,
     "new-adapter GET": PUBLISH,
     "new-adapter POST": PUBLISH,
     "edit-adapter GET": PUBLISH,

@@ -87,6 +87,17 @@ def test_a_tokens_limits_are_changed(command: Command, ci: str) -> None:
     assert command("token", "limit", token.pk, "--reason", "x").returncode == 2
 
 
+def test_a_variant_is_declared_and_revoked(command: Command, base_model: BaseModel) -> None:
+    facts = {"tokenizer_digest": base_model.tokenizer_digest, "template_digest": base_model.template_digest}
+    shape = {"status": "ready", "digest": "8" * 64, "config": base_model.config}
+    BaseModel.objects.create(slug="tiny-int8", source="tiny-int8", **facts, **shape)
+    declared = done(command, "base-model", "variant", "tiny-int8", "--of", "tiny", "--reason", "8 bits")
+    assert declared == "tiny-int8: a variant of tiny, not measured\n"
+    assert done(command, "base-model", "variant", "tiny-int8", "--reason", "undone") == "tiny-int8: no variant\n"
+    refused = command("base-model", "variant", "tiny", "--of", "tiny", "--reason", "x")
+    assert "are the same files" in refused.stderr
+
+
 def test_a_declared_cluster_says_what_differs_whatever_the_spelling(
     command: Command, cluster: Cluster, alice: Any, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ NAMES = (
     rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight samples scopes score seen settings sha256
     size slots source source_sha256 split start_values status steps steps.approval steps.hold_s steps.min_samples
     steps.shadow steps.weight tag tags targeting targeting.allow targeting.deny targeting.holdout task
-    tokens_per_min type url weight by since until
+    tokens_per_min type url variant variant_of weight by since until
     """.split(),  # noqa: SIM905 (a table)
         "",
     )

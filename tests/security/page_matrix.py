@@ -104,8 +104,8 @@ NAMES = (
     mapping max_length max_lora_rank max_loras max_rank max_tokens meaning method more name named_versions
     object_type overrides page password plan preset preview priority prompt prompts quantum quorum rank rank_max
     rank_min reads reason recompute refusal replicas retention revision role routing samples scopes seen session sharded
-    since slug sort source split start_values state status tag tags temperature theme uniform_rank until url verify
-    weight
+    since slug sort source split start_values state status tag tags temperature theme uniform_rank until url variant
+    variant_of verify weight
     confirm engine_key requests_per_s slots tokens_per_min by
     """.split(),  # noqa: SIM905 (a table)
         "",
@@ -125,6 +125,7 @@ RUN = {
 FORMS: dict[str, dict[str, Any]] = {
     "add-replica": {"url": "http://127.0.0.1:9"},
     "alias-policy": {"quorum": 0, "reason": "x"},
+    "declare-variant": {"variant_of": "", "reason": "x"},
     "base-model": {"also_named": "acme/copy", "reason": "x"},
     "edit-adapter": {"description": "x"},
     "new-adapter": {"project": "@project", "slug": "fresh", "base_model": "tiny"},

@@ -13,7 +13,7 @@ from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
-from registry.models import AdapterVersion
+from registry.models import AdapterVersion, BaseModel
 from training.api.serializers import JobSerializer
 from training.api.views import OF_JOBS, Cancelling
 from training.models import Dataset, Evaluation
@@ -26,11 +26,12 @@ class EvaluationSerializer(JobSerializer):
 
     version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True)
     against = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
+    variant = serializers.SlugRelatedField[BaseModel](slug_field="slug", read_only=True, allow_null=True)
     metrics = serializers.SerializerMethodField()
 
     class Meta(JobSerializer.Meta):
         model = Evaluation
-        fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "task", "metrics"]
+        fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "task", "variant", "metrics"]
 
     @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
     def get_metrics(self, job: Evaluation) -> Any:
@@ -49,6 +50,12 @@ class NewEvaluationSerializer(serializers.Serializer[Any]):
     pattern = serializers.CharField(
         max_length=MAX_PATTERN, required=False, help_text="Regular expression to search for in each answer."
     )
+    variant = serializers.SlugRelatedField(
+        slug_field="slug",
+        queryset=BaseModel.objects.select_related("variant_of"),
+        required=False,
+        help_text="A declared variant of the base model: the loss that it costs on the dataset is measured, too.",
+    )
     task = serializers.CharField(
         max_length=100, required=False, help_text="A task of lm-eval, of those that the operator offers."
     )
@@ -57,7 +64,7 @@ class NewEvaluationSerializer(serializers.Serializer[Any]):
 class EvaluationViewSet(Cancelling):
     """Evaluations of a version, compared with its base model and, if given, with the version that it would replace."""
 
-    queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
+    queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "variant", "result")
     serializer_class = EvaluationSerializer
     pagination_class = ByCreation
     filters = {**OF_JOBS, "version": "version__served_name", "against": "against__served_name"}

@@ -15,7 +15,7 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
 from adapterhub.core.regex_check import pattern_fault
 from adapterhub.jobs.models import JobStatus
-from registry.models import AdapterVersion, Cluster, VersionEvaluation
+from registry.models import AdapterVersion, BaseModel, Cluster, VersionEvaluation
 from registry.models.adapter import VersionStatus
 from registry.models.approved_versions import require_nameable
 from training.models import lm_eval_task
@@ -44,6 +44,7 @@ class Evaluation(GpuJob):
     prompts = models.JSONField(default=list)
     pattern = models.CharField(max_length=MAX_PATTERN, blank=True, default="")
     task = models.CharField(max_length=100, blank=True, default="", db_default="", help_text="A task of lm-eval.")
+    variant = models.ForeignKey(BaseModel, models.PROTECT, null=True, blank=True, related_name="+")
     result = models.OneToOneField(VersionEvaluation, models.PROTECT, null=True, editable=False, related_name="job")
 
     tags = {
@@ -76,16 +77,19 @@ class Evaluation(GpuJob):
         against: AdapterVersion | None = None,
         pattern: str = "",
         task: str = "",
+        variant: BaseModel | None = None,
     ) -> Evaluation:
         """Queue an evaluation, record that, and return it.
 
-        Without `task` a dataset or prompts must be given; a task is combined with nothing else. Raises Invalid that
+        Without `task` a dataset or prompts must be given; a task is combined with nothing else. With `variant`, a
+        declared variant of the base model, the loss that it costs on the dataset is measured, too. Raises Invalid that
         names the field for versions, data, prompts, a pattern or a task that cannot be used, and Conflict if the queue
         is full.
         """
         require_measurable(version, against)
+        require_variant(version, variant, dataset)
         if task:
-            require_alone(dataset=dataset, prompts=prompts, against=against, pattern=pattern)
+            require_alone(dataset=dataset, prompts=prompts, against=against, pattern=pattern, variant=variant)
             lm_eval_task.require_task(task)
             require_nameable([version], "version")
             require_cluster(version)
@@ -102,6 +106,7 @@ class Evaluation(GpuJob):
             prompts=checked_prompts(prompts or []),
             pattern=pattern,
             task=task,
+            variant=variant,
             created_by=by.user,
         )
         job.require_of_project("dataset", dataset)
@@ -110,6 +115,7 @@ class Evaluation(GpuJob):
         inputs = {"version": version.served_name, "against": against.served_name if against else None}
         with transaction.atomic():
             wishes = {"prompts": len(job.prompts)} | ({"task": task} if task else {})
+            wishes |= {"variant": variant.slug} if variant else {}
             job.request(Tag.EVALUATION_REQUESTED, by=by, after=inputs | wishes)
         return job
 
@@ -133,6 +139,7 @@ class Evaluation(GpuJob):
             "generic": str(GENERIC),
             "prompts": self.prompts,
             "pattern": self.pattern or None,
+            "variant": str(self.variant.folder) if self.variant else None,
             "chat": self.is_chat(),
             "as_chat": self.reads_as_chat(),
             "events": str(folder / "events.jsonl"),
@@ -161,11 +168,14 @@ class Evaluation(GpuJob):
         Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
         """
         metrics = json.loads((folder / "output" / "result.json").read_bytes())
+        if self.variant:
+            metrics["variant"] |= {"name": self.variant.slug, "digest": self.variant.digest}
         with transaction.atomic():
             self.heartbeat()
             result = VersionEvaluation.objects.create(
                 version=self.version,
                 against=self.against,
+                variant=self.variant,
                 base_digest=self.base_model.digest,
                 dataset_digest=self.dataset.digest if self.dataset else "",
                 metrics=metrics,
@@ -174,6 +184,7 @@ class Evaluation(GpuJob):
             self.end(JobStatus.SUCCEEDED)
             measured = {name: metrics[name] for name in ("task", "scores") if name in metrics}
             measured |= {} if self.task else {"differences": metrics.get("differences")}
+            measured |= {"variant": metrics["variant"]} if self.variant else {}
             self.record_end(evidence={**measured, "version": self.version.served_name})
 
     def record_end(self, **facts: Any) -> None:
@@ -211,6 +222,18 @@ def require_measurable(version: AdapterVersion, against: AdapterVersion | None) 
         raise Invalid(f"{against} has another base model than {version}.", field="against", code="wrong_base")
     if against and against.pk == version.pk:
         raise Invalid(f"{version} cannot be compared with itself.", field="against", code="same_version")
+
+
+def require_variant(version: AdapterVersion, variant: BaseModel | None, dataset: Dataset | None) -> None:
+    """Raise Invalid unless `variant`, if given, is a declared variant of the version's base model and there is text."""
+    if variant is None:
+        return
+    base = variant.variant_of
+    if base is None or base.digest != version.base_digest:
+        message = f"{variant} is not declared a variant of {version.adapter.base_model}."
+        raise Invalid(message, field="variant", code="not_a_variant")
+    if dataset is None:
+        raise Invalid("Name a dataset: a variant's loss is measured on its rows.", field="dataset", code="no_dataset")
 
 
 def checked_prompts(prompts: list[str]) -> list[str]:

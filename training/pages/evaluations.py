@@ -18,7 +18,7 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.forms import Form
 from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
-from registry.models import AdapterVersion, without_bodies
+from registry.models import AdapterVersion, BaseModel, without_bodies
 from registry.pages.adapters import find_version
 from registry.pages.forms import OFFERED, PromptListField
 from training.models import Dataset, Evaluation
@@ -37,6 +37,13 @@ class EvaluationForm(Form):
         required=False,
         empty_label="the base model alone",
         help_text="Another version that is measured on the same rows and prompts.",
+    )
+    variant = forms.ModelChoiceField(
+        BaseModel.objects.none(),
+        required=False,
+        label="Variant of the base model",
+        empty_label="none",
+        help_text="The loss that this copy of the base model costs is measured on the dataset, too.",
     )
     prompts = PromptListField(most=MAX_PROMPTS, longest=MAX_PROMPT, required=False)
     pattern = forms.CharField(
@@ -57,6 +64,11 @@ class EvaluationForm(Form):
         offer(self, dataset=Dataset.objects.filter(project=version.project, status="ready"), against=others)
         listed = [("", "the base model alone"), *((each.pk, str(each)) for each in others[:OFFERED])]
         cast(forms.Select, self.fields["against"].widget).choices = listed
+        variants = BaseModel.objects.ready().filter(variant_of__digest=version.base_digest)
+        if variants.exists():
+            offer(self, variant=variants.select_related("variant_of"))
+        else:
+            del self.fields["variant"]
         if tasks := offered():
             cast(forms.ChoiceField, self.fields["task"]).choices = [("", "none"), *((task, task) for task in tasks)]
         else:

@@ -323,7 +323,7 @@ class DeclarationCheck:
             if version.status != VersionStatus.CHECKING:
                 version.require_fits(cluster)
             return
-        if base.digest != cluster.base_model.digest:
+        if not cluster.base_model.serves_adapters_of(base.digest):
             message = f"{cluster} serves {cluster.base_model}, and the adapter would be one of {base}."
             raise Invalid(message, field="cluster", code="wrong_base")
         if (rank := self.largest_rank()) > cluster.max_lora_rank:

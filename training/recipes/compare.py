@@ -2,8 +2,9 @@
 
 The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
 "chat": true to send the prompts in the chat template, "as_chat": true to read the data's prompts so, too,
-"pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,
-"new_tokens": 64, "seed": 0, "threads": 0}. The result is OUTPUT/result.json, by arm (`base` and each NAME).
+"pattern": REGEX or null, "variant": DIR or null, a copy of the base with other numbers, "events": FILE, "output": DIR,
+"max_tokens": 8192, "max_length": 1024, "answers": 16, "new_tokens": 64, "seed": 0, "threads": 0}. The result is
+OUTPUT/result.json, by arm (`base` and each NAME).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 BASE = "base"
 Arms = dict[str, Any]
+# Arm -> the loss of each example.
+Losses = dict[str, list[float]]
 # A row without its answer: {prompt}, or {messages, tools}.
 Question = dict[str, Any]
 
@@ -39,6 +42,7 @@ class Comparison(RunFile):
     generic: TextPath | None = None
     prompts: list[str] = []
     pattern: str | None = None
+    variant: TextPath | None = None
     chat: bool = False
     as_chat: bool = False
     max_tokens: Positive = 8192
@@ -65,8 +69,9 @@ def compare(comparison: Comparison, events: Events) -> None:
         torch.set_num_threads(comparison.threads)
     arms, tokenizer = load_arms(comparison)
     result: dict[str, Any] = {"arms": {name: {} for name in arms}}
+    losses: Losses = {}
     if comparison.data:
-        measure(result, arms, tokenizer, comparison.data, comparison)
+        losses = measure(result, arms, tokenizer, comparison.data, comparison)
         check_answers(result, arms, tokenizer, comparison.data, comparison)
     if comparison.generic:
         measure_generic(result, arms, tokenizer, comparison.generic, comparison)
@@ -77,6 +82,9 @@ def compare(comparison: Comparison, events: Events) -> None:
         result["arms"][name]["answers"] = [
             {"prompt": prompt, "answer": answer} for prompt, answer in zip(comparison.prompts, answers, strict=True)
         ]
+    del arms  # Two base models need not lie in memory at once.
+    if comparison.variant and comparison.data:
+        measure_variant(result, losses, comparison.variant, comparison.data, comparison)
     comparison.output.mkdir(parents=True, exist_ok=True)
     run_file.write_atomically(comparison.output / "result.json", result)
     events.write("log", message="Compared.")
@@ -116,18 +124,58 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
     return call
 
 
-def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Add each arm's held-out loss to `result`, overall and by example, and the first adapter's paired differences.
-
-    The differences are to each other arm. Raises BadInput for data that cannot be read.
-    """
+def sample_of(data: Path, tokenizer: Any, comparison: Comparison) -> list[TokenSequence]:
+    """Return the rows on which every arm's loss is measured. Raises BadInput for data that cannot be read."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
-    from training.recipes.scoring import paired_difference
 
     choose = as_chat if comparison.as_chat else list
     rows = sequences_of(data, "data", tokenizer, comparison.max_length, choose)
-    sequences = held_out_sample(rows, comparison.max_tokens, comparison.seed)
+    return held_out_sample(rows, comparison.max_tokens, comparison.seed)
+
+
+def measure_variant(result: dict[str, Any], losses: Losses, variant: Path, data: Path, comparison: Comparison) -> None:
+    """Add to `result` what the variant of the base model costs: its loss on the same rows, alone and with the version.
+
+    `losses` are those of the base model's arms, by example. Raises BadInput if the variant reads the rows as other
+    tokens, and for data that cannot be read.
+    """
+    from training.lm.error_reporting import BadInput
+
+    arms, tokenizer = load_arms(comparison.model_copy(update={"base_model": variant}))
+    sequences = sample_of(data, tokenizer, comparison)
+    tokens = sum(sequence.targets for sequence in sequences)
+    if (tokens, len(sequences)) != (result["tokens"], result["examples"]):
+        raise BadInput("variant: its tokenizer makes other tokens of the data than that of its base model.")
+    weights = [sequence.weight for sequence in sequences]
+    version = next(name for name in arms if name != BASE)
+    cost, with_version = (
+        cost_of(losses_of(arms[name], sequences, tokenizer), losses[name], weights) for name in (BASE, version)
+    )
+    result["variant"] = {**cost, "with_version": with_version, "tokens": tokens, "rows": len(sequences)}
+
+
+def cost_of(variant: list[float], base: list[float], weights: list[float]) -> dict[str, Any]:
+    """Return {loss, loss_base, difference}: mean losses of the variant and its base, and their paired difference."""
+    from training.recipes.scoring import paired_difference
+
+    means = (
+        sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
+        for losses in (variant, base)
+    )
+    difference = asdict(paired_difference(variant, base, weights))
+    return {**dict(zip(("loss", "loss_base"), means, strict=True)), "difference": difference}
+
+
+def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> Losses:
+    """Add each arm's held-out loss to `result`, overall and by example, and the first adapter's paired differences.
+
+    The differences are to each other arm. Return the losses by arm and example. Raises BadInput for data that cannot be
+    read.
+    """
+    from training.recipes.scoring import paired_difference
+
+    sequences = sample_of(data, tokenizer, comparison)
     losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
     tokens = [sequence.weight for sequence in sequences]
     for name, arm_losses in losses.items():
@@ -138,6 +186,7 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comp
     result["differences"] = {
         name: asdict(paired_difference(losses[first], losses[name], tokens)) for name in arms if name != first
     }
+    return losses
 
 
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:

@@ -18,6 +18,7 @@ KNOWN_CAUSES = (
     ("No adapter found", "The engine does not find the version's files: mount the folder of served versions there."),
     ("NaN", BROKEN_WEIGHTS),
     ("finite", BROKEN_WEIGHTS),
+    ("does not list it", "The engine says that it has loaded the version and does not list it: restart the engine."),
 )
 
 

@@ -27,6 +27,7 @@ from registry.serving.loaded_rollouts import RECONCILER, start_loaded_rollouts, 
 from registry.serving.replica_calls import Engine
 from registry.serving.routing_table import publish
 from registry.serving.same_engine import TWIN, EndpointIndex, tell_same_engines
+from registry.serving.served_folders import Folders, copy_of
 from registry.serving.session_lock import session_lock
 
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout. A replica
@@ -60,12 +61,14 @@ def reconcile_alone(cluster: Cluster) -> bool:
 class Observation:
     """A replica that answered, with all adapters that it holds, probed by us or not (served name -> path).
 
-    `wanted` is what it should hold.
+    `wanted` is what it should hold; `vanished` are the names that it held in the round before, from another path or
+    not at all now.
     """
 
     replica: Replica
     engine: Engine
     adapters: dict[str, str]
+    vanished: set[str] = field(default_factory=set)
     wanted: Wanted = field(default_factory=dict)
 
     def surplus(self) -> set[str]:
@@ -119,8 +122,9 @@ def observe(cluster: Cluster) -> list[Observation]:
         with transaction.atomic():
             for replica, report in batch:
                 replica.cluster = cluster
+                vanished = {name for name, path in replica.loaded.items() if report.reported.get(name) != path}
                 if recorded(replica, report, index):
-                    observations.append(Observation(replica, engines[replica], dict(report.reported)))
+                    observations.append(Observation(replica, engines[replica], dict(report.reported), vanished))
     twins = tell_same_engines({each.replica: (each.engine, each.adapters) for each in observations})
     own = [observation for observation in observations if observation.replica not in twins]
     Replica.objects.filter(pk__in=[observation.replica.pk for observation in own]).update(seen_at=now())
@@ -158,6 +162,7 @@ def load_missing(observations: list[Observation], until: float) -> None:
     on. No load begins after `until` (of time.monotonic()).
     """
     folders = Folders()
+    folders.fetch(version for observation in observations for version in lacking(observation).values())
     requests = [(observation, list(load_requests(observation, folders))) for observation in observations]
     calls = [
         (observation, partial(replica_calls.push, observation.engine, missing, until))
@@ -184,49 +189,30 @@ def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:
     Replica.keep_all(claiming, "pushed")
 
 
-class Folders:
-    """The verified local copy of each version's files, made once in a run for all replicas."""
-
-    def __init__(self) -> None:
-        self._copies: dict[str, str | ArtifactError | OSError] = {}
-
-    def of(self, version: AdapterVersion) -> str:
-        """Return the path of the version's verified copy, which the first call makes.
-
-        Raises ArtifactError for a damaged version, and OSError if it cannot be copied now, which is not its fault.
-        Later calls raise the same error.
-        """
-        if version.digest not in self._copies:
-            self._copies[version.digest] = self._copied(version)
-        copy = self._copies[version.digest]
-        if isinstance(copy, Exception):
-            raise copy
-        return copy
-
-    def _copied(self, version: AdapterVersion) -> str | ArtifactError | OSError:
-        try:
-            return str(version.served_folder())
-        except (ArtifactError, OSError) as error:
-            log.warning("%s has no copy for replicas: %s", version, error)
-            return error
-
-
 def load_requests(observation: Observation, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
     """Yield the loads that the replica needs.
 
     A version with damaged files is recorded as refused instead; one that cannot be copied now is skipped.
     """
-    for name, version in observation.wanted.items():
-        path = str(settings.SERVED_DIR / version.digest)
-        if observation.replica.loaded.get(name) == path or observation.replica.refused.get(name):
-            continue
+    for name, version in lacking(observation).items():
         try:
-            yield replica_calls.LoadRequest(name, folders.of(version), observation.adapters.get(name))
+            is_repeated = name in observation.vanished
+            yield replica_calls.LoadRequest(name, folders.of(version), observation.adapters.get(name), is_repeated)
         except ArtifactError as error:
             refuse(observation.replica, version, str(error))
         except OSError:
             # The disk is full or the store is unreachable: the next run retries, and loaded versions keep serving.
             continue
+
+
+def lacking(observation: Observation) -> Wanted:
+    """Return the wanted versions that the replica neither holds from their own path nor has refused."""
+    replica = observation.replica
+    return {
+        name: version
+        for name, version in observation.wanted.items()
+        if replica.loaded.get(name) != str(copy_of(version)) and not replica.refused.get(name)
+    }
 
 
 def take_all(batch: Iterable[tuple[Observation, replica_calls.Loaded]]) -> None:

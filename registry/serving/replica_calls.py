@@ -22,8 +22,8 @@ AT_ONCE = 64
 # Results are handed over in lists of up to TOGETHER, which wait for no result longer than LINGER_S.
 TOGETHER, LINGER_S = 50, 0.05
 VERSION = re.compile(r"[\w.+-]{1,60}")
-# A query is quick; a load reads weights from disk and installs them in the engine.
-INSPECT_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
+# A query is quick, an unload too; a load reads weights from disk and installs them in the engine.
+INSPECT_TIMEOUT_S, UNLOAD_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 10.0, 60.0
 # Loads of one replica. A load, and its probe even more, waits for the engine's steps: side by side they wait together.
 LOADS_AT_ONCE = 4
 # Long enough to exercise many positions, but shorter than the shortest served context, which engines enforce.
@@ -63,11 +63,15 @@ class ReplicaReport:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A version to load from `path`; `loaded_from` is the path that the name is loaded from now, None if not loaded."""
+    """A version to load from `path`; `loaded_from` is the path that the name is loaded from now, None if not loaded.
+
+    `is_repeated`: the replica took it before, answered all the time, and does not list it from this path.
+    """
 
     name: str
     path: str
     loaded_from: str | None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,8 @@ def load(engine: EngineClient, request: LoadRequest) -> Loaded:
     try:
         load_once(engine, request)
         probe(engine, request.name)
+        if request.is_repeated:
+            require_listed(engine, request)
     except EngineRejected as error:
         take_out(engine, request.name)
         return Loaded(request.name, request.path, refusal=error.reason, engine_text=error.engine_text)
@@ -236,6 +242,15 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
         loaded = {model.name: model.root for model in engine.models()}
         if loaded.get(request.name) != request.path:
             raise
+
+
+def require_listed(engine: EngineClient, request: LoadRequest) -> None:
+    """Require that the engine lists what it says that it has loaded, or it would be loaded again in every round.
+
+    Raises EngineRejected, and EngineError if the engine does not answer as it should.
+    """
+    if request.path not in [model.root for model in engine.models() if model.name == request.name]:
+        raise EngineRejected(f"It says that it has loaded {request.name} and does not list it from {request.path}.")
 
 
 def where_marked(at: Engine, marker: str, path: str, others: Sequence[Engine]) -> int | None:
@@ -290,7 +305,7 @@ def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:
 
     No unload begins after `until` (of time.monotonic()).
     """
-    with at.client(LOAD_TIMEOUT_S) as engine:
+    with at.client(UNLOAD_TIMEOUT_S) as engine:
         return {name for name in names if time.monotonic() <= until and take_out(engine, name)}
 
 

@@ -107,6 +107,31 @@ def test_an_address_is_corrected_and_refused_when_it_is_taken_or_forbidden(clust
     first.change_address("http://127.0.0.1:3/", reason="the same engine", by=alice.as_actor())
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "http://127.0.0.1/",
+        "HTTP://127.0.0.1:080",
+        "http://LOCALHOST.:80",
+        "http://[::1]",
+        "http://[0:0:0:0:0:0:0:1]:80/",
+        "http://[::ffff:127.0.0.1]",
+        "http://0.0.0.0:80",
+        "http://127.0.0.2",
+    ],
+)
+def test_one_engine_under_another_spelling_is_refused_in_every_cluster(
+    cluster: Cluster, alice: User, settings: Any, spelling: str
+) -> None:
+    settings.ENGINE_HOSTS = ["localhost", "127.0.0.0/8", "0.0.0.0/32", "::/0"]
+    cluster.add_replica(url="http://127.0.0.1:80", by=alice.as_actor())
+    other = Cluster.create(project=cluster.project, slug="b", base_model=cluster.base_model, by=alice.as_actor())
+    for shared in (cluster, other):
+        with pytest.raises(Conflict) as refused:
+            shared.add_replica(url=spelling, by=alice.as_actor())
+        assert (refused.value.field, refused.value.code) == ("url", "replica_exists")
+
+
 def test_a_host_that_does_not_resolve_is_refused(
     cluster: Cluster, alice: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

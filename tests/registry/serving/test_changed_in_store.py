@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from adapterhub.accounts.models import User
 from adapterhub.artifacts import FolderStore
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
+from registry.serving import served_folders
 from registry.serving.open_alarms import remedy_of
 from registry.serving.reconciler import reconcile
 from registry.serving.valkey import valkey
@@ -22,6 +24,8 @@ from tests.builders.adapters import flip_a_byte, flipped
 from tests.builders.fleet import names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url
+from tests.fakes.trickle import trickling
+from tests.waiting import wait_until
 
 
 def damage(version: AdapterVersion) -> None:
@@ -153,6 +157,33 @@ def test_a_store_that_is_away_refuses_nothing(
     settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = store, None
     reconcile()
     assert names(engines[0]) == names(engines[1]) == {stable, candidate.served_name}
+
+
+def test_a_bucket_that_hangs_holds_up_no_version_that_is_here(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    candidate: AdapterVersion,
+    alice: User,
+    settings: Any,
+    s3_keys: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A round once asked it for one version after another, for three minutes each, before it loaded any."""
+    monkeypatch.setattr(served_folders, "COPY_S", 1.0)
+    reconcile()
+    stable = served.version.served_name
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    engines[0][0].adapters.clear()
+    store, place = settings.ARTIFACT_STORE, settings.SERVED_DIR / candidate.digest
+    with trickling() as bucket:
+        settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", bucket.url
+        began = time.monotonic()
+        reconcile()
+        assert time.monotonic() - began < 10
+        assert names(engines[0]) == {stable}
+        assert not place.exists()
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = store, None
+    wait_until(lambda: reconcile() or candidate.served_name in names(engines[0]), what="the candidate")
 
 
 def test_a_move_to_what_no_replica_takes_is_taken_back(

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -127,3 +129,29 @@ def test_a_replica_that_answers_a_byte_at_a_time_does_not_hold_its_cluster(
         assert reconcile_alone(served.cluster)
     assert not Replica.objects.get(url=slow.url).is_healthy
     assert names(engines[0]) == {served.version.served_name}
+
+
+def test_a_replica_that_never_answers_an_unload_holds_up_no_load(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    candidate: AdapterVersion,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    alice: User,
+) -> None:
+    """Its cluster once waited a minute for each version that it should unload."""
+    hang, slow = Hanging("/v1/unload_lora_adapter"), FakeEngine()
+    slow.folders = OnDisk()
+    monkeypatch.setattr(replica_calls, "UNLOAD_TIMEOUT_S", 0.5)
+    settings.ROLLBACK_WINDOW = timedelta(0)
+    old = served.version.served_name
+    with Server(hang.around(slow.app())) as server:
+        served.cluster.add_replica(url=server.url, by=alice.as_actor())
+        reconcile_alone(served.cluster)
+        served.move(candidate, expected=served.version, reason="newer", by=alice.as_actor())
+        reconcile_alone(served.cluster)
+        hang.released.set()
+    assert hang.asked.is_set()
+    assert names(engines[0]) == {candidate.served_name}
+    assert set(published().versions[candidate.served_name].replicas) == {server.url, *(s.url for _, s in engines)}
+    assert published().versions[old].replicas == ()

@@ -33,12 +33,23 @@ class Engine(FakeEngine):
         self.routed_when_unloaded: list[tuple[str, tuple[str, ...]]] = []
         self.meet: threading.Barrier | None = None
         self.loses_answers = False
+        self.conceals = ""
+
+    async def models(self, request: Request) -> Answer:
+        adapters = self.adapters
+        if self.conceals:
+            self.adapters = {} if self.conceals == "nothing" else dict.fromkeys(adapters, "/elsewhere")
+        answer = await super().models(request)
+        self.adapters = adapters
+        return answer
 
     async def load(self, request: Request) -> Answer:
         body = await request.json()
         self.folders = {body["lora_path"]: 4} if Path(body["lora_path"]).is_dir() else {}
         if self.meet:
             self.meet.wait(60)
+        if self.conceals:
+            self.adapters.pop(body["lora_name"], None)
         answer = await super().load(request)
         return error(503, "ServiceUnavailable", "lost on the way") if self.loses_answers else answer
 
@@ -117,6 +128,28 @@ def test_a_load_whose_answer_was_lost_is_probed_before_it_is_routed_to(served: A
     assert [body["model"] for body, _ in engines[0].received] == [name]
     assert len(routed(name)) == 2
     assert AuditEvent.objects.filter(tag="replica:version_loaded").count() == 2
+
+
+@pytest.mark.parametrize("lists", ["nothing", "another path"])
+def test_a_replica_that_lies_about_what_it_loaded_is_no_endless_war(
+    served: Alias, engines: list[Engine], lists: str
+) -> None:
+    """It takes every load and answers, but lists nothing, or files that are not the version's."""
+    liar, name = engines[0], served.version.served_name
+    liar.conceals = lists
+    for _ in range(5):
+        reconcile()
+    events = AuditEvent.objects.filter(tag__in=["replica:version_loaded", "replica:load_refused"])
+    assert [event.tag for event in events.filter(object_id=replica_of(liar).pk).order_by("pk")] == [
+        "replica:version_loaded",
+        "replica:load_refused",
+    ]
+    assert "does not list it" in replica_of(liar).refused[name]
+    assert routed(name) == (engines[1].url,)  # type: ignore[attr-defined]
+
+
+def replica_of(engine: Engine) -> Replica:
+    return Replica.objects.get(url=engine.url)  # type: ignore[attr-defined]
 
 
 def test_what_somebody_else_loaded_is_probed_and_refused_when_it_is_broken(

@@ -43,9 +43,11 @@ SCALE, LENGTH, BATCH, AT_ONCE, WIDTH = 2.0, 256, 8, 16, 32
 RANKS, BUDGET = (2, 8, 16), 8
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 SWEPT = [f"{kinds} {rank}" for kinds in ("all", "mlp", "attention") for rank in RANKS]
-STARTED = "mlp 8 + init"
+STARTED, STARTED_RATE = "mlp 8 + init", 4e-3
 SEED, USUAL, USUAL_RATE = 100, "all 16", 2e-4
 SHARE, ROWS = 0.15, 800
+# Arms of the sweep, of 36, from which a domain is read into the table.
+FEWEST_SWEPT = 24
 CONFIG = AnalysisConfig(
     budget_value=BUDGET,
     preset="race",
@@ -91,7 +93,8 @@ class Bench:
         self.device = "cuda" if on_gpu else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(str(options.model))
         dtype = torch.bfloat16 if on_gpu else torch.float32
-        self.model = AutoModelForCausalLM.from_pretrained(str(options.model), dtype=dtype).to(self.device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(str(options.model), dtype=dtype).eval()
+        self.model: Any = model.to(self.device)
         self.stack = Stack(Base.of(self.model), SCALE, LENGTH, compiled=on_gpu)
         self.modules = linear_modules(self.model)
         self.shapes = {name: shape_of(module) for name, module in self.modules.items()}
@@ -100,7 +103,7 @@ class Bench:
     def domain(self, name: str, steps: int) -> None:
         """Race, then train what has no line yet: the race's plan, the usual recipe, and the sweep."""
         text = corpus.load(self.options.data, name, self.tokenizer, LENGTH, self.device)
-        rows = [{"text": self.tokenizer.decode(block[:-1])} for block in text.train[:ROWS]]
+        rows: list[dict[str, Any]] = [{"text": self.tokenizer.decode(block[:-1])} for block in text.train[:ROWS]]
         race, tuned = self.race(name, steps, rows), self.tuned(name, steps, rows)
         arms: list[tuple[str, float]] = [("plan", race["learning_rate"]), ("tuned", tuned["advised"])]
         arms += [(USUAL, USUAL_RATE), *((arm, rate) for arm in SWEPT for rate in RATES)]
@@ -140,7 +143,7 @@ class Bench:
         budget = int(rank) * sum(sum(shape) for shape in self.shapes.values())
         return candidates.uniform(self.shapes, budget, Bounds(0, WIDTH, 1), kinds), bool(init)
 
-    def race(self, name: str, steps: int, rows: list[dict[str, str]]) -> dict[str, Any]:
+    def race(self, name: str, steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the product's race for a run of so many steps; it is held once."""
         key = (name, steps, "race", 0.0, SEED)
         if key in self.lines.rows:
@@ -156,11 +159,11 @@ class Bench:
         say(f"{name} {steps}: race in {time.monotonic() - started:.1f} s. {plan.verdict_text}")
         return row
 
-    def tuned(self, name: str, steps: int, rows: list[dict[str, str]]) -> dict[str, Any]:
+    def tuned(self, name: str, steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the rate of the usual recipe that a race of rates alone advises, with the same tokens."""
         key = (name, steps, "tuning", 0.0, SEED)
         if key not in self.lines.rows:
-            config = replaced(run_steps=steps, budget_value=16, race_rates=(5e-4, *RATES, 1.6e-2))
+            config = replaced(run_steps=steps, budget_value=16, race_rates=RATES)
             recipes = (Recipe("all"),)
             race = Race.of(self.model, self.modules, self.shapes, self.tokenizer, rows, config, recipes)
             raced = race.hold({}, lambda _steps: None)
@@ -188,7 +191,7 @@ def table(lines: Lines, domains: Sequence[str]) -> Iterator[Row]:
         for domain in domains:
             own = {key[2:]: row for key, row in lines.rows.items() if key[:2] == (domain, steps)}
             swept = {key[:2]: row["loss"] for key, row in own.items() if key[0] in SWEPT and key[1] in RATES}
-            if len(swept) == len(SWEPT) * len(RATES):
+            if len(swept) >= FEWEST_SWEPT:
                 yield from compared(domain, steps, own, swept)
 
 
@@ -207,9 +210,15 @@ def compared(domain: str, steps: int, own: dict[Any, Any], swept: dict[tuple[str
         f"{USUAL} at {tuned['rate']:g}, tuned with the race's tokens": tuned["loss"],
         f"{USUAL} at its best rate": min(loss for (arm, _), loss in swept.items() if arm == USUAL),
     }
+    same = [loss for (arm, _), loss in swept.items() if own[arm, min(RATES), SEED]["parameters"] == plan["parameters"]]
+    if same:
+        peers["its own ranks at their best rate: what the advised rate costs"] = min(same)
+    if (STARTED, STARTED_RATE, SEED) in own:
+        peers[f"{STARTED} at {STARTED_RATE:g}, without a race"] = own[STARTED, STARTED_RATE, SEED]["loss"]
     share = plan["parameters"] / own[USUAL, USUAL_RATE, SEED]["parameters"]
     for name, loss in peers.items():
-        label = f"{domain}, {steps} steps: plan at {plan['rate']:g} ({share:.2f} of r = 16) against {name}"
+        ours = f"plan at {plan['rate']:g} ({share:.2f} of r = 16)"
+        label = f"{domain}, {steps} steps, {len(swept)} arms: {ours} against {name}"
         yield Row(label, plan["loss"], loss, round(loss / plan["loss"], 4))
 
 

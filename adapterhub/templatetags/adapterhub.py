@@ -94,6 +94,9 @@ VERDICTS = {
     "follow_plan": "stable plan",
     "uniform_as_good": "uniform is as good here",
     "sample_too_small": "sample too small",
+    "race_won": "won the race",
+    "no_difference": "no difference",
+    "unrivalled": "no rival",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-PLAN = {
+from typing import Any
+
+PLAN: dict[str, Any] = {
     "modules": [
         {
             "name": f"model.layers.{layer}.mlp.{kind}",
@@ -50,4 +52,59 @@ PLAN = {
     "sequences": 16,
     "divergence_used": False,
     "seconds": 1.0,
+}
+
+CANDIDATE: dict[str, Any] = {
+    "kinds": "mlp",
+    "start_values": True,
+    "share": 1.0,
+    "rank": 6,
+    "rate": 0.002,
+    "parameters": 768,
+}
+RACED: dict[str, Any] = PLAN | {
+    "preset": "race",
+    "settings": {**PLAN["settings"], "sensitivity": "spectrum", "objective": "uniform"},
+    "verdict": "no_difference",
+    "verdict_text": "The race shows no difference.",
+    "learning_rate": 0.003,
+    "probes": [],
+    "race": {
+        "candidates": [
+            {**CANDIDATE, "rounds": [{"steps": 20, "loss": 2.5}, {"steps": 40, "loss": 2.1}], "diverged": False},
+            {**CANDIDATE, "rate": 0.004, "rounds": [{"steps": 20, "loss": 2.25}], "diverged": False},
+            {
+                **CANDIDATE,
+                "kinds": "all",
+                "start_values": False,
+                "rank": 4,
+                "rounds": [{"steps": 20, "loss": 2.75}, {"steps": 40, "loss": 2.125}],
+                "diverged": False,
+            },
+            {
+                **CANDIDATE,
+                "kinds": "all",
+                "start_values": False,
+                "rank": 4,
+                "rate": 0.004,
+                "rounds": [{"steps": 20, "loss": None}],
+                "diverged": True,
+            },
+        ],
+        "winner": 0,
+        "runner_up": 2,
+        "chosen": 2,
+        "difference": {"mean": -1.2, "low": -2.5, "high": 0.3},
+        "no_difference": True,
+        "rate": {
+            "advised": 0.003,
+            "run_steps": 600,
+            "is_at_edge": True,
+            "by_length": [{"steps": 20, "rate": 0.004}, {"steps": 40, "rate": 0.002}],
+        },
+        "tokens": {"trained": 4000, "scored": 2000, "allowed": 6000, "run": 40000},
+        "rows": {"trained": 60, "scored": 12},
+        "batch_size": 1,
+        "base_loss": 3.5,
+    },
 }

@@ -17,7 +17,7 @@ from adapterhub.accounts.models import Membership, Project, User
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
 from tests.markup import markup
-from tests.pages.plans import PLAN
+from tests.pages.plans import PLAN, RACED
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.models.hyperparameters import TABLE
 
@@ -198,6 +198,20 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     refused = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 9}).content.decode()
     assert "too large" in refused
     assert "768 of 768" in refused
+
+
+def test_a_race_is_shown_as_a_bracket_with_curves(analysis: RankAnalysis, alice: User, client: Client) -> None:
+    RankAnalysis.objects.filter(pk=analysis.pk).update(plan=RACED, preset="race")
+    client.force_login(alice)
+    own = " ".join(client.get(reverse("rank-analysis", args=[analysis.pk])).content.decode().split())
+    assert "4 candidates trained on the same rows and were scored on 12 others" in own
+    assert "it spent 5,000 of the 6,000 that it might, of a run of 40,000" in own
+    assert "0.003, from the race" in own
+    assert own.count('class="curve line') == 1  # the other kind of plan has one finite loss alone
+    for words in ("winner", "runner-up", "chosen: the smaller one", "diverged", "loss after 40 steps", "at the edge"):
+        assert words in own, words
+    page = client.get(reverse("new-training-run"), {"rank_analysis": analysis.pk}).content.decode()
+    assert "0.003 is what the analysis&#x27; race advises." in page
 
 
 def test_the_form_begins_with_the_rate_of_the_probes_lowest_loss(

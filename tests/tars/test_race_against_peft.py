@@ -43,8 +43,8 @@ def made(family: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SMALL, **SHAPES[family])
-    return AutoModelForCausalLM.from_config(config).float().eval()
+    loader: Any = AutoModelForCausalLM
+    return loader.from_config(AutoConfig.for_model(family, **SMALL, **SHAPES[family])).float().eval()
 
 
 def batches() -> list[Batch]:
@@ -75,7 +75,7 @@ def peer_of(model: Any, side: SideBySide, place: int) -> Any:
         alpha_pattern=plan.alpha_pattern,
         target_modules=plan.target_modules,
     )
-    peer = get_peft_model(copy.deepcopy(model), config)
+    peer: Any = get_peft_model(copy.deepcopy(model), config)
     for name, rank in side.lanes[place].ranks.items():
         if rank:
             peer.get_submodule(f"base_model.model.{name}").lora_A["default"].weight.data = (
@@ -84,7 +84,7 @@ def peer_of(model: Any, side: SideBySide, place: int) -> Any:
     return peer
 
 
-def loss_of(peer: Any, batch: Batch) -> torch.Tensor:
+def loss_of(peer: Any, batch: Batch) -> Any:
     logits = peer(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
 

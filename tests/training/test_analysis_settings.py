@@ -17,9 +17,11 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
-from tests.pages.plans import PLAN
+from tests.pages.plans import PLAN, RACED
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.runs.launch import launch_run
+from training.tars.__main__ import parse
+from training.tars.config import AnalysisConfig
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -84,6 +86,23 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
     assert expected <= set(arguments)
 
 
+def test_a_race_is_launched_for_the_run_to_come_and_shown(api: APIClient, body: dict[str, Any]) -> None:
+    run = {"run_steps": 900, "run_batch_size": 4, "run_scheduler": "cosine", "race_share": 0.1, "race_rates": [0.001]}
+    answer = api.post("/api/v1/rank-analyses/", {**body, "preset": "race", "settings": run}, format="json").json()
+    assert (answer["preset"], answer["rank_min"]) == ("race", 0)
+    analysis = RankAnalysis.objects.get()
+    arguments = analysis.child_arguments(Path("/job"))
+    assert {"--run-steps=900", "--run-batch-size=4", "--run-scheduler=cosine", "--race-share=0.1"} <= set(arguments)
+    parsed = parse(arguments[1:])
+    assert (parsed.preset, parsed.rank_min, parsed.run_steps, parsed.race_rates) == ("race", 0, 900, (0.001,))
+    assert AnalysisConfig(preset="race", rank_min=parsed.rank_min).settings().objective == "uniform"
+    RankAnalysis.objects.update(plan=RACED, status="succeeded")
+    detail = api.get(f"/api/v1/rank-analyses/{analysis.pk}/").json()
+    assert (detail["race"], detail["learning_rate"]) == (RACED["race"], 0.003)
+    other = api.post(f"/api/v1/rank-analyses/{analysis.pk}/reallocate/", {"budget": {"uniform_rank": 6}}, format="json")
+    assert other.json()["verdict_text"] == RACED["verdict_text"]
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "fragment"),
     [
@@ -105,6 +124,17 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
         ),
         ({"preset": "uniform", "settings": {"kinds": "mlp"}}, "settings.kinds", "measures nothing"),
         ({"rank_min": 3, "rank_max": 3}, "rank_min", "No multiple of 2"),
+        ({"settings": {"race_share": 0.1}}, "settings.race_share", "is a setting of the race"),
+        ({"preset": "race", "settings": {"kinds": "mlp"}}, "settings.kinds", "The race decides this"),
+        ({"preset": "race", "rank_min": 4}, "rank_min", "The race decides this"),
+        ({"preset": "race", "settings": {"race_share": 1.5}}, "settings.race_share", "at most 1"),
+        ({"preset": "race", "settings": {"run_steps": 0}}, "settings.run_steps", "at least 1"),
+        (
+            {"preset": "race", "settings": {"run_scheduler": "square"}},
+            "settings.run_scheduler",
+            "must be one of linear",
+        ),
+        ({"preset": "race", "settings": {"race_rates": []}}, "settings.race_rates", "between 0 and 1"),
         ({"budget": {"uniform_rank": 12}}, "budget", "too large"),
         ({"budget": {"parameters": 40}}, "budget", "too small"),
     ],

@@ -8,12 +8,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from adapterhub.core.errors import Invalid
-from training.tars.presets import BadSettings, Settings, settings_of
+from training.tars.presets import SCHEDULERS, BadSettings, Settings, settings_of
 
 # Parts of a preset; rank_min is a field of the analysis beside rank_max and quantum.
 PARTS = tuple(field.name for field in fields(Settings) if field.name != "rank_min")
 PROBE = ("probe_steps", "probe_rates")
-NAMES = (*PARTS, *PROBE, "target_modules")
+RACE = ("run_steps", "run_batch_size", "run_scheduler", "race_share", "race_rates")
+NAMES = (*PARTS, *PROBE, *RACE, "target_modules")
 MOST_STEPS, MOST_RATES = 1000, 8
 
 
@@ -28,10 +29,18 @@ def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: 
         raise refused(unknown[0], f"is unknown; known are {', '.join(NAMES)}.")
     check_number(chosen, "power", 0.0, 10.0)
     check_number(chosen, "probe_steps", 1, MOST_STEPS)
-    check_rates(chosen)
+    check_number(chosen, "run_steps", 1, 1_000_000)
+    check_number(chosen, "run_batch_size", 1, 1024)
+    check_number(chosen, "race_share", 0.0, 1.0)
+    if chosen.get("run_scheduler", SCHEDULERS[0]) not in SCHEDULERS:
+        raise refused("run_scheduler", f"must be one of {', '.join(SCHEDULERS)}.")
+    for name in ("probe_rates", "race_rates"):
+        check_rates(chosen, name)
     check_modules(chosen, kinds)
     if resolved(preset, rank_min, chosen).sensitivity != "probe" and (misplaced := sorted(set(chosen) & set(PROBE))):
         raise refused(misplaced[0], "is a setting of the probe: set sensitivity to probe, or leave it out.")
+    if preset != "race" and (misplaced := sorted(set(chosen) & set(RACE))):
+        raise refused(misplaced[0], "is a setting of the race: set preset to race, or leave it out.")
     return chosen
 
 
@@ -77,11 +86,11 @@ def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -
         raise refused(name, f"is {value}; it must be {f'at least {least}' if least else 'above 0'}, at most {most:g}.")
 
 
-def check_rates(chosen: dict[str, Any]) -> None:
-    """Check that the probe's learning rates are a short list of numbers between 0 and 1. Raises Invalid."""
-    rates = chosen.get("probe_rates", [0.1])
+def check_rates(chosen: dict[str, Any], name: str) -> None:
+    """Check that the learning rates under a name are a short list of numbers between 0 and 1. Raises Invalid."""
+    rates = chosen.get(name, [0.1])
     if not isinstance(rates, list) or not 1 <= len(rates) <= MOST_RATES or not all(map(is_rate, rates)):
-        raise refused("probe_rates", f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
+        raise refused(name, f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
 
 
 def is_rate(value: Any) -> bool:

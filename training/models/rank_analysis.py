@@ -37,6 +37,7 @@ class RankAnalysis(GpuJob):
         DEFAULT = "default"
         SEED = "seed"
         UNIFORM = "uniform"
+        RACE = "race"
 
     preset = models.CharField(max_length=20, choices=Preset.choices, default=Preset.DEFAULT)
     settings = models.JSONField(default=dict, help_text="What was chosen instead of the preset's parts.")
@@ -192,6 +193,8 @@ class RankAnalysis(GpuJob):
             plan = allocation.reallocate(self.require_plan(), kind, value)
         except allocation.AllocationError as error:
             raise Invalid(str(error), field="budget", code="bad_budget") from None
+        if plan.get("race"):
+            return plan
         words = verdict.of(plan["modules"], plan["stability"], plan["sequences"], Settings(**plan["settings"]))
         return {**plan, "verdict": words[0], "verdict_text": words[1]}
 

@@ -38,6 +38,7 @@ from training.models.dataset import DatasetStatus
 from training.pages.curves import FRAME
 from training.pages.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.pages.plan_comparison import comparable
+from training.pages.race_chart import race_of
 from training.pages.rate_advice import rate_advice
 from training.pages.retention import keeping
 from training.tars.allocation import cost
@@ -261,7 +262,7 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
     parts = {"first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
-    return {"plan": plan, "heat": heat, "rate": rate_advice(plan), **parts}
+    return {"plan": plan, "heat": heat, "rate": rate_advice(plan), "race": race_of(plan), **parts}
 
 
 @login_required

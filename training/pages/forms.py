@@ -23,7 +23,7 @@ from training.models.analysis_settings import NAMES
 from training.models.hyperparameters import TABLE, Choice
 from training.models.retention import Retention
 from training.pages.fields import MappingField, MixtureField, PromptsField, Switch, SwitchField, WordsField, is_switch
-from training.tars.presets import CHOICES
+from training.tars.presets import CHOICES, SCHEDULERS
 from training.tars.probed_rates import rate_of
 
 PROBED = "had the lowest loss in the analysis' probe of a few steps"
@@ -354,6 +354,7 @@ class AnalysisForm(Form):
             ),
             "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
             "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
+            **race_fields(),
             "target_modules": WordsField(
                 required=False, help_text="Last parts of the names, such as up_proj, down_proj. Empty: all."
             ),
@@ -370,6 +371,24 @@ class AnalysisForm(Form):
     def settings(self) -> dict[str, Any]:
         """Return the settings that were filled in, by name; empty fields are left out."""
         return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
+
+
+def race_fields() -> dict[str, forms.Field]:
+    """Return the fields of the preset race: the run to come, and what the race may cost."""
+    schedulers = [("", "the preset's"), *((word, word) for word in SCHEDULERS)]
+    return {
+        "run_steps": forms.IntegerField(required=False, help_text="Race: steps of the run to come. Empty: 600."),
+        "run_batch_size": forms.IntegerField(required=False, help_text="Race: sequences in each of them. Empty: 8."),
+        "run_scheduler": forms.ChoiceField(
+            choices=schedulers, required=False, help_text="Race: how the run's learning rate falls; linear if empty."
+        ),
+        "race_share": forms.FloatField(
+            required=False, help_text="Race: the most tokens that it reads, as a share of the run's. Empty: 0.15."
+        ),
+        "race_rates": WordsField(
+            required=False, number=float, help_text="Race: learning rates to try. Empty: those that suit the model."
+        ),
+    }
 
 
 class BudgetForm(Form):

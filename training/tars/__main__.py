@@ -28,9 +28,11 @@ from training.tars.heat_map import kind_of, svg
 
 if TYPE_CHECKING:
     from training.tars.analysis import Analysis
+    from training.tars.race.contest import Cost
 
 OWN_WORDS = "self"
 LEAST = {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1, "threads": 0}
+LEAST |= {"run_steps": 1, "run_batch_size": 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,6 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--target-modules", type=words_of, help="last parts of module names, such as q_proj,v_proj; all by default"
     )
+    add_race(parser)
     parser.add_argument("--scale", type=float, default=2.0, help="alpha / r of every module")
     parser.add_argument("--events", type=Path, help="append progress as JSON lines")
     parser.add_argument("--heat-map", type=Path, help="write the plan as a picture: an .svg")
@@ -84,6 +87,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--out", type=Path, required=True, help="plan.json; the start values for A are written beside it"
     )
     return parser.parse_args(arguments)
+
+
+def add_race(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the preset race: the run to come, and what the race may cost."""
+    parser.add_argument("--run-steps", type=int, default=600, help="race: steps of the run to come")
+    parser.add_argument("--run-batch-size", type=int, default=8, help="race: sequences in each of them")
+    parser.add_argument(
+        "--run-scheduler", choices=presets.SCHEDULERS, default=presets.SCHEDULERS[0], help="race: how its rate falls"
+    )
+    parser.add_argument("--race-share", type=float, default=0.15, help="race: most tokens, as a share of the run's")
+    parser.add_argument("--race-rates", type=rates, help="race: learning rates to try; those for the model by default")
 
 
 def rates(text: str) -> tuple[float, ...]:
@@ -161,20 +175,33 @@ def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] 
         tokenizer, model = load_named(options.model, "--model")
         if options.reference == OWN_WORDS:
             reference = own_words(model, tokenizer, config)
-        return analyze(model, tokenizer, rows, reference, config, progress)
+        return analyze(model, tokenizer, rows, reference, config, progress, say_cost)
+
+
+def say_cost(cost: Cost) -> None:
+    """Print what a race will read, before it begins."""
+    if is_first_process():
+        sys.stderr.write(
+            f"The race reads at most {cost.allowed:,} tokens, {cost.allowed / cost.run_tokens:.0%} of the run's "
+            f"{cost.run_tokens:,}; a token that is only scored counts half.\n"
+        )
 
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
     """Convert errors of an analysis in the block to BadInput with the option to change."""
     from training.tars.analysis import NoLinearModules
+    from training.tars.race.contest import AllDiverged, RaceTooShort
+    from training.tars.race.side_by_side import UnknownArchitecture
     from training.tars.signals import LossNotFinite
 
     with named("--data"):
         try:
             yield
-        except NoLinearModules as error:
+        except (NoLinearModules, UnknownArchitecture) as error:
             raise BadInput(f"--target-modules: {error}") from None
+        except (RaceTooShort, AllDiverged) as error:
+            raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
         except LossNotFinite as error:
             raise BadInput(f"--model: {error}") from None
 
@@ -230,10 +257,29 @@ def show(plan: dict[str, Any], out: Path) -> None:
     console.print(table)
     serving = plan["serving"]
     console.print(f"A slot of vLLM at --max-lora-rank {serving['max_lora_rank']}: {serving['slot_bytes']:,} bytes.")
-    if plan["learning_rate"]:
+    if plan["race"]:
+        console.print(bracket(plan["race"]))
+    elif plan["learning_rate"]:
         console.print(probed(plan["probes"], plan["learning_rate"]))
     console.print(plan["verdict_text"])
     console.print(f"Written to {out}", soft_wrap=True)
+
+
+def bracket(race: dict[str, Any]) -> Table:
+    """Return the race as a table: every candidate with its loss after each round, and what it cost."""
+    tokens = race["tokens"]
+    title = f"Race: {tokens['trained']:,} tokens trained, {tokens['scored']:,} scored, of a run of {tokens['run']:,}"
+    table = Table("kinds", "rank", "start values", "rate", "loss by steps", "", title=title)
+    places = {race["winner"]: "winner", race["runner_up"]: "runner-up"}
+    for place, candidate in enumerate(race["candidates"]):
+        losses = "  ".join(
+            f"{each['steps']}: {'diverged' if each['loss'] is None else format(each['loss'], '.4f')}"
+            for each in candidate["rounds"]
+        )
+        start = "yes" if candidate["start_values"] else "no"
+        named = (candidate["kinds"], str(candidate["rank"]), start, f"{candidate['rate']:g}")
+        table.add_row(*named, losses, places.get(place, ""))
+    return table
 
 
 def probed(probes: list[dict[str, Any]], lowest: float) -> str:

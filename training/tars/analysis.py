@@ -16,6 +16,7 @@ from training.tars.allocation import Bounds
 from training.tars.config import AnalysisConfig
 from training.tars.presets import Settings, is_open
 from training.tars.probed_rates import lowest_rate
+from training.tars.race.contest import Cost
 from training.tars.race.result import Race, Raced
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure
@@ -76,13 +77,14 @@ def analyze(
     reference: Sequence[Row] | None = None,
     config: AnalysisConfig | None = None,
     progress: Progress = lambda step, total: None,
+    before_race: Callable[[Cost], None] = lambda cost: None,
 ) -> Analysis:
     """Plan the rank of every linear module of `model` except its head, for the task's `rows`.
 
-    Without `reference` no divergence is measured, and the result says so. `progress` gets (work done, work in all). The
-    model is left as it was. Raises AllocationError for a budget that cannot be met, BadSettings, DataError for rows
-    without a token to predict, LossNotFinite, and NoLinearModules for a model or names without any; of a race also
-    RaceTooShort, AllDiverged and UnknownArchitecture.
+    Without `reference` no divergence is measured, and the result says so. `progress` gets (work done, work in all),
+    `before_race` the cost of a race that is about to begin. The model is left as it was. Raises AllocationError for a
+    budget that cannot be met, BadSettings, DataError for rows without a token to predict, LossNotFinite, and
+    NoLinearModules for a model or names without any; of a race also RaceTooShort, AllDiverged and UnknownArchitecture.
     """
     started = time.monotonic()
     config = config or AnalysisConfig()
@@ -96,6 +98,7 @@ def analyze(
     race = None
     if config.preset == "race":
         race = Race.of(model, modules, dict(zip(modules, shapes, strict=True)), tokenizer, rows, config)
+        before_race(race.contest.cost)
     sample = Sample.of(model, tokenizer, rows, reference, config)
     counter = Counter(progress, race.total_steps if race else 0)
     scores = measure(model, modules, sample, settings, config, counter.measured)

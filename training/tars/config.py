@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.tars.presets import PROBE_RATES, BadSettings, Settings, settings_of
+from training.tars.presets import PROBE_RATES, SCHEDULERS, BadSettings, Settings, settings_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AnalysisConfig:
     target_modules: tuple[str, ...] | None = None
     run_steps: int = 600
     run_batch_size: int = 8
-    run_scheduler: str = "linear"
+    run_scheduler: str = SCHEDULERS[0]
     race_share: float = 0.15
     race_rates: tuple[float, ...] | None = None
     seed: int = 0

@@ -18,6 +18,8 @@ CHOICES = {
     "kinds": ("all", "mlp", "attention"),
 }
 PROBE_RATES = (2e-3, 4e-3, 8e-3)
+# Schedules of a run that a race takes; the first is the recipes' default.
+SCHEDULERS = ("linear", "cosine", "constant")
 # Sensitivities that know the worth of every further rank, not only of a module.
 WITH_SPECTRUM = ("probe", "spectrum")
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "query_key_value"}
@@ -79,8 +81,10 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
             raise BadSettings(name, f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
     if preset == "uniform" and set(overrides) - {"rank_min"}:
         raise BadSettings(min(overrides), "The uniform preset measures nothing: leave the other settings out.")
-    if preset == "race" and overrides:
-        raise BadSettings(min(overrides), "The race decides this by what its candidates reach: leave it out.")
+    if preset == "race" and (
+        decided := {name for name, value in overrides.items() if (name, value) != ("rank_min", 0)}
+    ):
+        raise BadSettings(min(decided), "The race decides this by what its candidates reach: leave it out.")
     return consistent(replace(PRESETS[preset], **overrides))
 
 

@@ -31,7 +31,7 @@ MEASURED = {
 
 
 RACE_TEXTS = {
-    "follow_plan": "The race was won by {winner} over {peer} ({between}). {advice}",
+    "race_won": "The race was won by {winner} over {peer} ({between}). {advice}",
     "no_difference": "The race shows no difference between {winner} and {peer} ({between}); the plan takes the smaller "
     "one: {chosen}. {advice}",
     "unrivalled": "The race was won by {winner}; no other kind of plan reached its last round. {advice}",
@@ -41,12 +41,15 @@ RACE_MEASURED = "The race is new: docs/benchmarks.md says how near its plans cam
 
 
 def of_race(race: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the verdict on a race that was held, and a text that explains it: winner, runner-up and interval."""
+    """Return the verdict on a race and a text that explains it: winner, runner-up and interval.
+
+    It is race_won, no_difference, or unrivalled if one kind of plan alone ended the race.
+    """
     candidates, difference = race["candidates"], race["difference"]
     if difference is None:
         verdict, peer, between = "unrivalled", "", ""
     else:
-        verdict = "no_difference" if race["no_difference"] else "follow_plan"
+        verdict = "no_difference" if race["no_difference"] else "race_won"
         peer = called(candidates[race["runner_up"]])
         mean, low, high = (-difference[name] for name in ("mean", "high", "low"))
         between = f"{mean:.2f} % better, 95 %: {low:.2f} to {high:.2f}"

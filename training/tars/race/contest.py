@@ -24,7 +24,7 @@ from training.tars.race.side_by_side import Lane, SideBySide
 from training.tars.signals import Batch, batch_of
 
 # Rows that score: a quarter of all, within these bounds.
-FEWEST_SCORED, MOST_SCORED = 8, 24
+FEWEST_SCORED, MOST_SCORED = 8, 12
 # A row that is only scored needs no backward pass: half the work of one that is trained on.
 SCORED_COST = 0.5
 # A race with fewer steps in its first round would be of noise alone.
@@ -103,6 +103,10 @@ class Rows:
         """Return the number of counted tokens of each scored row."""
         return np.asarray([sum(label != IGNORED for label in row.labels[1:]) for row in self.scored], dtype=np.float64)
 
+    def tokens(self, size: int, steps: int) -> int:
+        """Return the number of tokens in the first `steps` batches."""
+        return sum(len(self.train[place % len(self.train)].ids) for place in range(size * steps))
+
     @property
     def tokens_a_row(self) -> float:
         """Return the mean length of the rows to train on."""
@@ -152,6 +156,8 @@ class Cost:
             spare = share * run_tokens - (first + second) * scored
             steps = int(spare / ((first + LONGER * second) * size * length))
             # More recipes only where each still has a race worth the name.
+            while steps > 0 and first * rows.tokens(size, steps) + second * rows.tokens(size, LONGER * steps) > spare:
+                steps -= 1  # the rows that it reads are longer than the mean
             if steps >= (FEWEST_STEPS if count <= KEPT_RECIPES else 4 * FEWEST_STEPS):
                 # A race as long as the run would be the run itself.
                 return cls(run_tokens, int(share * run_tokens), min(steps, run.steps // LONGER), size, count)
@@ -217,10 +223,7 @@ class Contest:
         for group, losses in zip(groups, reached, strict=True):
             for entry, row in zip(group, losses, strict=True):
                 entry.losses[steps] = row
-        size = self.cost.batch_size
-        lengths = [len(row.ids) for row in self.rows.train]
-        read = sum(lengths[place % len(lengths)] for place in range(steps * size))
-        self.trained += len(entries) * read
+        self.trained += len(entries) * self.rows.tokens(self.cost.batch_size, steps)
         self.scored += len(entries) * sum(len(row.ids) for row in self.rows.scored)
 
     def scores(self, candidates: Sequence[Candidate], steps: int) -> list[NDArray[np.float64]]:

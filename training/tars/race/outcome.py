@@ -10,9 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 2000
-# How far a rate may be moved from the longest length that was raced to that of the run.
-MOST_MOVE = 2.0
-STEEPEST = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,10 @@ def best_rate(losses: Mapping[float, float]) -> float | None:
     return float(math.exp(min(max(peak, around[0]), around[2])))
 
 
-def rate_at(length: int, by_length: Sequence[tuple[int, float]]) -> float:
-    """Return the rate for a run of `length` steps, from the best rates at the lengths that were raced, ascending.
+def advised(best_rates: Sequence[float]) -> float:
+    """Return the rate for the run: the geometric mean of the best ones at the lengths that were raced.
 
-    A power of the length through the last two; half of what they show, as each is uncertain, and no more than a factor
-    of MOST_MOVE. One length gives its own rate.
+    Moving it along the lengths to that of the run was measured and does harm: between two short lengths the best rate
+    moves by chance more than by length (docs/benchmarks.md).
     """
-    steps, rate = by_length[-1]
-    if len(by_length) < 2:
-        return rate
-    before, earlier = by_length[-2]
-    slope = math.log(rate / earlier) / math.log(steps / before)
-    slope = min(max(slope / 2, -STEEPEST), STEEPEST)
-    moved = (length / steps) ** slope
-    return rate * min(max(moved, 1 / MOST_MOVE), MOST_MOVE)
+    return math.exp(sum(map(math.log, best_rates)) / len(best_rates))

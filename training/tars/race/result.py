@@ -100,11 +100,12 @@ def result(contest: Contest, entries: Sequence[Entry]) -> Raced:
     order = sorted(entries, key=lambda entry: entry.mean(steps, counted))
     winner = order[0]
     runner_up = rival_of(winner, order, steps, counted)
-    between = runner_up and outcome.difference(winner.losses[steps], runner_up.losses[steps], counted)
+    between = outcome.difference(winner.losses[steps], runner_up.losses[steps], counted) if runner_up else None
     is_tie = between is not None and between.includes_zero
     chosen = min((winner, runner_up), key=parameters) if is_tie and runner_up else winner
     by_length = best_rates(contest, entries, chosen.candidate.recipe)
-    rate = float(f"{outcome.rate_at(contest.run.steps, by_length):.3g}")
+    rate = float(f"{outcome.advised([best for _, best in by_length]):.3g}")
+    tried = {entry.candidate.rate for entry in entries}
     base = contest.base_losses
     record = {
         "candidates": [described(entry, contest) for entry in entries],
@@ -116,6 +117,7 @@ def result(contest: Contest, entries: Sequence[Entry]) -> Raced:
         "rate": {
             "advised": rate,
             "run_steps": contest.run.steps,
+            "is_at_edge": len(tried) > 1 and any(best in (min(tried), max(tried)) for _, best in by_length),
             "by_length": [{"steps": length, "rate": float(f"{best:.3g}")} for length, best in by_length],
         },
         "tokens": {

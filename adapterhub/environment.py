@@ -190,7 +190,9 @@ TABLE = {
             "Seconds after which Postgres ends a statement; the web process sets 30; 0 = never.",
         ),
         Setting(
-            "ADAPTERHUB_DOWNLOAD_STALL_S", "300", "Seconds without a byte after which a base model's download fails."
+            "ADAPTERHUB_DOWNLOAD_STALL_S",
+            "300",
+            "Seconds without a byte after which a base model's download fails; twice as many below 1 KB a second.",
         ),
         Setting(
             "ADAPTERHUB_DISCOVERY_S",

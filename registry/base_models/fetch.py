@@ -19,6 +19,8 @@ from registry.models import AdapterVersion, BaseModel
 from registry.models.base_model import require_listed
 
 POLL_S = 1.0
+# A download that brings less holds its worker for a day, as one that brings nothing.
+SLOWEST_BYTES_PER_S = 1024
 
 
 class NotFetched(Exception):
@@ -68,17 +70,27 @@ def download(model: BaseModel) -> None:
 def wait_while_it_grows(child: Child, folder: Path) -> None:
     """Wait until the child ends.
 
-    Raises NotFetched if the folder's size does not change for DOWNLOAD_STALL_S seconds.
+    Raises NotFetched if the folder's size does not change for DOWNLOAD_STALL_S seconds, or grows in twice that time by
+    less than SLOWEST_BYTES_PER_S for each.
     """
-    size, grown_at = 0, time.monotonic()
+    stall_s = settings.DOWNLOAD_STALL_S
+    size, changed_at = 0, time.monotonic()
+    begin, begun_at = size, changed_at
     while child.wait(POLL_S) is None:
-        if (now_there := bytes_in(folder)) != size:
-            size, grown_at = now_there, time.monotonic()
-        elif time.monotonic() - grown_at > settings.DOWNLOAD_STALL_S:
-            raise NotFetched(
-                f"The hub has sent nothing for {settings.DOWNLOAD_STALL_S} s, after {size >> 20} MB: register the "
-                "model again once it answers."
-            )
+        there, moment = bytes_in(folder), time.monotonic()
+        if there != size:
+            size, changed_at = there, moment
+        if there - begin >= 2 * stall_s * SLOWEST_BYTES_PER_S:
+            begin, begun_at = there, moment
+        if moment - changed_at > stall_s:
+            raise stalled(f"nothing for {stall_s} s", size)
+        if moment - begun_at > 2 * stall_s:
+            raise stalled(f"only {there - begin} bytes in {2 * stall_s} s", size)
+
+
+def stalled(brought: str, size: int) -> NotFetched:
+    """Return, without raising it, the error of a download that is given up after `size` bytes."""
+    return NotFetched(f"The hub has sent {brought}, after {size >> 20} MB: register the model again once it answers.")
 
 
 def bytes_in(folder: Path) -> int:

@@ -21,6 +21,9 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.commits: list[str] = []
         self.token = "hf_right"  # noqa: S105 - of this fake
+        # Each file comes only after so many seconds.
+        self.delay_s = 0.0
+        self.ended = threading.Event()
 
     @property
     def url(self) -> str:
@@ -107,6 +110,8 @@ class Answers(BaseHTTPRequestHandler):
         if content is None:
             self.send_error_code("EntryNotFound")
             return
+        if self.command != "HEAD":
+            self.server.ended.wait(self.server.delay_s)
         self.send(content, 200, {"ETag": f'"{tag_of(content)}"', "X-Repo-Commit": self.server.head(name)})
 
     def send_error_code(self, code: str) -> None:
@@ -133,4 +138,5 @@ def running() -> Iterator[Hub]:
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
+        server.ended.set()
         server.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -73,6 +74,21 @@ def test_a_hub_that_never_answers_ends_in_a_rejection_and_the_slug_is_free(
     assert again.status_code == 202
     model.refresh_from_db()
     assert (model.status, model.source, model.message, model.check_attempt) == ("checking", "acme/other", "", 0)
+
+
+@pytest.mark.slow
+def test_a_hub_that_brings_some_bytes_a_second_does_not_hold_its_worker_for_a_day(
+    alice: User, hub: Hub, settings: Any
+) -> None:
+    """Each small file that arrived once counted as progress, and a repository may hold any number of them."""
+    settings.DOWNLOAD_STALL_S = 6
+    hub.delay_s = 3.0
+    hub.repositories[SOURCE] |= {f"notes/{number}.json": b"{}" for number in range(400)}
+    model = registered(alice, "slow")
+    check_base_model(model.pk)
+    model.refresh_from_db()
+    assert model.status == "rejected"
+    assert re.search(r"has sent only \d+ bytes in 12 s", model.message)
 
 
 def test_a_snapshot_is_downloaded_and_its_slug_is_taken(alice: User, hub: Hub) -> None:

@@ -141,6 +141,28 @@ def test_no_field_of_any_call_makes_a_fault_of_ours(
     assert count > 1000
 
 
+@pytest.mark.slow
+@pytest.mark.threat("D19")
+def test_every_call_refuses_a_field_that_it_does_not_know(
+    described: Any, world: dict[str, Any], ci: str, tmp_path: Path
+) -> None:
+    """A misspelt field would else be left out in silence; calls that the token may not make say so first."""
+    api = Client(headers={"Authorization": f"Bearer {ci}"}, raise_request_exception=False)
+    accepted, count = [], 0
+    for method, url, _, good in calls(described, world, tmp_path):
+        with transaction.atomic():
+            answer = api.generic(method, url, json.dumps({"eval_datasett": 1, **good}), "application/json")
+            transaction.set_rollback(True)
+        if answer.status_code in (401, 403, 404):
+            continue
+        count += 1
+        named = [error["field"] for error in answer.json()["errors"]] if answer.status_code == 422 else []
+        if named != ["eval_datasett"]:
+            accepted.append(f"{method} {url}: {answer.status_code} {named}")
+    assert accepted == []
+    assert count > 40
+
+
 @pytest.mark.threat("D19")
 @pytest.mark.parametrize("depth", [DEEPEST + 2, 500, 2000, 100_000])
 def test_json_that_is_nested_without_end_is_422_with_its_field(ci: str, adapter: Adapter, depth: int) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from django.db import connection
 
 from registry.models import Cluster
+from registry.serving.desired_versions import waiting_versions
 from registry.serving.reconciler import reconcile_alone
 
 # A round of a cluster that takes longer goes on in its thread, and the others are not kept waiting for it.
 PATIENCE_S = 1.0
 # Clusters that hang at the same time.
 THREADS = 64
+# Rounds that follow one another without a pause end then: the next one is beat's.
+AWAITED_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -45,14 +49,33 @@ class ClusterThreads:
 
 
 def reconcile_in_thread(cluster: Cluster) -> None:
-    """Reconcile the cluster over its own database connection; an error is logged and ends only this round."""
+    """Reconcile the cluster over its own database connection, once, and again while requests wait for a version.
+
+    An error is logged and ends only this round.
+    """
     try:
-        reconcile_alone(cluster)
+        reconcile_while_awaited(cluster)
     except Exception:
         log.exception("The round of %s failed; the next one begins anew.", cluster.ref)
     finally:
         # The next round may come to another thread of the pool.
         connection.close()
+
+
+def reconcile_while_awaited(cluster: Cluster) -> None:
+    """Reconcile the cluster, and begin the next round at once while requests wait for versions that it lacks.
+
+    Where more versions are in use than there are slots, each round makes room for those that wait longest. A round
+    after which the same requests wait, or that comes later than AWAITED_S seconds, is the last one.
+    """
+    until, before = time.monotonic() + AWAITED_S, list[str]()
+    known: Cluster | None = cluster
+    while known and reconcile_alone(known) and time.monotonic() < until:
+        awaited = waiting_versions(known)
+        if not awaited or awaited == before:
+            break
+        before = awaited
+        known = Cluster.objects.select_related("base_model", "project").filter(pk=cluster.pk).first()
 
 
 resident = ClusterThreads()

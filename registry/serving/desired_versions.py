@@ -149,6 +149,14 @@ def line_of_work(served_name: str) -> str:
     return served_name.rpartition(".v")[0]
 
 
+def waiting_versions(cluster: Cluster) -> list[str]:
+    """Return the served names that requests wait for and that the cluster may hold, the longest waiting first."""
+    _, waiting = requested_versions(cluster.replicas.all().usable())
+    servable = AdapterVersion.objects.ready().servable_on(cluster).filter(served_name__in=waiting)
+    names = set(servable.values_list("served_name", flat=True)) if waiting else set()
+    return [name for name in waiting if name in names]
+
+
 def requested_versions(replicas: Iterable[Replica]) -> tuple[dict[str, datetime], list[str]]:
     """Return (requested, waiting): what routers requested in the last minute, and what of it no replica holds yet.
 
@@ -158,7 +166,7 @@ def requested_versions(replicas: Iterable[Replica]) -> tuple[dict[str, datetime]
     loaded = {name for replica in replicas for name in replica.loaded}
     try:
         requested = wanted_now()
-        return requested, still_open(requested, loaded)
+        return {name: times[-1] for name, times in requested.items()}, still_open(requested, loaded)
     except redis.RedisError as error:
         log.warning("Valkey does not answer (%s): cold versions are not loaded.", error)
         return {}, []

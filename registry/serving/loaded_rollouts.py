@@ -22,14 +22,14 @@ def start_loaded_rollouts(cluster: Cluster, placed: Mapping[int, Mapping[str, ob
     `placed` has the versions that each replica, by its key, should hold.
     """
     healthy = list(cluster.replicas.all().usable())
-    for alias in cluster.aliases.all():
-        for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("alias", "candidate"):
-            try:
-                name = rollout.candidate.served_name
-                chosen = [each for each in healthy if name in placed.get(each.pk, ()) or name in each.refused]
-                start_or_fail(rollout, chosen or healthy)
-            except (Conflict, NotAllowed) as error:
-                log.info("%s does not start: %s", rollout, error)
+    loading = Rollout.objects.filter(alias__cluster=cluster, status=RolloutStatus.LOADING)
+    for rollout in loading.select_related("alias", "candidate"):
+        try:
+            name = rollout.candidate.served_name
+            chosen = [each for each in healthy if name in placed.get(each.pk, ()) or name in each.refused]
+            start_or_fail(rollout, chosen or healthy)
+        except (Conflict, NotAllowed) as error:
+            log.info("%s does not start: %s", rollout, error)
 
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:

@@ -33,8 +33,9 @@ from registry.serving.session_lock import session_lock
 # No load or unload of a round begins later than this. The last one may take as long as its call's timeout. A replica
 # that is filled from empty takes several rounds, and what requests wait for meanwhile comes first in each.
 ROUND_S = 10.0
-# While replicas still load, what is loaded is published this often.
-PUBLISH_EVERY_S = 1.0
+# While replicas still load, what is loaded is published this often, but takes at most a tenth of the time.
+PUBLISH_EVERY_S = 0.1
+PUBLISH_SHARE = 0.1
 log = logging.getLogger(__name__)
 
 
@@ -170,13 +171,14 @@ def load_missing(observations: list[Observation], until: float) -> None:
         if missing
     ]
     claim((observation.replica, {request.name for request in missing}) for observation, missing in requests)
-    published = time.monotonic()
+    next_at = time.monotonic() + PUBLISH_EVERY_S
     for batch in replica_calls.stream(calls):
         with transaction.atomic():
             take_all(batch)
-        if time.monotonic() - published > PUBLISH_EVERY_S:
+        if (began := time.monotonic()) > next_at:
             tell_routers()
-            published = time.monotonic()
+            ended = time.monotonic()
+            next_at = ended + max(PUBLISH_EVERY_S, (ended - began) / PUBLISH_SHARE)
 
 
 def claim(loads: Iterable[tuple[Replica, set[str]]]) -> None:

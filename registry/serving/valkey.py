@@ -43,24 +43,26 @@ def connections(url: str) -> redis.ConnectionPool:
     return redis.ConnectionPool.from_url(url, socket_timeout=5)
 
 
-def wanted_now() -> dict[str, datetime]:
+def wanted_now() -> dict[str, list[datetime]]:
     """Return the versions that routers requested within a minute because no replica held them.
 
-    It maps served names to the latest time, oldest first.
+    It maps served names to the times of their requests, oldest first.
     """
     since = int((now().timestamp() - REQUESTED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
-    requested = {
-        fields[WANTED_VERSION.encode()].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries
-    }
-    return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(requested.items(), key=lambda pair: pair[1])}
+    requested: dict[str, list[datetime]] = {}
+    for entry, fields in entries:
+        at = datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC)
+        requested.setdefault(fields[WANTED_VERSION.encode()].decode(), []).append(at)
+    return requested
 
 
-def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
-    """Return the requested versions that were not seen loaded since their request, the longest waiting first.
+def still_open(requested: dict[str, list[datetime]], loaded: set[str]) -> list[str]:
+    """Return the versions with requests since they were last seen loaded, that with the oldest such request first.
 
-    Those in `loaded` are recorded in Valkey as seen now. Raises RedisError if Valkey is down.
+    A router repeats a request while somebody waits, which must not cost its place. Those in `loaded` are recorded in
+    Valkey as seen now. Raises RedisError if Valkey is down.
     """
     with valkey() as client:
         # Valkey's clock, because the requests were recorded by it.
@@ -69,4 +71,9 @@ def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
             client.zadd(ANSWERED, loaded_since)
             client.expire(ANSWERED, 2 * REQUESTED_WITHIN_S)
         answered = dict(client.zrange(ANSWERED, 0, -1, withscores=True))
-    return [name for name, at in requested.items() if at.timestamp() > answered.get(name.encode(), 0)]
+    waiting_since = {
+        name: since
+        for name, times in requested.items()
+        if (since := min((at for at in times if at.timestamp() > answered.get(name.encode(), 0)), default=None))
+    }
+    return sorted(waiting_since, key=waiting_since.__getitem__)

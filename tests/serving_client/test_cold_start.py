@@ -29,6 +29,20 @@ def test_all_wait_for_one_load(start_router: Callable[..., Router], engine: Engi
     assert wants(valkey) == [STABLE]
 
 
+def test_a_version_that_was_unloaded_again_is_asked_for_at_once(
+    start_router: Callable[..., Router], engine: Engine, valkey: Valkey
+) -> None:
+    router = start_router()
+    router.publish(make_table())
+    for turn in range(2):
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(router.complete)
+            wait_until(lambda turn=turn: len(wants(valkey)) == turn + 1, what="a want of each turn")
+            router.publish(make_table(engine.url, generation=2 * turn + 2))
+            assert waiting.result().json()["model"] == STABLE
+        router.publish(make_table(generation=2 * turn + 3))
+
+
 def test_nobody_waits_longer_than_the_deadline(start_router: Callable[..., Router], valkey: Valkey) -> None:
     router = start_router(load_deadline_s=0.2)
     router.publish(make_table())

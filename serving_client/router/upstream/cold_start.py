@@ -48,6 +48,8 @@ class ColdVersions:
         while is_wanted():
             await self._want(version)
             if table := await self._watcher.wait_for_replica(version, RECHECK_S):
+                # It may be unloaded at any time: who comes then must not wait for the end of this request's interval.
+                self._asked.pop(version, None)
                 return table
         return None
 
@@ -60,4 +62,4 @@ class ColdVersions:
         try:
             await self._valkey.xadd(WANTS, {WANTED_VERSION: version}, maxlen=WANTS_LENGTH, approximate=True)
         except (RedisError, OSError):
-            del self._asked[version]
+            self._asked.pop(version, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +13,13 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapterhub.accounts.models import User
+from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Cluster, Replica
-from registry.serving import reconciler, replica_calls
+from registry.serving import cluster_threads, reconciler, replica_calls
 from registry.serving.cluster_threads import PATIENCE_S, ClusterThreads
 from registry.serving.reconciler import reconcile_alone
+from registry.serving.valkey import valkey
+from serving_client.protocol import WANTS
 from tests.builders.fleet import OnDisk, names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
@@ -155,3 +158,30 @@ def test_a_replica_that_never_answers_an_unload_holds_up_no_load(
     assert names(engines[0]) == {candidate.served_name}
     assert set(published().versions[candidate.served_name].replicas) == {server.url, *(s.url for _, s in engines)}
     assert published().versions[old].replicas == ()
+
+
+def test_versions_that_requests_wait_for_get_slots_one_round_after_the_other(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], make_version: Callable[..., AdapterVersion]
+) -> None:
+    Cluster.objects.update(max_loras=1)
+    cold = [make_version(served.version.adapter, seed=70 + number).served_name for number in range(3)]
+    with valkey() as client:
+        for name in cold:
+            client.xadd(WANTS, {"version": name})
+    threads = ClusterThreads()
+    threads.reconcile()
+    threads.close()
+    loads = AuditEvent.objects.filter(tag="replica:version_loaded").order_by("at")
+    assert list(dict.fromkeys(event.after["version"] for event in loads)) == cold
+    assert names(engines[0]) == names(engines[1]) == {cold[-1]}
+
+
+def test_a_version_that_cannot_be_loaded_makes_no_endless_rounds(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], candidate: AdapterVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[Cluster] = []
+    monkeypatch.setattr(cluster_threads, "reconcile_alone", lambda cluster: rounds.append(cluster) or True)
+    with valkey() as client:
+        client.xadd(WANTS, {"version": candidate.served_name})
+    cluster_threads.reconcile_while_awaited(served.cluster)
+    assert len(rounds) == 2

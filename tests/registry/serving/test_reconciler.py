@@ -219,6 +219,26 @@ def test_a_round_takes_the_same_queries_for_many_replicas(
     assert len([sql for sql in statements(with_loads) if "jsonb_to_recordset" in sql]) <= 5
 
 
+def test_more_aliases_take_no_more_statements(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], alice: User
+) -> None:
+    reconcile()
+    with CaptureQueriesContext(connection) as of_one:
+        reconcile()
+    for number in range(5):
+        Alias.create(
+            project=served.project,
+            name=f"alias-{number}",
+            cluster=served.cluster,
+            version=served.version,
+            policy={},
+            by=alice.as_actor(),
+        )
+    with CaptureQueriesContext(connection) as of_six:
+        reconcile()
+    assert len(statements(of_six)) == len(statements(of_one))
+
+
 def statements(queries: CaptureQueriesContext) -> list[str]:
     """Return the queries without what begins and ends the transactions of results."""
     borders = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")

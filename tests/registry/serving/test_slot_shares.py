@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.core.errors import Invalid
 from registry.models import Adapter, AdapterVersion, Alias, Cluster
-from registry.serving.desired_versions import wanted_versions
+from registry.serving.desired_versions import waiting_versions, wanted_versions
 from registry.serving.routing_table import routing_table
 from registry.serving.slot_shares import parted, shared_out
 from registry.serving.valkey import valkey as connect
@@ -62,6 +62,14 @@ def ask_for(versions: list[AdapterVersion]) -> None:
     with connect() as server:
         for version in versions:
             server.xadd(WANTS, {"version": version.served_name})
+
+
+def test_a_request_that_is_repeated_keeps_its_place(
+    alias: Alias, valkey: object, candidate: AdapterVersion, make_version: Callable[..., AdapterVersion]
+) -> None:
+    other = make_version(alias.version.adapter, seed=71)
+    ask_for([candidate, other, candidate])
+    assert waiting_versions(alias.cluster) == [candidate.served_name, other.served_name]
 
 
 def made(

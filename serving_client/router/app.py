@@ -194,7 +194,7 @@ async def metrics(request: Request) -> Response:
     proxy.metrics.age.set(proxy.watcher.age_s())
     proxy.metrics.dropped.set(proxy.reporter.dropped)
     upstream = proxy.upstream
-    proxy.metrics.queue(upstream.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
+    proxy.metrics.queue(upstream.loads.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
     return Response(generate_latest(readable), media_type="text/plain; version=0.0.4")
 
 

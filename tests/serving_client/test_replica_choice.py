@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 
 from serving_client import RoutingTable
 from serving_client.protocol import PREFIX_AFFINITY
-from serving_client.router.upstream.replica_choice import PREFIX_CHARACTERS, by_prefix, prefix_of
+from serving_client.router.upstream import replica_load
+from serving_client.router.upstream.replica_choice import PREFIX_CHARACTERS, by_prefix, least_loaded, prefix_of
+from serving_client.router.upstream.replica_load import ReplicaLoads
 from tests.fakes.routing import make_table
 from tests.fakes.stage import Engine, Router
 
@@ -21,7 +24,45 @@ LONG = "You are the assistant of a bank. " * 40
 
 
 def first(key: str, replicas: tuple[str, ...] = REPLICAS, busy: dict[str, int] | None = None, broken: str = "") -> str:
-    return by_prefix(key, replicas, Counter(busy), lambda url: url == broken)[0]
+    return by_prefix(key, replicas, loads(busy), lambda url: url == broken)[0]
+
+
+def loads(in_flight: dict[str, int] | None = None, reading: dict[str, int] | None = None) -> ReplicaLoads:
+    made = ReplicaLoads()
+    made.in_flight.update(in_flight or {})
+    made.reading.update(reading or {})
+    return made
+
+
+def is_closed(url: str) -> bool:
+    return False
+
+
+def test_prompts_go_where_fewer_prompts_are_read() -> None:
+    """Three answers ended together on the first replica: it gets one of the next prompts, and not all of them."""
+    ours, chosen = loads({REPLICAS[0]: 29, REPLICAS[1]: 32}), []
+    for _ in range(3):
+        url = least_loaded(REPLICAS[:2], ours, is_closed)[0]
+        chosen.append(url)
+        ours.in_flight[url] += 1
+        ours.reading[url] += 1
+    assert Counter(chosen) == {REPLICAS[0]: 2, REPLICAS[1]: 1}
+    assert least_loaded(REPLICAS[:2], loads({REPLICAS[0]: 1}, {REPLICAS[1]: 1}), is_closed)[0] == REPLICAS[0]
+
+
+async def test_a_prompt_counts_until_the_first_token_and_one_of_a_whole_answer_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica_load, "READING_S", 0.0)
+    ours, url = ReplicaLoads(), REPLICAS[0]
+    with ours.counted(url), ours.reading_prompt(url, is_stream=True):
+        await asyncio.sleep(0.01)
+        assert ours.of(url) == 1 + replica_load.PROMPT_WEIGHT
+    with ours.counted(url), ours.reading_prompt(url, is_stream=False):
+        assert ours.of(url) == 1 + replica_load.PROMPT_WEIGHT
+        await asyncio.sleep(0.01)
+        assert ours.of(url) == 1
+    assert ours.of(url) == ours.reading[url] == 0
 
 
 def test_prompts_are_spread_and_a_lost_replica_moves_only_its_own() -> None:
@@ -37,7 +78,7 @@ def test_a_busy_or_broken_replica_is_asked_after_the_others() -> None:
     assert first("prompt", busy=dict.fromkeys(REPLICAS, 40)) == usual, "as busy as the others"
     assert first("prompt", busy={**dict.fromkeys(REPLICAS, 40), usual: 60}) != usual
     assert first("prompt", broken=usual) != usual
-    assert sorted(by_prefix("prompt", REPLICAS, Counter({usual: 60}), lambda _: False)) == sorted(REPLICAS)
+    assert sorted(by_prefix("prompt", REPLICAS, loads({usual: 60}), is_closed)) == sorted(REPLICAS)
 
 
 def test_of_busy_replicas_the_least_loaded_is_first() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from serving_client.router.upstream.replica_load import ReplicaLoads
+
 # Of a prompt's beginning: some 64 tokens, four blocks of vLLM's prefix cache. Who differs within it shares little.
 PREFIX_CHARACTERS = 256
 # A replica may have this many times the average of the requests in flight before others take its prefixes.
@@ -37,27 +39,26 @@ def first_messages(messages: Sequence[Any]) -> list[Any]:
     return list(messages)
 
 
-def least_loaded(replicas: Sequence[str], in_flight: Mapping[str, int], is_open: Callable[[str], bool]) -> list[str]:
-    """Return the replicas by requests in flight, equals in random order, those with an open breaker last."""
+def least_loaded(replicas: Sequence[str], loads: ReplicaLoads, is_open: Callable[[str], bool]) -> list[str]:
+    """Return the replicas by load, equals in random order, those with an open breaker last."""
     shuffled = random.sample(replicas, len(replicas))
-    return sorted(shuffled, key=lambda url: (is_open(url), in_flight[url]))
+    return sorted(shuffled, key=lambda url: (is_open(url), loads.of(url)))
 
 
-def by_prefix(
-    key: str, replicas: Sequence[str], in_flight: Mapping[str, int], is_open: Callable[[str], bool]
-) -> list[str]:
+def by_prefix(key: str, replicas: Sequence[str], loads: ReplicaLoads, is_open: Callable[[str], bool]) -> list[str]:
     """Return the replicas by rendezvous hashing of the key, those that are busy or have an open breaker last.
 
     All routers compute the same order, and a replica that comes or goes moves only its own keys. A replica is busy
     above MOST_OF_AVERAGE of the requests in flight; busy ones follow by their load (consistent hashing with bounded
     loads).
     """
+    in_flight = loads.in_flight
     most = max(IDLE_REQUESTS, MOST_OF_AVERAGE * (1 + sum(in_flight[url] for url in replicas)) / len(replicas))
     place = {url: score(key, url) for url in replicas}
 
     def order(url: str) -> tuple[bool, bool, int, int]:
         is_busy = in_flight[url] + 1 > most
-        return is_open(url), is_busy, in_flight[url] if is_busy else 0, place[url]
+        return is_open(url), is_busy, loads.of(url) if is_busy else 0, place[url]
 
     return sorted(replicas, key=order)
 

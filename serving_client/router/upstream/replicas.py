@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,6 +17,7 @@ from serving_client.router.upstream.breaker import Breaker
 from serving_client.router.upstream.engine_access import EngineKeys
 from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
 from serving_client.router.upstream.replica_choice import by_prefix, least_loaded
+from serving_client.router.upstream.replica_load import ReplicaLoads
 from serving_client.router.upstream.whole_answers import AnswerShare, WholeAnswers
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Upstream:
         self._addresses = EngineAddresses(engine_hosts)
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
-        self.in_flight: Counter[str] = Counter()
+        self.loads = ReplicaLoads()
         self.answers = WholeAnswers()
         self.breaker = Breaker()
 
@@ -114,9 +114,11 @@ class Upstream:
         key = f"{route.digest}|{prefix()}" if prefix and route.routing == PREFIX_AFFINITY else None
         attempts_left, is_untaken = MOST_BROKEN, True
         for url in (*self.ordered(route.replicas, key), *self.ordered(route.spare, key)):
-            with self._counted(url):
+            with self.loads.counted(url):
                 try:
-                    reply = await self._ask(url, path, body, headers, self.answers.share(project), is_stream=is_stream)
+                    with self.loads.reading_prompt(url, is_stream=is_stream):
+                        share = self.answers.share(project)
+                        reply = await self._ask(url, path, body, headers, share, is_stream=is_stream)
                 except NotReached:
                     continue
                 except BrokeOff:
@@ -148,8 +150,8 @@ class Upstream:
     def ordered(self, replicas: Sequence[str], key: str | None) -> list[str]:
         """Return the replicas in the order in which they are asked, by the key of a prompt if there is one."""
         if key is None or len(replicas) < 2:
-            return least_loaded(replicas, self.in_flight, self.breaker.is_open)
-        return by_prefix(key, replicas, self.in_flight, self.breaker.is_open)
+            return least_loaded(replicas, self.loads, self.breaker.is_open)
+        return by_prefix(key, replicas, self.loads, self.breaker.is_open)
 
     def _judge(self, url: str, status: int) -> None:
         """Record a status for the breaker: 5xx and 3xx are failures, 404 and other 4xx come from a working replica."""
@@ -157,14 +159,6 @@ class Upstream:
             self.breaker.failed(url)
         else:
             self.breaker.answered(url)
-
-    @contextmanager
-    def _counted(self, url: str) -> Iterator[None]:
-        self.in_flight[url] += 1
-        try:
-            yield
-        finally:
-            self.in_flight[url] -= 1
 
     async def _ask(
         self, url: str, path: str, body: bytes, headers: dict[str, str], share: AnswerShare, *, is_stream: bool

@@ -9,7 +9,7 @@ CLIENTS_STAMP := .venv-clients/installed
 SBOM_STAMP := .venv-sbom/installed
 LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: demo run test test-slow test-bare test-vllm soak bench lint install stop screenshots lock sbom
+.PHONY: demo demo-gpu run test test-slow test-bare test-vllm soak bench lint install stop screenshots lock sbom
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -35,6 +35,13 @@ lock:  ## requirements/*.lock from pyproject.toml; LOCK=--upgrade takes the newe
 
 demo: install  ## the whole life of an adapter on real input; DEMO_EXIT=1 ends when it is done
 	$(BIN)/python -m adapterhub.demo
+
+# The servers' environment is another one: VLLM_PYTHON has vLLM and the wheel of serving_client/vllm_plugin.
+VLLM_PYTHON ?= python3
+demo-gpu: install  ## the whole product over four vLLM servers on one GPU, in one piece; figures in build/demo-gpu
+	mkdir -p build/demo-gpu
+	$(BIN)/python benchmarks/whole_product.py --home $(CURDIR)/build/demo-gpu/home --vllm-python $(VLLM_PYTHON) \
+		--out build/demo-gpu/figures.json --log build/demo-gpu/log.json
 
 run: install  ## the product without the demo
 	$(BIN)/python -m adapterhub.embedded run

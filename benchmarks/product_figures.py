@@ -71,13 +71,19 @@ def perturbed(source: Path, folder: Path, seed: int) -> Path:
 def rows_of(figures: Figures) -> list[Row]:
     """The goals, and both sides of each comparison."""
     rows: list[Row] = []
-    stages = ("rollout", "killed", "zipf, plugin")
+    stages = ("rollout", "killed", *(name for name in figures if name.startswith("zipf")))
     for stage in [stage for stage in stages if stage in figures]:
         of, goal = figures[stage], None if "zipf" in stage else 1.0
         wrong = ("misnamed", "wrong", "promotion_wrong", "rollback_wrong", "unsteady_users")
         for what, count in (("failed", of["failed"]), ("of a wrong version", sum(of.get(name, 0) for name in wrong))):
             share = (of["requests"] - count) / of["requests"]
             rows.append(Row(f"{stage}: answers {what}", count, of["requests"], share, goal))
+    for side in ("plugin", "stock"):
+        if (both := [figures.get(f"zipf, {side}, {copies}") for copies in ("one", "all")]) and all(both):
+            one, everywhere = (each["requests"] / each["seconds"] for each in both if each)
+            rows.append(
+                Row(f"requests/s by Zipf's law, {side}, on one server against all", one, everywhere, one / everywhere)
+            )
     for clients in sorted({int(name.split()[-2]) for name in figures if name.startswith("overhead")}):
         ours, peer = (figures[f"overhead, {name}, {clients} clients"] for name in ("router", "direct"))
         for kind in ("first", "whole"):

@@ -18,6 +18,7 @@ PARTS = {
     "rollout_statistics_plot.py",
     "product_clients.py",
     "product_figures.py",
+    "product_servers.py",
     "vllm_engine.py",
     "vllm_tiles.py",
     "vllm_adapters_plot.py",

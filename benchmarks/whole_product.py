@@ -5,9 +5,10 @@
 Starts Postgres, Valkey, web, workers and router as `make run` does, and four vLLM servers on the GPUs: two with the
 wheel adapterhub-vllm and two without. SmolLM2-135M-Instruct is trained twice on European law by the gpu-worker, with
 uniform and with planned ranks. 64 clients ask while the second version is rolled out, promoted and rolled back, and
-while one server is killed. Then 64 adapters share 16 slots by Zipf's law, with and without the plugin. The servers'
+while one server is killed. Then 64 adapters share 16 slots by Zipf's law, each on all servers and each on one, with and
+without the plugin. One GPU holds all servers; `--gpus 2` takes two. `make demo-gpu` runs it in one piece. The servers'
 environment may be another one (`--vllm-python`, `--vllm-path` for its PYTHONPATH). `--device cpu` tries the script out
-with one server; `--clients` and `--adapters` take fewer.
+with one server; `--clients`, `--adapters` and `--steps` of the training take fewer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -36,14 +38,13 @@ from adapterhub.demo.input_data import prepare_dataset, prepare_model
 from adapterhub.demo.walkthrough import ANALYSIS, HYPERPARAMETERS, PROJECT
 from adapterhub.embedded.layout import Layout
 from adapterhub.embedded.options import DEFAULT_MODEL, Options
-from benchmarks.product_clients import ENGINE_SETTINGS, Answer, Crowd, VllmServer, percentiles, speed, until
+from benchmarks.product_clients import Answer, Crowd, percentiles, speed, until
 from benchmarks.product_figures import HOT, judged, perturbed, rows_of, switched, unsteady
+from benchmarks.product_servers import MAX_RANK, PORT, ROUTER_PORT, SLOTS, settings_of, vllm_servers
 from benchmarks.report import arguments, publish
 from training import hardware
 
-SLOTS, MAX_RANK = 16, 32
 TOKENS, LONG = 32, 128
-PORT, ROUTER_PORT, ENGINE_PORT = 18000, 18080, 18100
 SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
 ADAPTER, ALIAS, CLUSTER = "eu-compliance", "compliance", "gpu"
 PROMPTS = [f"GDPR, Article {number} (1): " for number in range(5, 45)]
@@ -57,35 +58,12 @@ class Product:
         self.home = Path(options.home)
         self.is_cpu = options.device == "cpu"
         self.clients, self.adapters = int(options.clients or 64), int(options.adapters or 64)
-        self.gpus = int(options.gpus or 1)
+        self.hyperparameters = HYPERPARAMETERS | ({"steps": int(options.steps)} if options.steps else {})
+        self.is_short = bool(options.short)
         self.log = Path(options.log)
         self.session = session
         self.figures: Figures = {}
-        python, path = options.vllm_python or sys.executable, options.vllm_path or ""
-        self.servers = [
-            self._server(name, place, python, path, has_plugin)
-            for place, (name, has_plugin) in enumerate(
-                [("plugin-1", True), ("plugin-2", True), ("stock-1", False), ("stock-2", False)]
-            )
-        ]
-
-    def _server(self, name: str, place: int, python: str, path: str, has_plugin: bool) -> VllmServer:
-        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
-        command += ["--served-model-name", DEFAULT_MODEL, "--host", "127.0.0.1", "--max-model-len", "1024"]
-        command += ["--max-num-seqs", str(self.clients), "--enable-lora", "--max-lora-rank", str(MAX_RANK)]
-        command += ["--max-loras", str(SLOTS), "--max-cpu-loras", str(SLOTS)]
-        settings = ENGINE_SETTINGS | {"VLLM_CACHE_ROOT": str(self.home / f"cache-{name}")}
-        settings |= {"CUDA_VISIBLE_DEVICES": str(place % self.gpus)}
-        if self.is_cpu:
-            command += ["--dtype", "float32", "--enforce-eager"]
-            settings |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-        else:
-            graphs = json.dumps({"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]})
-            command += ["--dtype", "bfloat16", "--gpu-memory-utilization", "0.1"]
-            command += ["--kv-cache-memory-bytes", str(4 << 30), "--compilation-config", graphs]
-        settings |= {} if has_plugin else {"VLLM_PLUGINS": ""}
-        settings |= {"PYTHONPATH": path} if path else {}
-        return VllmServer(name, ENGINE_PORT + place, command, settings, self.home / f"{name}.log")
+        self.servers = vllm_servers(options, self.home, self.model, self.clients)
 
     @property
     def model(self) -> Path:
@@ -105,7 +83,7 @@ class Product:
         prepare_model(self.home)
         self.dataset_file = prepare_dataset(self.home)
         self.note("start", inputs_s=time.monotonic() - began)
-        for server in self.servers[:1] if self.is_cpu else self.servers:
+        for server in self.servers[:1] if self.is_cpu else self.servers[:2]:
             server.start()
         with (self.home / "product.log").open("wb") as log:
             self.installation = subprocess.Popen(
@@ -138,14 +116,16 @@ class Product:
         dataset = await self.hub.wait(calls.upload_dataset(PROJECT, self.dataset_file))
         await self.hub.send(calls.create_adapter(PROJECT, ADAPTER, DEFAULT_MODEL))
         began = time.monotonic()
-        run = calls.train(PROJECT, ADAPTER, dataset["id"], hyperparameters=HYPERPARAMETERS)
+        run = calls.train(PROJECT, ADAPTER, dataset["id"], hyperparameters=self.hyperparameters)
         self.stable = str((await self.hub.wait(run, 900))["version"])
         uniform_s, began = time.monotonic() - began, time.monotonic()
         settings = {name: value for name, value in ANALYSIS.items() if name != "budget"}
         analysis = calls.analyze(PROJECT, DEFAULT_MODEL, dataset["id"], ANALYSIS["budget"], **settings)
         plan = await self.hub.wait(analysis, 900)
         analysis_s, began = time.monotonic() - began, time.monotonic()
-        run = calls.train(PROJECT, ADAPTER, dataset["id"], rank_analysis=plan["id"], hyperparameters=HYPERPARAMETERS)
+        run = calls.train(
+            PROJECT, ADAPTER, dataset["id"], rank_analysis=plan["id"], hyperparameters=self.hyperparameters
+        )
         self.candidate = str((await self.hub.wait(run, 900))["version"])
         self.note(
             "train",
@@ -245,7 +225,7 @@ class Product:
         """Streams straight to the servers, half of the clients each, and through the router, in turns."""
         direct = [Crowd(self.session, each.url, "") for each in self.servers[:2] if each.process]
         taken: dict[str, list[Answer]] = defaultdict(list)
-        for clients, rounds in ((1, 60), (self.clients, 6)):
+        for clients, rounds in ((1, 20 if self.is_short else 60), (self.clients, 3 if self.is_short else 6)):
             for turn in range(rounds):
                 for name in ("direct", "router"):
                     crowds = [self.crowd] if name == "router" else direct if clients > 1 else direct[:1]
@@ -269,7 +249,9 @@ class Product:
             )
 
     async def publish_many(self) -> None:
-        """64 adapters near the two trained ones, each a version behind an alias of its own."""
+        """64 adapters near the two trained ones, uploaded while servers start; they get aliases later."""
+        for server in () if self.is_cpu else self.servers[2:]:
+            server.start()
         began = time.monotonic()
         sources = []
         for number in (1, 2):
@@ -277,32 +259,59 @@ class Product:
             content = await self.hub.send(calls.download(ADAPTER, number))
             zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
             sources.append(next(folder.rglob("adapter_config.json")).parent)
-        gate = asyncio.Semaphore(8)
 
         async def put(number: int) -> str:
-            async with gate:
-                folder = await asyncio.to_thread(perturbed, sources[number % 2], self.home / f"many-{number}", number)
-                await self.hub.send(calls.create_adapter(PROJECT, f"desk-{number}", DEFAULT_MODEL))
-                version = await self.hub.wait(calls.push(f"desk-{number}", folder), 300)
-                name = f"desk-{number}"
-                await self.hub.send(calls.create_alias(PROJECT, name, CLUSTER, version["served_name"], {}))
-                return str(version["served_name"])
+            folder = await asyncio.to_thread(perturbed, sources[number % 2], self.home / f"many-{number}", number)
+            await self.hub.send(calls.create_adapter(PROJECT, f"desk-{number}", DEFAULT_MODEL))
+            version = await self.hub.wait(calls.push(f"desk-{number}", folder), 300)
+            return str(version["served_name"])
 
-        self.many = await asyncio.gather(*(put(number) for number in range(self.adapters)))
+        self.many = await self.each_adapter(put)
         self.note("publish", versions=len(self.many), seconds=time.monotonic() - began)
 
+    async def put_behind_aliases(self) -> None:
+        """An alias of its own for each of the 64 adapters."""
+        began = time.monotonic()
+        await self.each_adapter(
+            lambda number: self.hub.send(calls.create_alias(PROJECT, f"desk-{number}", CLUSTER, self.many[number], {}))
+        )
+        self.note("publish", aliases_s=time.monotonic() - began)
+
+    async def place(self, copies: int | None) -> None:
+        """Let so many servers hold each adapter, all of them without a number."""
+        policy = {"replicas": copies} if copies else {}
+        await self.each_adapter(lambda number: self.hub.send(calls.set_policy(f"desk-{number}", policy)))
+
+    async def each_adapter(self, work: Callable[[int], Awaitable[Any]]) -> list[Any]:
+        """What `work` returns for each of the 64, eight at once."""
+        gate = asyncio.Semaphore(8)
+
+        async def one(number: int) -> Any:
+            async with gate:
+                return await work(number)
+
+        return await asyncio.gather(*(one(number) for number in range(self.adapters)))
+
+    async def crowded(self, side: str) -> None:
+        """The 64 adapters by Zipf's law: every adapter on all servers, then each on one; and batches of hot ones."""
+        await self.place(None)
+        await self.zipf(f"{side}, all")
+        await self.hot(side)
+        await self.place(1)
+        await self.zipf(f"{side}, one")
+
     async def zipf(self, side: str) -> None:
-        """64 adapters by Zipf's law through 16 slots."""
+        """64 adapters by Zipf's law through 16 slots of each server."""
         names = [f"desk-{number}" for number in range(self.adapters)]
         dice = random.Random(0)
         drawn = names + dice.choices(names, [1 / (place + 1) for place in range(self.adapters)], k=9 * self.adapters)
         dice.shuffle(drawn)
         requests = [{"model": name, "prompt": PROMPTS[0], "tokens": TOKENS, "user": "zipf"} for name in drawn]
-        waited = await self.cold_waits()
+        waited, began = await self.cold_waits(), time.monotonic()
         answers = await self.crowd.all_of(requests, self.clients)
-        waited = await self.cold_waits() - waited
+        seconds, waited = time.monotonic() - began, await self.cold_waits() - waited
         wrong = sum(each.version != self.many[int(each.alias[5:])] for each in answers if each.status == 200)
-        self.note(f"zipf, {side}", waited_for_a_load=waited, wrong=wrong, **judged(answers))
+        self.note(f"zipf, {side}", waited_for_a_load=waited, wrong=wrong, seconds=seconds, **judged(answers))
 
     async def hot(self, side: str) -> None:
         """Batches of one and of 12 adapters, in which nothing is loaded."""
@@ -339,7 +348,7 @@ class Product:
             await self.hub.send(fleet.change_replica(replica["id"], url, "without the plugin"))
         moved_s = await self.healthy(stock)
         self.note("moved", seconds=moved_s)
-        await self.hot("stock")
+        await self.crowded("stock")
 
     async def evidence(self) -> None:
         """Record what the product itself found: served against PEFT, alarms, the audit trail."""
@@ -358,36 +367,26 @@ class Product:
             self.installation.wait(60)
 
 
-def settings_of(options: Any) -> dict[str, str]:
-    """The environment of the installation."""
-    return {
-        "ADAPTERHUB_HOME": options.home,
-        "ADAPTERHUB_PORT": str(PORT),
-        "ADAPTERHUB_ROUTER_PORT": str(ROUTER_PORT),
-        "ADAPTERHUB_ENGINES": "0",
-        "ADAPTERHUB_ENGINE_HOSTS": ",".join(f"127.0.0.1:{ENGINE_PORT + place}" for place in range(4)),
-        "ADAPTERHUB_API_REQUESTS_PER_S": "0",
-        "ADAPTERHUB_CHILDREN": "8",
-        "ADAPTERHUB_PROJECT_CHILDREN": "8",
-    }
-
-
 async def main() -> None:
     options = arguments(
-        __doc__ or "", "home", "log", "vllm-python", "vllm-path", "device", "gpus", "clients", "adapters"
+        __doc__ or "", "home", "log", "vllm-python", "vllm-path", "device", "gpus", "clients", "adapters", "steps"
     )
     os.environ |= settings_of(options)
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=180)) as session:
         product = Product(options, session)
-        stages: list[Callable[[], Awaitable[None]]] = [product.start, product.train, product.serve]
-        stages += [product.roll_out, product.overhead]
-        stages += [] if product.is_cpu else [product.lose_a_server]
-        stages += [product.publish_many, lambda: product.zipf("plugin")]
+        stages: list[Callable[[], Awaitable[None]]] = [product.start, product.train, product.publish_many]
+        stages += [product.serve, product.roll_out, product.overhead]
+        stages += [] if product.is_cpu or options.short else [product.lose_a_server]
+        stages += [product.put_behind_aliases, lambda: product.crowded("plugin")]
         stages += [product.evidence] if product.is_cpu else [product.without_plugin, product.evidence]
         try:
             for stage in stages:
+                began = time.monotonic()
                 await stage()
+                product.note("stages", **{str(getattr(stage, "__name__", "crowded")): time.monotonic() - began})
         finally:
             product.stop()
             publish("whole_product", rows_of(product.figures), options.out)

@@ -47,12 +47,12 @@ def serve(port: int) -> None:
 async def serving(port: int) -> None:
     from aiohttp import web
 
-    held: dict[str, dict[str, str]] = {}
+    loaded: dict[str, dict[str, str]] = {}
     gates: dict[str, asyncio.Lock] = {}
 
     async def answer(request: web.Request) -> web.Response:
         engine, verb = request.match_info["engine"], request.match_info["verb"]
-        adapters, gate = held.setdefault(engine, {}), gates.setdefault(engine, asyncio.Lock())
+        adapters, gate = loaded.setdefault(engine, {}), gates.setdefault(engine, asyncio.Lock())
         body = await request.json() if request.can_read_body else {}
         match verb:
             case "v1/load_lora_adapter":
@@ -141,11 +141,11 @@ def started(folder: Path, name: str, *command: str) -> Iterator[None]:
             process.wait(60)
 
 
-def drawn() -> list[str]:
+def drawn(count: int) -> list[str]:
     """Return the aliases in the order in which they are asked: each once, the rest by Zipf's law, mixed."""
     names, dice = [f"desk-{number}" for number in range(ADAPTERS)], random.Random(0)
     weights = [1 / (place + 1) for place in range(ADAPTERS)]
-    order = names + dice.choices(names, weights, k=REQUESTS - ADAPTERS)
+    order = names + dice.choices(names, weights, k=count - ADAPTERS)
     dice.shuffle(order)
     return order
 
@@ -158,7 +158,7 @@ def loads_since(moment: Any) -> int:
     return AuditEvent.objects.filter(tag=Tag.VERSION_LOADED, at__gte=moment).count()
 
 
-async def crowded(router: str, token: str) -> list[Answer]:
+async def crowded(router: str, token: str, count: int) -> list[Answer]:
     """Send the requests by 64 clients and return the answers."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=180)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -168,11 +168,11 @@ async def crowded(router: str, token: str) -> list[Answer]:
             return (await crowd.ask("desk-0")).status == 200
 
         await until(is_ready, "The first answer", 60)
-        requests = [{"model": name, "prompt": "a", "tokens": 32, "user": "zipf"} for name in drawn()]
+        requests = [{"model": name, "prompt": "a", "tokens": 32, "user": "zipf"} for name in drawn(count)]
         return await crowd.all_of(requests, CLIENTS)
 
 
-def measured(router: str, token: str, policy: dict[str, int]) -> dict[str, Any]:
+def measured(router: str, token: str, policy: dict[str, int], count: int) -> dict[str, Any]:
     """Figures of one side, whose aliases have this policy."""
     from django.utils.timezone import now
 
@@ -182,15 +182,15 @@ def measured(router: str, token: str, policy: dict[str, int]) -> dict[str, Any]:
     Alias.objects.update(policy=policy)
     publish_table()
     began = now()
-    answers = asyncio.run(crowded(router, token))
+    answers = asyncio.run(crowded(router, token, count))
     seconds = max(each.ended for each in answers) - min(each.began for each in answers)
-    held = {replica.pk: len(replica.loaded) for replica in Replica.objects.all()}
-    figures = judged(answers) | {"seconds": seconds, "requests_per_s": len(answers) / seconds, "held": held}
+    slots_used = {replica.pk: len(replica.loaded) for replica in Replica.objects.all()}
+    figures = judged(answers) | {"seconds": seconds, "requests_per_s": len(answers) / seconds, "slots_used": slots_used}
     loads = loads_since(began)
     return figures | {"loads": loads, "loads_per_s": loads / seconds, "versions": len(figures["versions"])}
 
 
-def run(folder: Path, sides: list[str]) -> dict[str, dict[str, Any]]:
+def run(folder: Path, sides: list[str], count: int) -> dict[str, dict[str, Any]]:
     """Start everything, and measure each side."""
     from django.conf import settings
 
@@ -210,7 +210,7 @@ def run(folder: Path, sides: list[str]) -> dict[str, dict[str, Any]]:
         wait_for(router)
         taken = {}
         for side in sides:
-            taken[side] = measured(f"http://127.0.0.1:{router}", token, SIDES[side])
+            taken[side] = measured(f"http://127.0.0.1:{router}", token, SIDES[side], count)
             sys.stdout.write(f"{time.strftime('%H:%M:%S')} {side}: {json.dumps(taken[side])}\n")
             sys.stdout.flush()
     return taken
@@ -239,7 +239,7 @@ def main() -> None:
         sys.stdout.write(f"{folder}\n")
         with EmbeddedPostgres(folder), EmbeddedValkey(folder):
             boot(folder)
-            taken = run(folder, sides)
+            taken = run(folder, sides, ADAPTERS if options.short else REQUESTS)
     if options.log:
         Path(options.log).write_text(json.dumps(taken, indent=1) + "\n")
     publish("crowded_slots", rows_of(taken), options.out)

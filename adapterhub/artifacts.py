@@ -24,6 +24,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Unavailable
 from adapterhub.scratch_files import appear, flush, flush_entry, heal, locked, space_in, temporary_folder
 
@@ -427,7 +428,7 @@ class S3Store:
             try:
                 size = self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
                 if size > most_bytes:
-                    raise ArtifactError(f"{path} has {size} bytes; at most {most_bytes} are taken.")
+                    raise ArtifactError(f"{path} has {counted(size, 'byte')}; at most {most_bytes} are taken.")
                 self.client.download_file(self.bucket, key, str(target))
             except ClientError as error:
                 raise ArtifactError(f"{path} was not uploaded.") from error

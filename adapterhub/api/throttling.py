@@ -19,6 +19,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from adapterhub.api.request_state import Taken, marked
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import TooMany
 from serving_client.protocol import CALLER_RATE, RateLimit
 from serving_client.rate_limiter import TAKE, Bucket
@@ -119,4 +120,7 @@ def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> Non
     taken = marked(request).taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))
     if taken.wait_s:
         kind = caller.partition(":")[0]
-        raise TooMany(f"Each {kind} may send {per_s} requests a second: wait, then try again.", wait_s=taken.wait_s)
+        raise TooMany(
+            f"Each {kind} may send {counted(per_s, 'request a second', 'requests a second')}: wait, then try again.",
+            wait_s=taken.wait_s,
+        )

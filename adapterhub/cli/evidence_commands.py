@@ -13,6 +13,7 @@ import typer
 from adapterhub.cli.exit_codes import Ended
 from adapterhub.cli.session import AsJson, Project, hub, project_of, say
 from adapterhub.client import calls
+from adapterhub.core.counts import counted
 
 audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; standard output by default.")]
@@ -40,7 +41,7 @@ def verify(project: Project = "", as_json: AsJson = False) -> None:
     with hub() as api:
         verdict = api.send(calls.verify_audit(project_of(api, project)))
     state = "intact" if verdict["ok"] else f"broken at {', '.join(str(one['sequence']) for one in verdict['faults'])}"
-    say(verdict, f"{verdict['project']}: {verdict['events']} events, {state}", as_json)
+    say(verdict, f"{verdict['project']}: {counted(verdict['events'], 'event')}, {state}", as_json)
     if not verdict["ok"]:
         raise Ended("The audit trail is not intact.")
 

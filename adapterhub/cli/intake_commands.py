@@ -18,6 +18,7 @@ from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, hub, say
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import Client, calls
 from adapterhub.client.rest_types import Json
+from adapterhub.core.counts import counted
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Source = Annotated[
@@ -121,7 +122,7 @@ def check(
         answer = checked(api, adapter, made.folder, fold=fold, confirm_base=confirm_base)
     faults = [finding for finding in answer["findings"] if finding["level"] == "fault"]
     lines = [line_of(finding) for finding in answer["findings"]]
-    verdict = f"{len(faults)} faults: it would be refused." if faults else "It would be accepted."
+    verdict = f"{counted(len(faults), 'fault')}: it would be refused." if faults else "It would be accepted."
     if answer.get("reducible"):
         verdict += " PEFT computes it: push --keep stores it, and reduce makes a LoRA of it."
     say(answer, "\n".join([*lines, verdict]), as_json)

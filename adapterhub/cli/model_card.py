@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from adapterhub.core.counts import counted
+
 Json = dict[str, Any]
 METRIC_NAMES = {"loss_before": "Held-out loss of the base, nats a token", "loss_after": "Held-out loss of this version"}
 
@@ -59,14 +61,16 @@ def ranks_of(ranks: dict[str, int]) -> str:
     if not ranks:
         return "none"
     low, high = min(ranks.values()), max(ranks.values())
-    return f"{low}" if low == high else f"{low} to {high}, planned for {len(ranks)} modules"
+    return f"{low}" if low == high else f"{low} to {high}, planned for {counted(len(ranks), 'module')}"
 
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
     """Return the version's measurements as {label: text}, for the card; {"Nothing": "was measured"} without any."""
     rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
     if metrics.get("eval_rows"):
-        rows["Measured on"] = f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} held-out rows"
+        rows["Measured on"] = (
+            f"{counted(metrics['eval_tokens'], 'token')} of {counted(metrics['eval_rows'], 'held-out row')}"
+        )
     # The newest first: of a task's scores the latest stand.
     for evaluation in reversed(evaluations):
         task = ((evaluation.get("metrics") or {}).get("task") or {}).get("name")

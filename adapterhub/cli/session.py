@@ -10,6 +10,7 @@ import typer
 from adapterhub.cli import config
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
+from adapterhub.core.counts import counted
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object, or the error, as JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the audit trail.")]
@@ -46,7 +47,7 @@ def projects_seen(api: Client) -> list[str]:
 def only(slugs: list[str]) -> str:
     """Return the only project. Raises Ended unless there is exactly one."""
     if len(slugs) != 1:
-        raise Ended(f"The token has access to {len(slugs)} projects: choose one with --project.", Exit.USAGE)
+        raise Ended(f"The token has access to {counted(len(slugs), 'project')}: choose one with --project.", Exit.USAGE)
     return slugs[0]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from adapterhub.core.counts import counted
 from registry.adapter_files.base_identity import BaseFacts, base_findings
 from registry.adapter_files.config_schema import are_valid, config_findings, method_fault
 from registry.adapter_files.findings import LONGEST, Finding, fault, faults_of, listed, notice, printable, refusal
@@ -196,7 +197,7 @@ def copy_findings(copies: dict[str, str], tensors: dict[str, Tensor], base: Base
     resized = [name for name in copies if tensors[name].shape != (base.vocabulary, base.hidden)]
     if resized and base.vocabulary:
         rows = tensors[resized[0]].shape[0] if tensors[resized[0]].shape else 0
-        cause = f"{listed(resized, 1)} has {rows:,} rows; the base model's vocabulary has {base.vocabulary:,}."
+        cause = f"{listed(resized, 1)} has {counted(rows, 'row')}; the base model's vocabulary has {base.vocabulary:,}."
         route = "A resized vocabulary cannot be served beside its base. Merge the adapter into the resized model and "
         yield fault("resized_vocabulary", WEIGHTS, cause, f"{route}register the result as a base model.")
     else:
@@ -265,13 +266,12 @@ def shape_faults(wrong: list[str], empty: list[str]) -> Iterator[Finding]:
     `wrong` holds a sentence for each of the former, `empty` the names of the latter.
     """
     if empty:
-        cause = (
-            f"The tensors of {len(empty):,} modules are empty ({listed(empty, 1)}): the training was sharded by ZeRO-3."
-        )
+        modules = f"{counted(len(empty), 'module')} are empty ({listed(empty, 1)})"
+        cause = f"The tensors of {modules}: the training was sharded by ZeRO-3."
         route = "Gather the weights before saving: `zero3_save_16bit_model: true` (DeepSpeed: "
         yield fault("empty_tensors", WEIGHTS, cause, f"{route}`stage3_gather_16bit_weights_on_model_save`).")
     if wrong:
-        rest = f" {len(wrong) - 1:,} more modules do not fit." if len(wrong) > 1 else ""
+        rest = f" {counted(len(wrong) - 1, 'more module does', 'more modules do')} not fit." if len(wrong) > 1 else ""
         yield fault("bad_shape", WEIGHTS, f"{wrong[0]}.{rest}", "Was it trained on another base model?")
 
 
@@ -316,12 +316,14 @@ def modules_against_configuration(
             notice("targets_pattern", target, "A pattern names the modules; they are served by their names.")
         )
     if surplus := sorted(set(ranks) - wanted):
-        cause = f"{len(surplus):,} modules have tensors, but PEFT would leave them out: {listed(surplus)}."
+        modules = counted(len(surplus), "module has", "modules have")
+        cause = f"{modules} tensors, but PEFT would leave them out: {listed(surplus)}."
         route = "Name them in target_modules, or remove their tensors: served, they would answer unlike PEFT."
         findings.append(fault("not_targeted", target, cause, route))
     missing = sorted(wanted - set(ranks))
     if missing and ranks:
-        cause = f"Of {len(wanted):,} modules that the configuration adapts, {len(missing):,} have no tensors: "
+        lacking = counted(len(missing), "has", "have")
+        cause = f"Of {counted(len(wanted), 'module')} that the configuration adapts, {lacking} no tensors: "
         route = "Save the whole adapter; if those modules were never trained, name the trained ones in target_modules."
         cause += f"{listed(missing)}. One part of a pipeline or one shard is saved so."
         findings.append(fault("incomplete", WEIGHTS, cause, route))

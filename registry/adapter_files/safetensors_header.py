@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapterhub.core.counts import counted
 from registry.adapter_files.findings import Finding, fault, listed, printable
 from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
 
@@ -96,7 +97,7 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
         raise Unreadable(other_file(first))
     raw = first[8 : 8 + length]
     if len(raw) < length:
-        cause = f"The header has {length:,} bytes; only {len(raw):,} of them were sent."
+        cause = f"The header has {counted(length, 'byte')}; only {len(raw):,} of them were sent."
         raise Unreadable(
             fault("header_cut", WEIGHTS, cause, "Send the file's first bytes up to the end of the header.")
         )
@@ -169,7 +170,7 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
             raise ValueError("offsets")
         end = stop
     if end > body_bytes:
-        raise Mismatch(f"names {end:,} bytes of tensors, but the file ends early, after {body_bytes:,}")
+        raise Mismatch(f"names {counted(end, 'byte')} of tensors, but the file ends early, after {body_bytes:,}")
     if end != body_bytes:
         raise ValueError("body")
     return {

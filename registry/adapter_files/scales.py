@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from adapterhub.core.counts import counted
 from registry.adapter_files.findings import Finding, fault, notice, printable
 from registry.adapter_files.pattern_keys import PatternKeys
 from registry.adapter_files.served_config import CONFIG, PEFT_DEFAULT
@@ -70,5 +71,5 @@ def other_ranks(scales: Scales, wrong: dict[str, int]) -> Finding:
     by_pattern = scales.rank_pattern.place(module) is not None
     field = f"{CONFIG}.{'rank_pattern' if by_pattern else 'r'}"
     cause = f"{module} has rank {rank}, but the configuration says {scales.rank_of(module)}"
-    rest = f"; {len(wrong) - 1:,} more modules differ." if len(wrong) > 1 else "."
+    rest = f"; {counted(len(wrong) - 1, 'more module differs', 'more modules differ')}." if len(wrong) > 1 else "."
     return fault("other_rank", field, f"{cause}{rest}", "Name the file's rank in r or rank_pattern.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from adapterhub.core.counts import counted
 from registry.adapter_files.base_copies import base_tensors, blocks
 from registry.adapter_files.findings import Finding, fault, listed, notice
 from registry.adapter_files.safetensors_header import Tensor, read_header
@@ -94,10 +95,14 @@ def size_findings(sizes: Mapping[str, UpdateSize]) -> Iterator[Finding]:
         cause = f"The largest update is {max(shares):.1e} of its base weight, which hardly changes it in bfloat16."
         yield notice("negligible", WEIGHTS, cause, "Compare its answers with the base model's before it is promoted.")
     if idle := [name for name, size in sizes.items() if not size.norm]:
-        yield notice("idle_modules", WEIGHTS, f"{len(idle):,} modules change nothing: {listed(idle)}.")
+        yield notice(
+            "idle_modules",
+            WEIGHTS,
+            f"{counted(len(idle), 'module changes', 'modules change')} nothing: {listed(idle)}.",
+        )
     partial = [name for name, size in sizes.items() if MANY_ZERO_ROWS <= size.zero_rows / size.rows < 1]
     if partial:
         most = max(sizes[name].zero_rows / sizes[name].rows for name in partial)
-        cause = f"In {len(partial):,} modules rows of B are zero, up to {most:.0%} of them: {listed(partial)}."
+        cause = f"In {counted(len(partial), 'module')} rows of B are zero, up to {most:.0%} of them: {listed(partial)}."
         route = "One part of a sharded training (FSDP) is saved so: if it was one, gather the weights and save again."
         yield notice("zero_rows", WEIGHTS, cause, route)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from adapterhub.core.counts import counted
 from registry.models import AdapterVersion, AliasMove, Approval, Rollout
 
 Node = dict[str, Any]
@@ -80,7 +81,7 @@ def consequences(version: AdapterVersion, past: Past) -> list[Node]:
         for item in past.rollouts
     ]
     moves = [node("alias_move", item.pk, item.alias.name, item.at) for item in past.moves]
-    answers = [node("answers", version.pk, f"{past.answers} answers")] if past.answers else []
+    answers = [node("answers", version.pk, f"{counted(past.answers, 'answer')}")] if past.answers else []
     return [*approvals, *rollouts, *moves, *answers]
 
 

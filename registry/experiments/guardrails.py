@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from math import isfinite, nan
 
+from adapterhub.core.counts import counted
 from registry.experiments.confidence_sequences import (
     LEAST,
     UNIT,
@@ -22,7 +23,7 @@ from registry.experiments.quantiles import Histogram, quantile_difference, quant
 from registry.experiments.sample_ratio import Exposure, mismatched
 
 STALE = timedelta(minutes=5)
-FOR_LONG = f"for {STALE.seconds // 60} minutes."
+FOR_LONG = f"for {counted(STALE.seconds // 60, 'minute')}."
 OUTAGE = "The control is past the margin too, compared with the time before the rollout: an outage, not the candidate."
 SPLIT = (
     "The arms do not get the share of users that their weights say: no comparison can be trusted until the cause is "

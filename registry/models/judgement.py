@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from math import isfinite
 from typing import Any
 
+from adapterhub.core.counts import counted
 from registry.experiments.guardrails import Action, Analysis, Arm, Finding, Measure, Minute, analysis
 from registry.experiments.metrics import METRICS, is_measured
 from registry.experiments.rollout_plan import guardrail
@@ -136,7 +137,9 @@ def unmet(rollout: Rollout, left: Progress, verdicts: dict[str, Any]) -> list[st
     later = rollout.steps[rollout.step + 1 :]
     open_parts = [] if rollout.step_at else ["The candidate has served nobody yet."]
     open_parts += [f"Step {rollout.step + 1} has {left.hold_left_s} s left to hold."] if left.hold_left_s else []
-    open_parts += [f"Step {rollout.step + 1} needs {left.missing} more users in each arm."] if left.missing else []
+    open_parts += (
+        [f"Step {rollout.step + 1} needs {counted(left.missing, 'more user')} in each arm."] if left.missing else []
+    )
     shares = ", ".join(f"{step['weight']:g} %" for step in later)
     open_parts += [f"Steps that were not taken: {shares}."] if later else []
     undecided = [one["reason"] for one in verdicts["findings"] if one["verdict"] != "good"]

@@ -11,6 +11,7 @@ from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import system
+from adapterhub.core.counts import counted
 from registry.models.adapter import AdapterVersion
 from registry.models.rollout import Rollout
 from registry.models.rollout_measurement import RolloutUnit
@@ -89,7 +90,7 @@ class Response(models.Model):
             projects = Project.objects.in_bulk([pk for pk, *_ in going])
             for pk, count, first, last in going:
                 facts = {"answers": count, "from": first.isoformat(), "until": last.isoformat()}
-                project, rule = projects[pk], f"Answers are kept for {days} days."
+                project, rule = projects[pk], f"Answers are kept for {counted(days, 'day')}."
                 AuditEvent.record(
                     Tag.RESPONSES_DROPPED, project, by=RETENTION, project=project, before=facts, reason=rule
                 )

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 
 from adapterhub.core.actor import Actor
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid, NotAllowed
 from registry.experiments.rollout_plan import check as check_plan
 from registry.experiments.rollout_plan import check_answers, require_judge, targets
@@ -103,7 +104,7 @@ class SignedPlan(models.Model):
         "" if nothing would.
         """
         if self.alias.quorum and not self.has_earned_approval:
-            return f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan."
+            return f"{self.alias} is protected: promotion needs {counted(self.alias.quorum, 'approval')} of this plan."
         tasks = self.alias.policy.get("evaluations", [])
         objections = (
             objection(self.candidate, self.alias.version),
@@ -173,7 +174,7 @@ class SignedPlan(models.Model):
         if approval := self.earned_approvals().select_for_update().first():
             return approval
         raise NotAllowed(
-            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan.",
+            f"{self.alias} is protected: promotion needs {counted(self.alias.quorum, 'approval')} of this plan.",
             code="approval_missing",
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias
@@ -23,9 +24,9 @@ def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet[Any]
     needed = loaded | {candidate.pk, alias.version_id}
     if len(needed) > cluster.max_loras:
         raise Invalid(
-            f"{cluster} has {cluster.max_loras} adapter slots a replica; its running rollouts hold {len(loaded)} "
-            f"versions, and with this one it would be {len(needed)}: end one, or raise max_loras here and on the "
-            f"engines.",
+            f"{cluster} has {counted(cluster.max_loras, 'adapter slot')} a replica; its running rollouts hold "
+            f"{counted(len(loaded), 'version')}, and with this one it would be {len(needed)}: end one, or raise "
+            "max_loras here and on the engines.",
             field="candidate",
             code="too_few_slots",
         )

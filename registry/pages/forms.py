@@ -9,6 +9,7 @@ from django import forms
 from django.db.models import QuerySet
 
 from adapterhub.api.pages import CHOOSE, offer
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from adapterhub.core.forms import Form
 from registry.models import AdapterVersion, Alias, Cluster, without_bodies
@@ -49,7 +50,9 @@ class PromptListField(forms.CharField):
         text = (super().to_python(value) or "").replace("\r\n", "\n")
         prompts = [prompt.strip("\n") for prompt in BETWEEN.split(text) if prompt.strip()]
         if len(prompts) > self.most:
-            raise forms.ValidationError(f"You entered {len(prompts)} prompts: the limit is {self.most} at once.")
+            raise forms.ValidationError(
+                f"You entered {counted(len(prompts), 'prompt')}: the limit is {self.most} at once."
+            )
         if too_long := next((prompt for prompt in prompts if len(prompt) > self.longest), ""):
             raise forms.ValidationError(f"{too_long[:40]!r}… is too long: {self.longest} characters at most.")
         return prompts

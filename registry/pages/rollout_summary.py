@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.counts import counted
 from adapterhub.templatetags.adapterhub import duration
 from registry.experiments.guardrails import Action
 from registry.experiments.metrics import is_measured
@@ -190,7 +191,7 @@ def at_the_end(rollout: Rollout, left: Progress, action: Action) -> str:
 
 def when(left: Progress) -> str:
     """Return a phrase that says when the step will be complete: the time left and the users still missing."""
-    users = f"after {left.missing} more users in each arm" if left.missing else ""
+    users = f"after {counted(left.missing, 'more user')} in each arm" if left.missing else ""
     if not left.hold_left_s:
         return users or "within seconds"
     time = f"in {duration(left.hold_left_s)} at the earliest"

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils.timezone import now
 
 from adapterhub.core.actor import system
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Conflict, DomainError, NotAllowed
 from registry.models import Cluster, Replica, Rollout, RolloutStatus
 
@@ -44,8 +45,8 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
         if not rollout.waits_for_signature:
             rollout.started(by=RECONCILER)
     elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
-        counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
-        rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
+        summary = f"{len(refusals)} of {counted(len(healthy), 'replica')} refused it."
+        rollout.refused(by=RECONCILER, reason=" ".join([summary, *refusals]))
     elif now() - (rollout.opened_at or rollout.created_at) > settings.LOAD_DEADLINE:
         rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.utils.timezone import now
 
+from adapterhub.core.counts import counted
 from registry.models import Cluster, Replica
 
 RANK = re.compile(r"max[_-]lora[_-]rank")
@@ -76,9 +77,10 @@ def strangers(replica: Replica) -> Iterator[Alarm]:
             "foreign_versions",
             replica.cluster.slug,
             replica.url,
-            f"{replica.url} holds {len(names)} adapters that AdapterHub did not load: {', '.join(names[:5])}.",
-            "They stay, and take slots. Unload them at the engine, or find out which other control plane uses it: give "
-            "each engine to one.",
+            f"{replica.url} holds {counted(len(names), 'adapter')} that AdapterHub did not load: "
+            f"{', '.join(names[:5])}.",
+            "They take slots and stay: unload them at the engine, or find out which other control plane uses it, and "
+            "give each engine to one.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from registry.models import Cluster
 from serving_client.vllm_slots import VLLM_RANKS
@@ -23,9 +24,9 @@ def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
         for rank in VLLM_RANKS
         if rank < cluster.max_lora_rank and slots * base.slot_bytes(rank, number_bytes) <= memory
     ]
-    fits = f"{memory // one} slots of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
+    fits = f"{counted(memory // one, 'slot')} of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
     raise Invalid(
-        f"{slots} slots of rank {rank} for {base} take {slots * one / MIB:,.1f} MiB a replica, "
+        f"{counted(slots, 'slot')} of rank {rank} for {base}: {slots * one / MIB:,.1f} MiB a replica, "
         f"{one / MIB:,.1f} MiB each; {memory / MIB:,.1f} MiB hold {fits}.",
         field="max_loras",
         code="too_little_memory",

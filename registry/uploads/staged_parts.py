@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from adapterhub.artifacts import FolderStore, S3Store
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import TooLarge
 from adapterhub.scratch_files import flush_entry, space_in
 from adapterhub.workspace import store
@@ -30,7 +31,9 @@ class Counted:
         block = self._source.read(count)
         self.size += len(block)
         if self.size > self._most:
-            raise TooLarge(f"There is room for {self._most} more bytes: publish or wait, then send it again.")
+            raise TooLarge(
+                f"There is room for {counted(self._most, 'more byte')}: publish or wait, then send it again."
+            )
         return block
 
 

@@ -13,6 +13,7 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import Project
 from adapterhub.artifacts import StoreAway
 from adapterhub.core.actor import Actor
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Conflict
 from registry.models import StagedFile
 from registry.uploads.staged_parts import Counted, parts
@@ -57,7 +58,8 @@ def require_offset(file: StagedFile, offset: int) -> None:
     """Raise Conflict unless the next byte of the file is that at `offset`."""
     if file.size_bytes != offset:
         raise Conflict(
-            f"{file.size_bytes} bytes have arrived, so that the next part begins there, not at {offset}.",
+            f"{counted(file.size_bytes, 'byte has', 'bytes have')} arrived, so that the next part begins "
+            f"there, not at {offset}.",
             code="wrong_offset",
         )
 

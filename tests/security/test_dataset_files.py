@@ -95,7 +95,7 @@ def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> 
     path = tmp_path / "nulls.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.nulls(50_000_000, pyarrow.string())}), path)
     refusal = problem(sent(ci, path.read_bytes()), 422, "broken_lines")
-    assert "100000 lines have faults" in refusal["detail"]
+    assert "100,000 lines have faults" in refusal["detail"]
     assert len(refusal["errors"]) == 100
 
 

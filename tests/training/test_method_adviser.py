@@ -56,9 +56,9 @@ def test_the_whole_model_is_for_a_far_domain_with_much_data_and_a_cluster_of_its
 def test_what_would_change_it_is_asked_and_not_guessed() -> None:
     situation = Situation(rows=5_000, verdicts=FITS)
     sentences = what_would_change_it(situation)
-    assert "If only 4-bit weights fitted the device, qlora would come first." in sentences
+    assert "If only 4-bit weights fitted the device, QLoRA would come first." in sentences
     assert sentences[-1].endswith(
-        "of a far domain, served alone, and general skill might be lost, full would come first."
+        "of a far domain, served alone, and general skill might be lost, full fine-tuning would come first."
     )
 
 

@@ -202,7 +202,7 @@ def test_pairs_that_contradict_each_other_are_a_warning(tmp_path: Path) -> None:
     rows = [{**TEXTS, "prompt": f"{n}?"} for n in range(120)]
     turned = {"prompt": "7?", "chosen": TEXTS["rejected"], "rejected": TEXTS["chosen"]}
     (warning,) = scanned(tmp_path, [*rows, turned]).warnings()
-    assert warning == "1 rows prefer the answer that an earlier row rejects (lines 121): keep one of them."
+    assert warning == "1 row prefers the answer that an earlier row rejects (line 121): keep one of them."
 
 
 def test_kinds_of_rows_do_not_mix(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_copies_and_leaks_are_found(tmp_path: Path) -> None:
     result = scanned(written(tmp_path / "a.jsonl", "\n".join(lines).replace("Why  so", "why SO", 1)))
     copies, leak = result.warnings()
     assert copies.startswith("39 rows")
-    assert leak.startswith("1 held-out rows are also trained on")
+    assert leak.startswith("1 held-out row is also trained on")
 
 
 MEMORY = """

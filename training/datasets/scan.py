@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from adapterhub.core.counts import counted
 from training.datasets.line_errors import BadLine, LineError
 from training.datasets.preferences import kind_of
 from training.datasets.readers import Record
@@ -28,9 +29,9 @@ NAMED_LINES = 5
 UNSAID, TRAIN, EVAL = 0, 1, 2
 NAMES = {"answers": "answers", "pairs": "preference pairs", "labels": "answers marked good or bad"}
 CONTRADICTIONS = {
-    "answers": "answer a prompt otherwise than an earlier row",
-    "pairs": "prefer the answer that an earlier row rejects",
-    "labels": "mark an answer otherwise than an earlier row",
+    "answers": ("answers", "answer", "a prompt otherwise than an earlier row"),
+    "pairs": ("prefers", "prefer", "the answer that an earlier row rejects"),
+    "labels": ("marks", "mark", "an answer otherwise than an earlier row"),
 }
 
 
@@ -97,7 +98,7 @@ class Scan:
         """Return the name of the recognised form; if there are several, each with its number of rows."""
         if len(self.forms) == 1:
             return next(iter(self.forms))
-        return ", ".join(f"{form} ({count} rows)" for form, count in self.forms.most_common())
+        return ", ".join(f"{form} ({counted(count, 'row')})" for form, count in self.forms.most_common())
 
     @property
     def kind(self) -> str:
@@ -182,15 +183,17 @@ class Scan:
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         if copies := self.rows - (len(train) + len(held_out) - leaked):
-            yield f"{copies} rows are exact copies of others, apart from spaces and case."
+            rows = counted(copies, "row is an exact copy of another", "rows are exact copies of others")
+            yield f"{rows}, apart from spaces and case."
         if leaked:
             yield (
-                f"{leaked} held-out rows are also trained on, so the evaluation is too optimistic: give copies the "
-                "same document."
+                f"{counted(leaked, 'held-out row is', 'held-out rows are')} also trained on, so the evaluation is too "
+                "optimistic: give copies the same document."
             )
         if lines := self.contradicting():
-            named = ", ".join(map(str, lines[:NAMED_LINES])) + (", ..." if len(lines) > NAMED_LINES else "")
-            yield f"{len(lines)} rows {CONTRADICTIONS[self.kind]} (lines {named}): keep one of them."
+            one, several, otherwise = CONTRADICTIONS[self.kind]
+            rows = counted(len(lines), f"row {one}", f"rows {several}")
+            yield f"{rows} {otherwise} ({named(lines[:NAMED_LINES], len(lines))}): keep one of them."
 
     def contradicting(self) -> list[int]:
         """Return the numbers of lines whose prompt occurred before with another answer, whatever their Unicode form."""
@@ -210,22 +213,27 @@ class Scan:
         if self.division and self.division.is_possible and self.division.largest > max(1, HELD_OUT_SHARE * self.rows):
             share = 100 * self.division.largest / self.rows
             yield (
-                f"One group has {self.division.largest} of {self.rows} rows ({share:.0f} %): rows of one document or "
-                f"with one prompt stay together, so {self.splits['eval']} rows are held out."
+                f"One group has {self.division.largest} of {counted(self.rows, 'row')} ({share:.0f} %): rows of one "
+                "document or with one prompt stay together, so "
+                f"{counted(self.splits['eval'], 'row is', 'rows are')} held out."
             )
 
     def of_columns(self) -> Iterable[str]:
         """Yield warnings on columns that nothing reads, and the notices of rows with their first lines."""
         for name, count in sorted(self.unused.items()):
-            yield f"The column {name!r} is not used ({count} rows have it)."
+            yield f"The column {name!r} is not used ({counted(count, 'row has', 'rows have')} it)."
         for notice, (count, *lines) in sorted(self.notices.items()):
-            more = ", ..." if count > len(lines) else ""
-            yield f"In {count} rows {notice} (lines {', '.join(map(str, lines))}{more})."
+            yield f"In {counted(count, 'row')} {notice} ({named(lines, count)})."
 
     def of_size(self) -> Iterable[str]:
         """Yield a warning if there are fewer than 100 rows."""
         if self.rows < 100:
             yield "Fewer than 100 rows: expect a weak adapter and an imprecise evaluation."
+
+
+def named(lines: Sequence[int], count: int) -> str:
+    """Return the first lines of `count` in words: "line 7", "lines 7, 9, ..."."""
+    return f"line{'s' if count > 1 else ''} {', '.join(map(str, lines))}{', ...' if count > len(lines) else ''}"
 
 
 def scan(

@@ -13,6 +13,7 @@ from django.utils.timezone import now
 
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from adapterhub.workspace import store
@@ -211,10 +212,15 @@ def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merge
     each = [shapes[name.rsplit(".", 1)[-1]] for name in version.ranks]
     parameters = allocation.budget_parameters(kind, value, each)
     if parameters >= version.parameters:
-        message = f"A budget of {parameters:,} parameters makes nothing smaller: {version} has {version.parameters:,}."
+        message = (
+            f"A budget of {counted(parameters, 'parameter')} makes nothing smaller: {version} has "
+            f"{version.parameters:,}."
+        )
         raise Invalid(message, field="budget", code="bad_budget")
     if parameters < (least := min(costs.values())):
-        message = f"A budget of {parameters:,} parameters is too small: one rank of one module takes {least:,}."
+        message = (
+            f"A budget of {counted(parameters, 'parameter')} is too small: one rank of one module takes {least:,}."
+        )
         raise Invalid(message, field="budget", code="bad_budget")
 
 

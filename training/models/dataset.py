@@ -22,6 +22,7 @@ from adapterhub.artifacts import digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor, system
+from adapterhub.core.counts import counted
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import place_for_child, scratch, store
@@ -58,7 +59,7 @@ class BrokenLines(Invalid):
 
     def __init__(self, report: Report) -> None:
         first = report.errors[0]
-        more = f" ({report.broken} lines have faults.)" if report.broken > 1 else ""
+        more = f" ({counted(report.broken, 'line has', 'lines have')} faults.)" if report.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Fix the file and send it again.", field="file")
         self.lines = report.errors
 
@@ -400,7 +401,7 @@ def require_enough(report: Report) -> None:
     if not report.rows:
         raise Invalid("The file has no rows.", field="file", code="too_short")
     if report.rows < MIN_ROWS:
-        message = f"{report.rows} rows are too few to train and evaluate on: add more."
+        message = f"{counted(report.rows, 'row is', 'rows are')} too few to train and evaluate on: add more."
         raise Invalid(message, field="file", code="too_short")
     if all(report.splits.values()):
         return
@@ -408,8 +409,8 @@ def require_enough(report: Report) -> None:
         message = "The column split leaves no row to train on: mark some rows as train."
     else:
         message = (
-            f"All {report.rows} rows are one group (one document, or one prompt), so none can be held out: add others, "
-            "or give each row the document that it belongs to in a column document."
+            f"All {counted(report.rows, 'row')} are one group (one document, or one prompt), so none can be held out: "
+            "add others, or give each row the document that it belongs to in a column document."
         )
     raise Invalid(message, field="file", code="too_few_groups")
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adapterhub.core.counts import counted
+from adapterhub.core.method_names import method_name
+
 METHODS = ("lora", "qlora", "dora", "adalora", "full", "galore")
 # Methods by what the data hold: answers, pairs of a preferred and a rejected answer, or answers marked good or bad.
 METHODS_OF = {"answers": METHODS, "pairs": ("dpo", "kto", "orpo"), "labels": ("kto",)}
@@ -110,11 +113,11 @@ def capacity(method: str, situation: Situation) -> Reason:
         return Reason("capacity", 0, "All weights are trained: capacity is not a limit.", "measured")
     if room >= situation.targets:
         ranks = "of the planned ranks" if situation.planned else f"at rank {situation.rank}"
-        text = f"{room:,} parameters {ranks} hold {situation.targets:,} completion tokens."
+        text = f"{counted(room, 'parameter')} {ranks} hold {counted(situation.targets, 'completion token')}."
         return Reason("capacity", 1, text, "measured")
     wanted = rank_for(situation)
     ranks = "The planned ranks have" if situation.planned else f"Rank {situation.rank} has"
-    text = f"{ranks} {room:,} parameters for {situation.targets:,} completion tokens: "
+    text = f"{ranks} {counted(room, 'parameter')} for {counted(situation.targets, 'completion token')}: "
     text += f"take rank {wanted}." if wanted else f"even rank {RANKS[-1]} has too few."
     return Reason("capacity", 0 if wanted else -2, text, "measured")
 
@@ -129,7 +132,7 @@ def data_size(method: str, situation: Situation) -> Reason:
     """Return the points for this number of rows with the reason; 0 points if it is not known."""
     if situation.rows is None:
         return Reason("dataset size", 0, "No dataset was named.", "stated")
-    size = f"{situation.rows:,} rows"
+    size = f"{counted(situation.rows, 'row')}"
     if situation.rows > LARGE_ROWS:
         points, text = (1 if method in WHOLE else 0), f"{size} are enough to move all weights."
     elif situation.rows < SMALL_ROWS:
@@ -263,7 +266,7 @@ def what_would_change_it(situation: Situation) -> list[str]:
     for words, change in alternatives(situation):
         other = leader(replace(situation, **change))
         if other != first:
-            sentences.append(f"If {words}, {other or 'no method'} would come first.")
+            sentences.append(f"If {words}, {method_name(other) if other else 'no method'} would come first.")
     return sentences
 
 

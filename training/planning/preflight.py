@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Count, Q
 
 from adapterhub.artifacts import ArtifactError
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import LEASED, JobStatus
 from registry.models import Replica
@@ -75,12 +76,17 @@ def serving(run: TrainingRun) -> dict[str, Any]:
         }
     engines = f"the engines of {run.base_model}"
     if length > lengths[-1]:
-        text = f"max_length {length} is over what {engines} serve: {lengths[-1]} tokens. Lower max_length to that."
+        most = counted(lengths[-1], "token")
+        text = f"max_length {length} is over what {engines} serve: {most}. Lower max_length to that."
         return {"verdict": "will not fit", "lengths": lengths, "text": text}
     if length > lengths[0]:
-        text = f"Some of {engines} serve at most {lengths[0]} tokens: longer requests fail there."
+        text = f"Some of {engines} serve at most {counted(lengths[0], 'token')}: longer requests fail there."
         return {"verdict": "tight", "lengths": lengths, "text": text}
-    return {"verdict": "fits", "lengths": lengths, "text": f"All {engines} serve {lengths[0]} tokens or more."}
+    return {
+        "verdict": "fits",
+        "lengths": lengths,
+        "text": f"All {engines} serve {counted(lengths[0], 'token')} or more.",
+    }
 
 
 def require_trainable(run: TrainingRun) -> None:
@@ -94,7 +100,7 @@ def require_trainable(run: TrainingRun) -> None:
         if part.trainable(length) == 0:
             message = (
                 f"No row of {part.dataset} can be trained: no answer that the loss counts begins within "
-                f"{length} tokens. Raise max_length, or shorten the prompts."
+                f"{counted(length, 'token')}. Raise max_length, or shorten the prompts."
             )
             raise Invalid(message, field="hyperparameters.max_length", code="nothing_to_train")
 
@@ -103,7 +109,7 @@ def require_length(run: TrainingRun) -> None:
     """Check that max_length does not exceed the base model's context length. Raises Invalid."""
     limit = run.base_model.config.get("max_position_embeddings")
     if isinstance(limit, int) and run.hyperparameters["max_length"] > limit:
-        message = f"{run.base_model} reads at most {limit} tokens: lower max_length to that."
+        message = f"{run.base_model} reads at most {counted(limit, 'token')}: lower max_length to that."
         raise Invalid(message, field="hyperparameters.max_length", code="max_length_over_model")
 
 
@@ -212,7 +218,7 @@ def of_part(run: TrainingRun, part: Part, parts: list[Part]) -> dict[str, Any]:
     tokens = read * part.sample.mean_tokens(length)
     text = (
         f"{part.dataset}: {100 * part.share:.0f} % of the rows, {reads:.1f} times its {part.sample.rows:,}, about "
-        f"{tokens:,.0f} tokens. {cuts_in_words(part.sample, length)}"
+        f"{counted(round(tokens), 'token')}. {cuts_in_words(part.sample, length)}"
     )
     return {
         "dataset": part.dataset.pk,
@@ -239,10 +245,12 @@ def cuts_in_words(sample: Sample, length: int) -> str:
     """Return a sentence on what this max_length cuts of the rows."""
     cuts, about = sample.cut_to(length), "" if sample.is_whole else "about "
     if not cuts["cut"] and not cuts["left_out"]:
-        return f"No row is longer than {length} tokens; the longest has {sample.longest}."
+        return f"No row is longer than {counted(length, 'token')}; the longest has {sample.longest}."
+    limit = counted(length, "token")
     return (
-        f"Of {sample.rows:,} rows {about}{cuts['cut']:,} are cut at {length} tokens: {about}{cuts['left_out']:,} are "
-        f"left out, as no counted answer begins before that, and {about}{cuts['without_end']:,} lose their end token."
+        f"Of {counted(sample.rows, 'row')} {about}{counted(cuts['cut'], 'is', 'are')} cut at {limit}: "
+        f"{about}{counted(cuts['left_out'], 'is', 'are')} left out, as no counted answer begins before that, and "
+        f"{about}{counted(cuts['without_end'], 'loses its', 'lose their')} end token."
     )
 
 
@@ -316,7 +324,7 @@ def time(run: TrainingRun) -> dict[str, Any]:
     if not speeds or tokens is None:
         return {"seconds": None, "tokens": tokens, "text": "Not known before a run of this method on this base model."}
     speed = median(speeds)
-    text = f"About {tokens:,} tokens at {speed:,.0f} a second, as in {len(speeds)} past run{'s' * (len(speeds) > 1)}."
+    text = f"About {counted(tokens, 'token')} at {speed:,.0f} a second, as in {counted(len(speeds), 'past run')}."
     return {"seconds": round(tokens / speed, 1), "tokens": tokens, "tokens_per_second": speed, "text": text}
 
 
@@ -401,9 +409,15 @@ def queue(run: TrainingRun) -> dict[str, Any]:
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())
     devices = Device.objects.alive().count()
     free = devices > running and not ahead
-    text = "A device is free." if free else f"{running} running, {ahead} waiting before it, {devices} devices known."
+    text = (
+        "A device is free."
+        if free
+        else f"{running} running, {ahead} waiting before it, {counted(devices, 'device')} known."
+    )
     if run.devices > (largest := largest_host()) > 0:
-        text += f" It takes {run.devices} devices of one host, and the largest has {largest}: it waits for such a host."
+        text += (
+            f" It takes {counted(run.devices, 'device')} of one host, and the largest has {largest}: it waits for one."
+        )
     return {"ahead": ahead, "running": running, "devices": devices, "free": free, "text": text}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from adapterhub.cli.conversion.raw_tensors import EIGHT_BITS, RawTensor, Tensors
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.core.counts import counted
 
 PREFIX = "base_model.model."
 WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
@@ -187,7 +188,9 @@ def from_adalora(adapter: Adapter) -> Adapter:
     if not ranks:
         raise Ended("Every singular value of this AdaLoRA is zero: it changes nothing.", Exit.USAGE)
     config = adalora_config(adapter.config, ranks)
-    return adapter.noted(f"AdaLoRA: {len(ranks)} modules became LoRA, their singular values in A.", tensors, config)
+    return adapter.noted(
+        f"AdaLoRA: {counted(len(ranks), 'module')} became LoRA, their singular values in A.", tensors, config
+    )
 
 
 def pattern_rows(pattern: Any, module: str) -> np.ndarray | None:

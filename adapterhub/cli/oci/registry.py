@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.oci.modelpack import MANIFEST, Blob
+from adapterhub.core.counts import counted
 
 if TYPE_CHECKING:
     from oras.container import Container
@@ -119,7 +120,7 @@ class Artifacts:
             for block in answer.iter_content(BLOCK):
                 size += len(block)
                 if size > blob.size:
-                    raise ValueError(f"{blob.path} is longer than the {blob.size} bytes of its descriptor.")
+                    raise ValueError(f"{blob.path} is longer than the {counted(blob.size, 'byte')} of its descriptor.")
                 digest.update(block)
                 sink.write(block)
         require_content(blob.digest, blob.size, digest.hexdigest(), size)
@@ -148,7 +149,8 @@ def require_content(digest: str, size: int, actual: str, actual_size: int) -> No
     """Raise ValueError unless what was received is what its descriptor says."""
     if (digest, size) != (f"sha256:{actual}", actual_size):
         raise ValueError(
-            f"The registry gave sha256:{actual[:12]}, {actual_size} bytes, not {digest[:19]}, {size} bytes."
+            f"The registry gave sha256:{actual[:12]}, {counted(actual_size, 'byte')}, not {digest[:19]}, "
+            f"{counted(size, 'byte')}."
         )
 
 

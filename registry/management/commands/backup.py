@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from adapterhub.backup import archive
 from adapterhub.backup.errors import BackupError
+from adapterhub.core.counts import counted
 from adapterhub.workspace import store
 
 
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             report = archive.make(folder, store(), passphrase, with_artifacts=not without_artifacts)
         except (BackupError, OSError) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{folder}: {report.rows} rows, {report.artifacts} artifacts")
+        self.stdout.write(f"{folder}: {counted(report.rows, 'row')}, {counted(report.artifacts, 'artifact')}")
         if report.faults:
             raise CommandError("\n".join(report.faults))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from adapterhub.core.counts import counted
 from adapterhub.core.errors import Invalid
 from registry.models import Cluster
 from registry.serving.slot_memory import MIB, require_memory
@@ -34,5 +35,5 @@ class Command(BaseCommand):
         except Invalid as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
-            f"{record.max_loras} slots of rank {record.max_lora_rank} take {needed_bytes / MIB:,.1f} MiB."
+            f"{counted(record.max_loras, 'slot')} of rank {record.max_lora_rank}: {needed_bytes / MIB:,.1f} MiB."
         )

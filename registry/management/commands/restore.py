@@ -14,6 +14,7 @@ from django.db import connection
 from adapterhub.accounts.models import Project
 from adapterhub.backup import archive
 from adapterhub.backup.errors import BackupError
+from adapterhub.core.counts import counted
 from adapterhub.workspace import store
 from registry.management.commands.backup import passphrase_in
 from registry.models import BaseModel
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             report = archive.put_back(folder, store(), passphrase)
         except (BackupError, OSError) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{folder}: {report.rows} rows, {report.artifacts} artifacts")
+        self.stdout.write(f"{folder}: {counted(report.rows, 'row')}, {counted(report.artifacts, 'artifact')}")
         faults = report.faults + missing_models()
         # By a process that reads the restored keys.
         verify = [sys.executable, "-m", "adapterhub.manage", "audit_verify"]

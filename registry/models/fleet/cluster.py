@@ -12,6 +12,7 @@ from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.counts import counted
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.encryption import box
@@ -196,8 +197,8 @@ class Cluster(models.Model):
         total = most or self.max_loras
         if (slots or others) and others + (slots or 0) >= total:
             raise Invalid(
-                f"Of {total} slots a replica {others} are granted, and one stays with {self.project}: grant at most "
-                f"{max(0, total - 1 - others)} more.",
+                f"Of {counted(total, 'slot')} a replica {others} are granted, and one stays with {self.project}: "
+                f"grant at most {max(0, total - 1 - others)} more.",
                 field="max_loras" if most else "slots",
                 code="share_too_large",
             )

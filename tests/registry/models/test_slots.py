@@ -23,7 +23,7 @@ def with_slots(alias: Alias, count: int) -> Alias:
 
 def test_a_rollout_needs_a_slot_for_each_side(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     with_slots(alias, 1)
-    with pytest.raises(Invalid, match=r"1 adapter slots a replica; its running rollouts hold 0 versions.* 2: end one"):
+    with pytest.raises(Invalid, match=r"1 adapter slot a replica; its running rollouts hold 0 versions.* 2: end one"):
         begin(alias, candidate, alice)
     assert not Rollout.objects.exists()
     with_slots(alias, 2)

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.audit.external.proof import ALL, Verdict, judged
 from adapterhub.audit.verifier import INSTALLATION, Checkpoint, Unreadable, read_checkpoints, read_public_key
+from adapterhub.core.counts import counted
 from adapterhub.core.tenancy import Tenant, project_model
 
 
@@ -28,7 +29,9 @@ class Command(BaseCommand):
         outside = self.read(checkpoints, public_key) if checkpoints else []
         broken = sum(self.report(project, outside) for project in [None, *project_model().objects.all()])
         if broken:
-            raise CommandError(f"{broken} events are not intact: compare them with a backup or an earlier export.")
+            raise CommandError(
+                f"{counted(broken, 'event is', 'events are')} not intact: compare with a backup or an earlier export."
+            )
 
     def read(self, folder: Path, public_key: Path | None) -> list[Checkpoint]:
         """Return the checkpoints in the folder, verified.
@@ -49,7 +52,7 @@ class Command(BaseCommand):
         for fault in verdict.faults:
             self.stdout.write(f"{name}: event {fault.sequence} {fault.kind}")
         if not verdict.faults:
-            self.stdout.write(f"{name}: {verdict.events} events intact, their times in order")
+            self.stdout.write(f"{name}: {counted(verdict.events, 'event')} intact, their times in order")
         self.tell_reach(name, verdict)
         return len(verdict.faults)
 
@@ -62,6 +65,6 @@ class Command(BaseCommand):
             self.stdout.write(f"{name}: no witness outside: set ADAPTERHUB_AUDIT_WITNESSES, or give --checkpoints")
         if verdict.by_chain_alone:
             self.stdout.write(
-                f"{name}: {verdict.by_chain_alone} events after {verdict.witnessed} are held by the chain alone "
+                f"{name}: {counted(verdict.by_chain_alone, 'event')} after {verdict.witnessed} held by the chain alone "
                 f"(signed here up to {verdict.signed})"
             )

@@ -176,6 +176,7 @@ LOGOUT_REDIRECT_URL = "login"
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
+FORMAT_MODULE_PATH = "adapterhub.formats"
 USE_TZ = True
 
 STATIC_URL = "static/"

@@ -151,12 +151,13 @@ def errors_on(form: forms.BaseForm) -> Iterator[None]:
         form.add_error(error.field if error.field in form.fields else None, error.detail)
 
 
-def form_page(request: HttpRequest, form: forms.BaseForm, **words: str) -> HttpResponse:
+def form_page(request: HttpRequest, form: forms.BaseForm, **texts: str) -> HttpResponse:
     """Render a page with this form alone, as 422 if the form has errors.
 
-    `words` are the page's `title`, `lead` and `action`, and `back`, the URL of `place`, to which it leads back.
+    `texts` are the page's `title`, `lead` and `action`, `back`, the URL of `place`, to which it leads back, and the
+    `words` of the glossary that it explains.
     """
-    return render(request, "form.html", {"form": form, **words}, status=422 if form.errors else 200)
+    return render(request, "form.html", {"form": form, **texts}, status=422 if form.errors else 200)
 
 
 def reason_in(request: HttpRequest) -> str:
@@ -178,7 +179,16 @@ def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any]
     """
     if not request.headers.get("HX-Request"):
         return render(request, page, context)
-    response = render(request, part, context)
+    return with_reload(request, render(request, part, context), state)
+
+
+def reloaded_after(request: HttpRequest, state: object) -> HttpResponse:
+    """Return an empty response to a poll, which makes the browser reload the page once `seen` is another state."""
+    return with_reload(request, HttpResponse(), state)
+
+
+def with_reload(request: HttpRequest, response: HttpResponse, state: object) -> HttpResponse:
+    """Make the response to a poll reload the page if its parameter `seen` names another state than `state`."""
     if request.GET.get("seen", str(state)) != str(state):
         response["HX-Refresh"] = "true"
     return response

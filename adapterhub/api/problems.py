@@ -10,8 +10,8 @@ from typing import Any
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.views.defaults import page_not_found
-from django.views.defaults import server_error as default_server_error
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -161,6 +161,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(error := sys.exception(), OutOfSpace):
         return error_page(request, error)
     if not request.path.startswith("/api/"):
-        return default_server_error(request)
+        # Without the request's context: what failed may be the database that it reads.
+        return HttpResponse(render_to_string("500.html", {"request_id": marked(request).request_id}), status=500)
     detail = f"An internal error occurred. The log has the details of request {marked(request).request_id}."
     return JsonResponse(problem(500, "internal_error", detail), status=500, content_type=CONTENT_TYPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from django import template
@@ -15,22 +16,16 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from adapterhub.audit.models import AuditEvent
-from adapterhub.core import durations
+from adapterhub.audit.sentences import actor_in_words
+from adapterhub.core import counts, durations
+from adapterhub.core.glossary import WORDS
+from adapterhub.core.method_names import method_name
 
 register = template.Library()
+register.filter("method_name", method_name)
+register.filter("actor", actor_in_words)
+SIGN_INS = {"session": "password", "oidc": "single sign-on", "system": "the system itself"}
 LATEST = 20
-METHOD_NAMES = {
-    "lora": "LoRA",
-    "qlora": "QLoRA",
-    "dora": "DoRA",
-    "adalora": "AdaLoRA",
-    "galore": "GaLore",
-    "full": "full fine-tuning",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "orpo": "ORPO",
-}
-
 TONES = {
     "good": (
         "✓",
@@ -128,9 +123,9 @@ def with_code(text: str) -> SafeString:
 
 
 @register.filter
-def method_name(method: str) -> str:
-    """Return a training method as its authors write it, such as QLoRA; one that is not known as it is."""
-    return METHOD_NAMES.get(method, method)
+def sign_in(method: str) -> str:
+    """Return how somebody signed in, in words; a way that is not known as it is."""
+    return SIGN_INS.get(method, method)
 
 
 @register.filter
@@ -215,6 +210,17 @@ def duration(seconds: float) -> str:
     return durations.in_words(seconds)
 
 
+@register.filter
+def counted(number: object, noun: str) -> str:
+    """Return the number with its noun, in the plural unless it is 1; a comma divides the noun from its own plural.
+
+    What is no number, as in an old record that lacks it, is "an unknown number of" them.
+    """
+    if isinstance(number, int | float | Decimal):
+        return counts.counted(number, *noun.split(","))
+    return f"an unknown number of {noun.split(',')[1] if ',' in noun else counts.in_plural(noun)}"
+
+
 @register.simple_block_tag
 def sentence(content: str) -> str:
     """Return the block's text on one line, for an attribute that is too long for one line of a template.
@@ -267,6 +273,15 @@ def plainly(fact: Any) -> str:
 def ago(at: datetime) -> str:
     """Return a <time> element that says how long ago the moment was, which the page's script keeps true."""
     return format_html('<time datetime="{}" data-shape="ago">{}</time>', at.isoformat(), naturaltime(at))
+
+
+@register.inclusion_tag("components/words.html")
+def explain(names: str) -> dict[str, Any]:
+    """Return the words of the glossary with these names, separated by spaces, for the help beside their first use.
+
+    Raises KeyError for a name that the glossary lacks.
+    """
+    return {"words": [(name, WORDS[name]) for name in names.split()]}
 
 
 @register.inclusion_tag("components/sort.html", takes_context=True)

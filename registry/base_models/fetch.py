@@ -12,6 +12,7 @@ from pathlib import Path
 from django.conf import settings
 
 from adapterhub.artifacts import copy_in_one_step
+from adapterhub.core.counts import counted
 from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.workspace import store
 from registry.exports import zip_export as exports
@@ -85,7 +86,7 @@ def wait_while_it_grows(child: Child, folder: Path) -> None:
         if moment - changed_at > stall_s:
             raise stalled(f"nothing for {stall_s} s", size)
         if moment - begun_at > 2 * stall_s:
-            raise stalled(f"only {there - begin} bytes in {2 * stall_s} s", size)
+            raise stalled(f"only {counted(there - begin, 'byte')} in {2 * stall_s} s", size)
 
 
 def stalled(brought: str, size: int) -> NotFetched:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.urls import reverse
 
+from adapterhub.core.method_names import method_name
 from registry.models import AdapterVersion
 
 WIDE, HIGH, ACROSS, DOWN = 132, 26, 176, 38
@@ -57,7 +58,12 @@ def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
         for column, key, label, name in known
         if key
     ]
-    own = (3, f"3:{version.pk}", f"v{version.number} {version.method}", reverse("version", args=[slug, version.number]))
+    own = (
+        3,
+        f"3:{version.pk}",
+        f"v{version.number} {method_name(version.method)}",
+        reverse("version", args=[slug, version.number]),
+    )
     live = [(4, f"4:{alias.pk}", alias.name, reverse("alias", args=[alias.ref])) for alias in version.aliases.all()]
     return [[*origins, own], *([own, each] for each in live)]
 

@@ -10,6 +10,8 @@ from django.contrib.humanize.templatetags.humanize import intcomma
 from django.template.defaultfilters import filesizeformat
 
 from adapterhub.charts import heat_map
+from adapterhub.core.counts import counted
+from adapterhub.core.method_names import method_name
 from registry.evidence.comparison import table
 from registry.models import AdapterVersion
 
@@ -52,7 +54,7 @@ def comparison_of(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
 
 def label_of(name: str) -> str:
     """Return the label of a field as pages show it."""
-    return LABELS.get(name, name.replace("_", " "))
+    return LABELS.get(name, name.replace("_", " ").replace(" f1", " F1"))
 
 
 def words(row: dict[str, Any]) -> list[str]:
@@ -66,6 +68,8 @@ def in_words(name: str, value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name == "method":
+        return method_name(value)
     if name == "size_bytes":
         return str(filesizeformat(value))
     if isinstance(value, int):
@@ -121,4 +125,4 @@ def summary_of(ranks: dict[str, int]) -> str:
     if not used:
         return "no module has a rank"
     low, high = min(used), max(used)
-    return f"{len(used)} modules, " + (f"rank {low} everywhere" if low == high else f"ranks {low} to {high}")
+    return f"{counted(len(used), 'module')}, " + (f"rank {low} everywhere" if low == high else f"ranks {low} to {high}")

@@ -44,7 +44,7 @@ def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnaly
     assert page.get_by_label("Learning rate").input_value() == "0.004"
     page.get_by_label("Adapter", exact=True).select_option(label="dora")
     page.get_by_role("button", name="Queue the run").click()
-    page.get_by_text("for uniform_rank 6").wait_for()
+    page.get_by_text("for uniform rank 6").wait_for()
     run = TrainingRun.objects.get()
     assert (run.rank_analysis, run.budget) == (analysis, {"uniform_rank": 6})
     assert run.hyperparameters["learning_rate"] == 0.004

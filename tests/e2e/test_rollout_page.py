@@ -89,6 +89,10 @@ def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVe
     page.get_by_text("Error rate: the candidate is within the margin").first.wait_for()
     page.reload()
     page.get_by_text("Promote although").click()
+    page.locator("#promote-reason").focus()
+    page.keyboard.press("Escape")
+    assert page.locator("details.override[open]").count() == 0
+    page.get_by_text("Promote although").click()
     page.locator("#promote-reason").fill("every verdict is good")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("Everybody gets dora v2").first.wait_for()

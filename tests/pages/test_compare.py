@@ -58,7 +58,7 @@ def test_differences_come_first_in_words_and_no_list_of_modules_is_dumped(
     client.force_login(bob)
     page = markup(client.get(page_of(2)))
     assert page.index("What differs") < page.index("What is the same in all") < page.index("The same prompts")
-    assert f"{len(first.ranks)} of {len(first.ranks)} modules have different ranks." in page
+    assert f"Different ranks: {len(first.ranks)} of {len(first.ranks)} modules." in page
     assert "base model (sha256)" in page
 
 

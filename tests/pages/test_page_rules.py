@@ -247,7 +247,7 @@ def test_a_run_of_the_form_trains_the_other_budget(
     assert run.rank_plan()["r"] == analysis.reallocate({"uniform_rank": 6})["r"]
     assert run.rank_plan() != {name: PLAN[name] for name in run.rank_plan()}
     page = client.get(reverse("training-run", args=[run.pk])).content.decode()
-    assert "for uniform_rank 6" in page
+    assert "for uniform rank 6" in page
 
 
 def test_an_analysis_of_chosen_parts_is_launched_by_the_form(

@@ -56,7 +56,7 @@ def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
     for text in (
         "data abababab",
         "run 0b3f2a51",
-        f"v{published.number} lora",
+        f"v{published.number} LoRA",
         "compliance",
         "3 answers, 250 ms",
         "published the version",

@@ -18,6 +18,7 @@ from adapterhub.api.pages import (
     allowed_somewhere,
     followed,
     reason_in,
+    reloaded_after,
     visible_or_404,
     visible_rows,
 )
@@ -36,7 +37,7 @@ from training.datasets.uploads import copied
 from training.models import Compression, Dataset, RankAnalysis
 from training.models.dataset import DatasetStatus
 from training.pages.curves import FRAME
-from training.pages.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
+from training.pages.forms import PART_HELP, AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.pages.plan_comparison import comparable
 from training.pages.race_chart import race_of
 from training.pages.rate_advice import rate_advice
@@ -104,9 +105,12 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Show a dataset's first rows; with a base model in the query, as a training on it reads them.
 
-    The view is recorded as a read of the data. Raises Http404 if the person does not see the dataset.
+    The view is recorded as a read of the data. A poll by htmx gets no content, only the word to reload the page once
+    the dataset has another status. Raises Http404 if the person does not see the dataset.
     """
     viewed = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
+    if request.headers.get("HX-Request"):
+        return reloaded_after(request, viewed.status)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
     observe(Tag.DATASET_READ, by=actor_of(request), project=viewed.project, resource=request.path)
     context = {"dataset": viewed, "form": form, **read_by_a_training(viewed, form), **keeping(request, viewed)}
@@ -222,7 +226,7 @@ def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
     viewed = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     may_train = Scope.TRAIN in scopes_in(request, viewed.project)
-    return {"job": viewed, "may_train": may_train, **planned(viewed, form)}
+    return {"job": viewed, "may_train": may_train, "part_help": PART_HELP, **planned(viewed, form)}
 
 
 def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def evaluate_version(request: HttpRequest, slug: str, number: int) -> HttpRespon
         request,
         form,
         title=f"Evaluate {version}",
+        words="nats exact_match token_f1 forgetting",
         lead="It is measured beside its base model: held-out loss with paired intervals, exact match, token F1, "
         "forgetting, and answers to the prompts.",
         action="Queue the evaluation",

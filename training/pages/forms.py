@@ -41,6 +41,10 @@ PART_HELP = {
     "objective": "concave: every further rank of a module is worth less; linear: as much as the first.",
     "init": "gradient: the analysis leaves start values for the training.",
     "kinds": "Which modules may get ranks above the least.",
+    "power": "The worth of a rank is the sum of its singular values to this power.",
+    "probe_steps": "Training steps of each probe.",
+    "probe_rates": "Learning rates to try: 2e-3, 4e-3.",
+    "target_modules": "Last parts of the names, such as up_proj, down_proj.",
 }
 
 
@@ -350,14 +354,12 @@ class AnalysisForm(Form):
             "power": forms.FloatField(
                 required=False,
                 label="Exponent of the singular values",
-                help_text="The worth of a rank is the sum of its singular values to this power. Empty: the preset's.",
+                help_text=f"{PART_HELP['power']} Empty: the preset's.",
             ),
-            "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
-            "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
+            "probe_steps": forms.IntegerField(required=False, help_text=PART_HELP["probe_steps"]),
+            "probe_rates": WordsField(required=False, number=float, help_text=PART_HELP["probe_rates"]),
             **race_fields(),
-            "target_modules": WordsField(
-                required=False, help_text="Last parts of the names, such as up_proj, down_proj. Empty: all."
-            ),
+            "target_modules": WordsField(required=False, help_text=f"{PART_HELP['target_modules']} Empty: all."),
         }
 
     def main(self) -> list[forms.BoundField]:

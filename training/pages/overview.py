@@ -17,7 +17,7 @@ from adapterhub.api.pages import allowed, visible_rows
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from adapterhub.jobs.models import TERMINAL
-from registry.models import Adapter, Alias, Approval, Replica, Rollout, RolloutStatus, without_bodies
+from registry.models import Adapter, Alias, Approval, ApprovalStatus, Replica, Rollout, RolloutStatus, without_bodies
 from registry.serving.open_alarms import open_alarms
 from training.models import RankAnalysis, TrainingRun
 from training.pages.first_steps import checklist
@@ -52,6 +52,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     ).context(PAGE)
     is_new = not listed["page"].paginator.count and not listed["listing"].is_narrowed
     runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
+    waits = waiting(request)[:LATEST]
     analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {
         **listed,
@@ -60,7 +61,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         "replicas": replicas,
         "alarms": open_alarms(replicas),
         "drift": drift(listed["page"], replicas),
-        "waiting": waiting(request)[:LATEST],
+        "waiting": waits,
+        "has_broken_glass": any(approval.status == ApprovalStatus.GLASS_BROKEN for approval in waits),
         "runs": runs,
         "analyses": analyses,
         "jobs": len(runs) + len(analyses),

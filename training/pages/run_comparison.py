@@ -58,7 +58,7 @@ def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
         "same": [row for row in rows if row["same"]],
         "curves": curves_of(compared),
         "best": best_of(compared),
-        "is_comparable": len({evaluated_on(run) for run in compared}) == 1,
+        "is_comparable": len({evaluated_on(run) for run in compared if run.loss_after is not None}) < 2,
     }
     return render(request, "training/compare_runs.html", context)
 

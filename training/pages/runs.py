@@ -184,15 +184,18 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     return followed(request, "training/run.html", "training/_run_state.html", context, viewed.status)
 
 
-def in_order(values: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return names and values of the hyperparameters in the order of the form, a switch as on or off.
+def in_order(values: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """Return names, values and meanings of the hyperparameters in the order of the form, a switch as on or off.
 
     Those that exist no more come last.
     """
     known = [(name, entry, values[name]) for name, entry in TABLE.items() if name in values]
-    former = [(name, value) for name, value in values.items() if name not in TABLE]
-    rows = [(name, ("off", "on")[bool(value)] if is_switch(entry) else value) for name, entry, value in known]
-    return [(name.replace("_", " "), value) for name, value in [*rows, *former]]
+    former = [(name, value, "") for name, value in values.items() if name not in TABLE]
+    rows = [
+        (name, ("off", "on")[bool(value)] if is_switch(entry) else value, entry.meaning.removeprefix("1: "))
+        for name, entry, value in known
+    ]
+    return [(name.replace("_", " "), value, meaning) for name, value, meaning in [*rows, *former]]
 
 
 @login_required

@@ -2,7 +2,7 @@
 "use strict";
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  const inside = document.activeElement?.closest("details.menu[open], details.revoke[open]");
+  const inside = document.activeElement?.closest("details.menu[open], details.revoke[open], details.override[open]");
   const open = inside || document.querySelector("details.menu[open]");
   if (!open) return;
   open.open = false;

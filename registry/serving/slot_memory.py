@@ -26,8 +26,8 @@ def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
     ]
     fits = f"{counted(memory // one, 'slot')} of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
     raise Invalid(
-        f"{counted(slots, 'slot')} of rank {rank} for {base}: {slots * one / MIB:,.1f} MiB a replica, "
-        f"{one / MIB:,.1f} MiB each; {memory / MIB:,.1f} MiB hold {fits}.",
+        f"{counted(slots, 'slot')} of rank {rank} for {base} take{'s' * (slots == 1)} "
+        f"{slots * one / MIB:,.1f} MiB a replica, {one / MIB:,.1f} MiB each; {memory / MIB:,.1f} MiB hold {fits}.",
         field="max_loras",
         code="too_little_memory",
     )

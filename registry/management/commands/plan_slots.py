@@ -34,6 +34,6 @@ class Command(BaseCommand):
             needed_bytes = require_memory(record, memory_mib * MIB, number_bytes)
         except Invalid as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(
-            f"{counted(record.max_loras, 'slot')} of rank {record.max_lora_rank}: {needed_bytes / MIB:,.1f} MiB."
-        )
+        verb = "takes" if record.max_loras == 1 else "take"
+        slots = f"{counted(record.max_loras, 'slot')} of rank {record.max_lora_rank}"
+        self.stdout.write(f"{slots} {verb} {needed_bytes / MIB:,.1f} MiB.")

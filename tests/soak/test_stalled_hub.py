@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from tests.tiny_model import make_model, save_base_model
 from tests.waiting import wait_until
 
 ADAPTERS, SLOTS, CALLS = 6, 2, 8
+A_MINUTE_AGO = """
+import time
+from adapterhub.jobs.task_times import valkey
+from serving_client.protocol import TASK_SUCCESSES
+valkey().hset(TASK_SUCCESSES, "registry.tasks.reconcile", time.time() - 61)
+"""
 
 
 class Hub:
@@ -49,6 +56,19 @@ class Hub:
     def metrics(self) -> dict[tuple[str, str], float]:
         """Each metric by its name and any of its labels."""
         return {(name, label): value for name, labels, value in self.scraped() for label in (*labels.values(), "")}
+
+    @contextmanager
+    def control_worker_stopped(self) -> Iterator[None]:
+        """The control worker with its pool, which do nothing as long as the block lasts."""
+        processes = [process for process in self.product.processes() if "control" in process.cmdline()]
+        assert processes
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def ask(self, alias: str) -> float:
         """Seconds until the answer."""
@@ -127,6 +147,11 @@ def test_hung_downloads_and_a_hung_replica_slow_no_other_cluster(hub: Hub, silen
     assert measured["adapterhub_cluster_reconciled_age_seconds", "quiet"] < 10
     assert measured["adapterhub_replica_healthy", silent] == 0
     assert firing(hub.scraped()) == {"ReplicaIsAway"}, "the loop goes on, and who looks after it hears of the replica"
+    with hub.control_worker_stopped():
+        # The worker notes its rounds; what it noted last is set back instead of waiting for a minute.
+        hub.product.manage("shell", "-c", A_MINUTE_AGO)
+        assert "ControlLoopStalled" in firing(hub.scraped())
+    wait_until(lambda: "ControlLoopStalled" not in firing(hub.scraped()), 60, "a round of the loop")
     wait_until(lambda: hub.get("base-models/slow")["status"] == "rejected", 120, "the end of the first download")
     assert "has sent nothing for 20 s" in hub.get("base-models/slow")["message"]
     hub.post("base-models", {"slug": "slow", "source": "acme/other"})

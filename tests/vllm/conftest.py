@@ -13,7 +13,7 @@ from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, BaseModel
 from serving_client import EngineClient
 from tests.builders.base_models import registered_base_model
-from tests.byte_llama import save_adapter, save_model
+from tests.byte_llama import save_adapter, save_model, tokenizer
 from tests.tools import requires
 from tests.vllm.server import MAX_RANK, VllmServer, running
 
@@ -28,7 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("tiny"))
+    folder, words = save_model(tmp_path_factory.mktemp("tiny")), tokenizer()
+    words.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    words.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

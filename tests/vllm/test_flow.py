@@ -221,3 +221,22 @@ def test_an_answer_that_runs_is_finished_after_its_version_was_replaced(
     hub.follow()
     with EngineClient(hub.engines[0].url) as engine:
         assert {model.name for model in engine.models()} == {"tiny", candidate.served_name}
+
+
+def test_responses_without_a_state_pass_through(hub: Hub) -> None:
+    hub.follow()
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    body = {"model": "compliance", "input": "What is owed?", "max_output_tokens": 8, "temperature": 0}
+    whole = httpx.post(f"{hub.router}/v1/responses", json=body, headers=headers, timeout=120)
+    assert whole.status_code == 200, whole.text
+    answer = whole.json()
+    assert answer["model"] == whole.headers["x-adapter-version"] == hub.alias.version.served_name
+    assert (answer["object"], 1 <= answer["usage"]["output_tokens"] <= 8) == ("response", True)
+    with httpx.stream(
+        "POST", f"{hub.router}/v1/responses", json=body | {"stream": True}, headers=headers, timeout=120
+    ) as stream:
+        text = stream.read().decode()
+    assert (stream.status_code, "event: response.completed" in text) == (200, True), text
+    for state in ({"previous_response_id": "resp_1"}, {"store": True}, {"background": True}):
+        refused = httpx.post(f"{hub.router}/v1/responses", json=body | state, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(state)))

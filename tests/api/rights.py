@@ -202,7 +202,7 @@ NEEDS = {
 WRITING = {TRAIN, PUBLISH, OPERATE, ADMIN, APPROVE}
 # Open to the person who is invited, whatever their roles.
 PERSONAL = {"api:invitation-list", "api:invitation-accept", "api:invitation-decline", "answer-invitation"}
-OPEN_TO_EVERY_MEMBER = {"api:base-model-list", "api:base-model-detail", "base-model"}
+OPEN_TO_EVERY_MEMBER = {"api:base-model-list", "api:base-model-detail", "base-model", "declare-variant"}
 
 
 def call(client: Client, name: str, method: str, url: str, tmp_path: Path) -> Any:

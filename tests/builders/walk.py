@@ -40,6 +40,7 @@ PUBLIC = {
 PROGRAMS = ("api:", "mlflow:")
 # Pages that take only POST answer 405 to GET.
 POST_ONLY = {
+    "declare-variant",
     "promote",
     "check-upload",
     "upload-part",

@@ -9,7 +9,7 @@ from typing import Any
 def rate_of(plan: Mapping[str, Any]) -> float | None:
     """Return the rate that the plan's race advises, else that of its probe's lowest loss; None without either."""
     race = plan.get("race")
-    return race["rate"]["advised"] if race else lowest_rate(plan["probes"])
+    return race["rate"]["advised"] if race else lowest_rate(plan.get("probes", ()))
 
 
 def lowest(probes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

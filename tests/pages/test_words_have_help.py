@@ -6,8 +6,15 @@ from html.parser import HTMLParser
 
 import pytest
 from django.template import Context, Template
+from django.test import Client
+from django.urls import reverse
 
+from adapterhub.accounts.models import Project, User
 from adapterhub.core.glossary import WORDS
+from registry.models import AdapterVersion, Alias, Approval, Rollout
+from tests.pages.every_page import every_page
+from tests.pages.realistic import World, cast
+from training.models import Dataset
 
 VOID = ("input", "br", "img", "hr", "meta", "link", "wbr")
 # Text that is somebody's own, or a machine's: what was typed, evidence as it was signed, configuration, addresses.
@@ -46,6 +53,25 @@ def unexplained(page: str) -> list[str]:
     text = Text(page)
     written = " ".join("".join(text.words).split())
     return [name for name, word in WORDS.items() if name not in text.explained and word.stands_in(written)]
+
+
+@pytest.mark.slow
+def test_every_word_of_the_field_is_explained_on_its_page(
+    project: Project, alice: User, alias: Alias, candidate: AdapterVersion, dataset: Dataset, client: Client
+) -> None:
+    cast(project)
+    world = World(project, alice, adapters=12, versions=48)
+    pages = every_page(world, candidate, dataset)
+    pages |= {f"rollout {each.status}": reverse("rollout", args=[each.pk]) for each in Rollout.objects.all()}
+    pages |= {f"approval {each.pk}": reverse("approval", args=[each.pk]) for each in Approval.objects.all()}
+    User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)
+    client.force_login(alice)
+    faults = {}
+    for name, url in pages.items():
+        # The dossier repeats records under headings that a regulation gives.
+        if name != "dossier" and (words := unexplained(client.get(url).content.decode())):
+            faults[name] = words
+    assert faults == {}
 
 
 def test_a_word_without_its_help_is_noticed() -> None:

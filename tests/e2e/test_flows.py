@@ -190,6 +190,10 @@ def test_a_promotion_is_asked_for_signed_by_another_person_and_done(sign_in: Sig
     assert olga.get_by_role("button", name="Sign and approve").count() == 0
     bob = sign_in("bob")
     bob.locator("#waiting").get_by_role("link", name="Promotion of guarded").click()
+    width = {
+        name: bob.get_by_role("button", name=name).bounding_box()["width"] for name in ("Sign and approve", "Reject")
+    }
+    assert width["Reject"] < width["Sign and approve"]
     bob.locator("#sign_reason").fill("The evaluation is better.")
     bob.get_by_role("button", name="Sign and approve").click()
     bob.get_by_text("is approved").first.wait_for()

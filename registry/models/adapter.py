@@ -412,7 +412,7 @@ class AdapterVersion(models.Model):
         own, served = self.adapter.base_model, cluster.base_model
         if own.variant_of_id == served.pk:
             return f" {own} is a variant of {served}: it serves the adapters of {served}, and not the other way round."
-        if own.tokenizer_digest == served.tokenizer_digest and own.linear_shapes() == served.linear_shapes():
+        if own.tokenizer_digest == served.tokenizer_digest and own.has_shapes_of(served):
             return f" If {served} is a copy of {own} with fewer bits, have an admin declare it a variant of {own}."
         return ""
 

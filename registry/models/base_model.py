@@ -297,6 +297,13 @@ class BaseModel(models.Model):
         """Return the shapes (out, in) of the linear modules of a Llama-like architecture, by kind (`q_proj`)."""
         return linear_shapes(self.config)
 
+    def has_shapes_of(self, other: BaseModel) -> bool:
+        """Return True if both have linear modules of the same shapes; False if a configuration leaves out a size."""
+        try:
+            return self.linear_shapes() == other.linear_shapes()
+        except KeyError:
+            return False
+
     def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
         """Return the bytes that an engine reserves for one adapter slot of this rank.
 

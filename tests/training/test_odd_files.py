@@ -193,7 +193,7 @@ READ |= {
     "facts beside the rows": Odd(
         "a.json",
         json.dumps({"version": "1", "data": prompts(), "info": {"by": "us"}}).encode(),
-        warned="The column 'info (beside the rows)' is not used (1 rows have it). The column 'version (beside the",
+        warned="The column 'info (beside the rows)' is not used (1 row has it). The column 'version (beside the",
     ),
     "facts beside the rows, over several lines": Odd(
         "a.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,8 @@ def test_a_bucket_that_hangs_holds_up_no_version_that_is_here(
     Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
     engines[0][0].adapters.clear()
     store, place = settings.ARTIFACT_STORE, settings.SERVED_DIR / candidate.digest
+    # Another test of this process may have copied the same files.
+    shutil.rmtree(place, ignore_errors=True)
     with trickling() as bucket:
         settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", bucket.url
         began = time.monotonic()

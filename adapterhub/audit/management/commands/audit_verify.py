@@ -64,7 +64,6 @@ class Command(BaseCommand):
         if not verdict.proofs:
             self.stdout.write(f"{name}: no witness outside: set ADAPTERHUB_AUDIT_WITNESSES, or give --checkpoints")
         if verdict.by_chain_alone:
-            self.stdout.write(
-                f"{name}: {counted(verdict.by_chain_alone, 'event')} after {verdict.witnessed} held by the chain alone "
-                f"(signed here up to {verdict.signed})"
-            )
+            one, several = f"event after {verdict.witnessed} is held", f"events after {verdict.witnessed} are held"
+            events = counted(verdict.by_chain_alone, one, several)
+            self.stdout.write(f"{name}: {events} by the chain alone (signed here up to {verdict.signed})")

@@ -24,7 +24,7 @@ def tag_of(state: Any) -> str:
 def wanted_tag(request: HttpRequest | Request) -> str:
     """Return the ETag in If-Match, without quotes; empty without the header or for `*`.
 
-    Raises Invalid for a weak ETag or several.
+    Raises Invalid for anything but one quoted ETag, such as a weak ETag or several.
     """
     header = request.headers.get("If-Match", "").strip()
     if header in ("", "*"):
@@ -49,7 +49,7 @@ def require_tag(record: Any, wanted: str) -> None:
 
 
 def conditional(request: Request, record: Any, response: Response) -> Response:
-    """Return the response with its ETag.
+    """Return the response with the ETag of `record`.
 
     A response of 200 becomes 304 without a body if If-None-Match names the current state.
     """

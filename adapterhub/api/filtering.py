@@ -118,7 +118,10 @@ def meaning(field: models.Field[Any, Any]) -> str:
 
 
 def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str, Any]:
-    """Return the filter's OpenAPI parameter."""
+    """Return the filter's OpenAPI parameter; `lookup` is its comparison, such as `gte`.
+
+    With an empty `lookup` the parameter may be given several times.
+    """
     schema: dict[str, Any] = {"type": "string"}
     if isinstance(field, models.DateTimeField):
         schema = {"type": "string", "format": "date-time"}

@@ -22,7 +22,11 @@ KINDS: list[tuple[type[Any], str]] = [
 
 
 def require_types(field: Any, value: Any, path: str = "") -> None:
-    """Raise Invalid, with the field's path, for a value of another kind than the field's. Null is left to the field."""
+    """Raise Invalid, with the field's path, for a value of another kind than the field's. Null is left to the field.
+
+    `field` is a serializer or one of its fields, `value` the parsed JSON for it, which is checked to its depth, and
+    `path` its place in the body, "" for the body itself.
+    """
     if isinstance(field, serializers.Serializer) and isinstance(value, Mapping):
         for name, inner in field.fields.items():
             if name in value:
@@ -38,7 +42,10 @@ def require_types(field: Any, value: Any, path: str = "") -> None:
 
 
 def kind_of(field: Any) -> str:
-    """Return the kind of value that the field takes; "" for a field that takes any kind or checks it itself."""
+    """Return the kind of value that the field takes, as words such as "a whole number".
+
+    It is "" for a field that takes any kind or checks it itself.
+    """
     choices = field.choices if isinstance(field, serializers.ChoiceField) else {}
     if choices and all(isinstance(choice, int) for choice in choices):
         return WHOLE

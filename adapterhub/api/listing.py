@@ -69,10 +69,13 @@ class Listing:
 
     @property
     def is_narrowed(self) -> bool:
-        """Return True if a search or a filter is set."""
+        """Return True if the query string has a search or a value for a filter, even one that is not offered."""
         return bool(self.words or any(self.chosen.values()))
 
     @property
     def offered(self) -> list[dict[str, Any]]:
-        """Return the filters as {name, value, pairs}, for rendering as select elements."""
+        """Return the filters as {name, value, pairs}, for rendering as select elements.
+
+        `value` is the chosen one, "" if none is, and `pairs` are the (value, label) pairs to choose from.
+        """
         return [{"name": name, "value": self.chosen[name], "pairs": pairs} for name, pairs in self.choices.items()]

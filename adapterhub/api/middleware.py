@@ -54,9 +54,9 @@ def publication(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable
 
 
 def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Return a middleware that records a span for each request. Raises MiddlewareNotUsed without a collector.
+    """Return a middleware that exports an OpenTelemetry span for each request, named after its method and route.
 
-    The query string is left out: it may hold a secret.
+    The query string is left out: it may hold a secret. Raises MiddlewareNotUsed if no collector of spans is set.
     """
     if not telemetry.is_on():
         raise MiddlewareNotUsed
@@ -76,7 +76,10 @@ def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpR
 
 
 def trace(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Return a middleware that continues the caller's trace, to which all that the request queues then belongs."""
+    """Return a middleware that continues the trace in the caller's header `traceparent`, or else begins one.
+
+    All that the request queues belongs to it. The response has the header, too.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         before = tracing.enclosing.set(tracing.continued(request.headers.get("traceparent", "")))

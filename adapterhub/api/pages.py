@@ -68,15 +68,18 @@ def accepts_files(view: Page) -> Page:
 
 
 def entry(address: str, label: str, path: str) -> dict[str, str]:
-    """Return an entry of the navigation for who is on the page at `path`; the overview has no pages below it."""
+    """Return a link of the navigation as {address, label, current}, shown on the page at `path`.
+
+    `current` is "page" on the page at `address`, "true" on one below it, else ""; the overview has no pages below it.
+    """
     is_below = address != reverse("overview") and path.startswith(address)
     return {"address": address, "label": label, "current": "page" if path == address else "true" if is_below else ""}
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Return the sections of the navigation, as a context processor.
+    """Return {navigation: [(section, links), ...]}, as a context processor.
 
-    Each entry has address, label and `current`: "page" on its own page, "true" on one below it, else "".
+    A link has address, label and `current`: "page" on its own page, "true" on one below it, else "".
     """
     sections = [
         (section, [entry(reverse(name), label, request.path) for name, label in links]) for section, links in NAVIGATION
@@ -124,7 +127,10 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
-    """Set the rows that the form's fields of these names offer; an empty choice reads "choose one"."""
+    """Set the rows that the form's fields of these names offer; an empty choice reads "choose one".
+
+    `rows` maps the name of a field to its rows.
+    """
     for name, queryset in rows.items():
         field = cast("forms.ModelChoiceField[Any]", form.fields[name])
         if field.empty_label == BLANK_CHOICE_DASH[0][1]:
@@ -144,7 +150,7 @@ def preselect(form: forms.BaseForm, *names: str) -> None:
 
 @contextmanager
 def errors_on(form: forms.BaseForm) -> Iterator[None]:
-    """Turn Invalid and Conflict, raised inside, into an error of the form, at its field if it has that one."""
+    """Context manager that turns Invalid and Conflict into an error of the form, at its field if it has that one."""
     try:
         yield
     except (Invalid, Conflict) as error:
@@ -154,14 +160,15 @@ def errors_on(form: forms.BaseForm) -> Iterator[None]:
 def form_page(request: HttpRequest, form: forms.BaseForm, **texts: str) -> HttpResponse:
     """Render a page with this form alone, as 422 if the form has errors.
 
-    `texts` are the page's `title`, `lead` and `action`, `back`, the URL of `place`, to which it leads back, and the
-    `words` of the glossary that it explains.
+    `texts` are the page's `title`, its `lead` (the text below that) and `action` (the label of its button), and where
+    they apply `place` and `back` (the name and URL of the page above) and `words`, those of the glossary that it
+    explains.
     """
     return render(request, "form.html", {"form": form, **texts}, status=422 if form.errors else 200)
 
 
 def reason_in(request: HttpRequest) -> str:
-    """Return the reason in the submitted form. Raises Invalid when it is empty, too long or has a NUL."""
+    """Return the reason in the submitted form. Raises Invalid when it is empty, too long or cannot be stored."""
     reason = request.POST.get("reason", "").strip()
     if not reason:
         raise Invalid("Give a reason: it is recorded in the audit trail.", field="reason")

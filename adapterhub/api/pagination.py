@@ -30,9 +30,9 @@ class NewestFirst(CursorPagination):
     most_rows: int | None = None
 
     def get_page_size(self, request: Request) -> int | None:
-        """Return the number of rows that the query asks for, else the default, or as many as fit into a page.
+        """Return the number of rows that `paginate_queryset` found to fit, else that of the query, else the default.
 
-        Raises Invalid unless it is from 1 to 200.
+        Raises Invalid unless the query's is from 1 to 200.
         """
         text = request.query_params.get("page_size")
         if self.most_rows or text is None:
@@ -42,7 +42,10 @@ class NewestFirst(CursorPagination):
         return int(text)
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any] | None:
-        """Return the rows of the page that the query asks for. Raises Invalid for a bad size or cursor."""
+        """Return the rows of the page that the query asks for, fewer than its size if their JSON is too large together.
+
+        Raises Invalid for a bad size, and DRF's NotFound for a bad cursor. None if no page size is set at all.
+        """
         if weight := self.weight_of(queryset.model, view):
             light = queryset.select_related(None).prefetch_related(None).only("pk", self.ordering.lstrip("-"))
             rows: list[Any] = super().paginate_queryset(light.annotate(page_bytes=weight), request, view) or []
@@ -53,7 +56,10 @@ class NewestFirst(CursorPagination):
         return super().paginate_queryset(queryset, request, view)
 
     def weight_of(self, model: type[Model], view: APIView | None) -> Expression | None:
-        """Return the number of bytes of a row's JSON, with the view's `weighs` of other rows; None without any."""
+        """Return the SQL expression for the bytes of a row's JSON columns and of the view's `weighs`; None without any.
+
+        `weighs` are lookups to JSON of other rows that the list shows.
+        """
         columns = [field.name for field in model._meta.concrete_fields if isinstance(field, JSONField)]
         columns += getattr(view, "weighs", ())
         lengths = [Coalesce(octets(Cast(F(name), TextField())), Value(0)) for name in columns]
@@ -69,7 +75,7 @@ class NewestFirst(CursorPagination):
 
 
 def octets(text: Expression | F) -> Func:
-    """Return the number of bytes of a text, or of binary data."""
+    """Return the SQL expression for the number of bytes of a text, or of binary data."""
     return Func(text, function="octet_length", output_field=IntegerField())
 
 

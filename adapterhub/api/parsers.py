@@ -71,7 +71,7 @@ class BoundedJSONField(serializers.JSONField):
         """Return the parsed value.
 
         Raises Invalid for one nested too deeply, too long, with a name twice, an infinite number or characters that
-        cannot be stored.
+        cannot be stored, and DRF's ValidationError for text that is no JSON.
         """
         try:
             value = super().to_internal_value(data)
@@ -85,9 +85,10 @@ class BoundedJSONField(serializers.JSONField):
 
 
 def named_once(prefix: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these names and values. `prefix` stands before the name in an error's field.
+    """Return the object of these names and values, as a hook of `json.loads`.
 
-    Raises Invalid for a name that is there twice: all but its last value would be dropped in silence.
+    `prefix` stands before the name in an error's field. Raises Invalid for a name that is there twice: all but its last
+    value would be dropped in silence.
     """
     seen: dict[str, Any] = {}
     for name, value in pairs:
@@ -99,14 +100,17 @@ def named_once(prefix: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def too_deep(field: str) -> Invalid:
-    """Return the Invalid that names the field which is nested too deeply."""
+    """Return, without raising it, the Invalid that names the field which is nested too deeply; "" is the body."""
     return Invalid(
         f"{field or 'The body'} may be nested at most {DEEPEST} levels deep: flatten it.", field=field, code="too_deep"
     )
 
 
 def deep_field_of(text: str) -> str:
-    """Return the path of the field in which a JSON text is nested too deeply, such as `checks.schema`, shortened."""
+    """Return the path of the field in which a JSON text is nested too deeply, such as `checks.schema`.
+
+    It has at most NAMED names and is cut to 100 characters; "" if the text is nested in lists alone.
+    """
     # Of each object or array that is open, the bracket, and the last text in it: of an object's value, its name.
     open_parts: list[list[str]] = []
     for match in TOKEN.finditer(text):
@@ -160,7 +164,7 @@ def require_finite(field: str, value: Any) -> None:
 
 
 def is_deep(value: Any, most: int) -> bool:
-    """Return True if parsed JSON has more than `most` levels of objects and arrays around a value."""
+    """Return True if parsed JSON has values inside more than `most` levels of nested objects and arrays."""
     level = [value]
     for _ in range(most + 1):
         level = [inner for outer in level for inner in parts_of(outer)]

@@ -48,7 +48,7 @@ def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, 
 
 
 def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -> None:
-    """Raise NotAllowed unless the caller has the scope in the project; note on the request that it was used."""
+    """Raise NotAllowed unless the caller has the scope in the project; else add both to the request's `used_scopes`."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
     django_request = marked(getattr(request, "_request", request))

@@ -94,7 +94,7 @@ def note_refusal(exc: NotAllowed, request: Request) -> None:
 
 
 def from_drf(exc: exceptions.APIException) -> dict[str, Any]:
-    """Return the problem for an error of Django REST framework; validation errors get status 422."""
+    """Return the body of the problem for an error of Django REST framework; validation errors get status 422."""
     if isinstance(exc, exceptions.ValidationError):
         errors = list(field_errors(exc.get_full_details()))
         detail = "; ".join(f"{error['field'] or 'request'}: {error['message']}" for error in errors)

@@ -61,9 +61,10 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, caller: str, limit: RateLimit) -> Taken:
-        """Take a call from the caller's bucket in Valkey and return the bucket's state.
+        """Take a call from the caller's bucket in Valkey, if it has one left, and return the bucket's state.
 
-        While Valkey is away, which is logged, the bucket is one of this process.
+        `wait_s` of the state is above 0 if it had none. While Valkey is away, which is logged, the bucket is one of
+        this process.
         """
         if time.monotonic() >= self._not_before:
             try:
@@ -114,7 +115,10 @@ def require_room_for_stranger(request: HttpRequest | Request) -> None:
 
 
 def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> None:
-    """Count a call in the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait."""
+    """Count a call in the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait.
+
+    `caller` is the kind and the key, such as `token:7`.
+    """
     if not per_s:
         return
     taken = marked(request).taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))

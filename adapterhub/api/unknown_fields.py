@@ -21,7 +21,11 @@ LISTS = (
 
 
 def require_known(serializer: Any, body: Any, path: str = "") -> None:
-    """Raise Invalid, with the field's path, for a field that the serializer does not take, or takes only once."""
+    """Raise Invalid, with the field's path, for a field that the serializer lacks, or one of a single value sent twice.
+
+    `serializer` may also be a field of one, `body` is the data for it, and `path` the prefix of its fields' names. A
+    form alone can have a field twice.
+    """
     if isinstance(serializer, serializers.ListSerializer):
         for place, item in enumerate(body if isinstance(body, list) else ()):
             require_known(serializer.child, item, f"{path}{place}.")
@@ -42,7 +46,10 @@ def require_one(body: Mapping[str, Any], name: str, field: Any) -> None:
 
 
 def unknown(path: str, name: str, known: list[str]) -> Invalid:
-    """Return the Invalid for an unknown field, with the name that was probably meant, or all names."""
+    """Return, without raising it, the Invalid for an unknown field.
+
+    It names the field that was probably meant, or all known ones. `path` is the field's whole path, and `name` its end.
+    """
     near = get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}."
     return Invalid(f"{path} is unknown; {hint}", field=path, code="unknown_field")

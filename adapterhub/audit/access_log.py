@@ -18,15 +18,19 @@ BATCH = 2000
 def observe(
     tag: Tag, *, by: Actor, project: Tenant | None, resource: str, evidence: dict[str, Any] | None = None
 ) -> None:
-    """Record, outside of the chain, that somebody read `resource`, signed in, or was refused either.
+    """Record, outside of the audit chain, that somebody read `resource`, signed in, or was refused either.
 
-    Takes no lock; `seal` later appends the event to the chain.
+    `resource` is the request's path, or `sign-in`. The event belongs to the chain of `project`, None for the
+    installation's. Takes no lock; `seal` later appends the event to the chain.
     """
     UnsealedEvent.objects.create(project=row_of(project), fields=fields_of(tag, by, resource, evidence))
 
 
 def fields_of(tag: Tag, by: Actor, resource: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the event's fields, as the unsealed row stores them."""
+    """Return the fields of an audit event as a dict for JSON, which an unsealed row stores.
+
+    A long `resource` is cut.
+    """
     return {
         "tag": str(tag),
         "actor_id": by.user.pk if by.user else None,
@@ -42,7 +46,7 @@ def fields_of(tag: Tag, by: Actor, resource: str, evidence: dict[str, Any] | Non
 
 
 def seal() -> int:
-    """Move the recorded events into their chains in order; return how many events were sealed."""
+    """Move the events that `observe` recorded into their chains, in order; return how many events were sealed."""
     waiting = UnsealedEvent.objects.order_by().values_list("project", flat=True).distinct()
     projects = project_model().objects.in_bulk([pk for pk in waiting if pk])
     return sum(seal_chain(projects.get(pk)) for pk in waiting)
@@ -51,7 +55,8 @@ def seal() -> int:
 def seal_chain(project: Tenant | None) -> int:
     """Append a project's waiting events to its chain, in batches under the chain's lock; return their number.
 
-    Changes that need the lock wait for no more than a batch.
+    None stands for the installation's chain. Each batch is a transaction, so that changes that need the lock wait for
+    no more than a batch.
     """
     sealed = 0
     while count := seal_batch(project):
@@ -86,5 +91,5 @@ def copy_in(events: list[AuditEvent]) -> None:
 
 
 def stored(value: Any) -> Any:
-    """Return the value in the form that COPY takes: a dict as JSON text."""
+    """Return the value in the form that COPY takes: a dict as JSON text, any other value unchanged."""
     return json.dumps(value) if isinstance(value, dict) else value

@@ -189,7 +189,7 @@ def in_a_place(project: Tenant, lines: Iterator[str]) -> Iterator[str]:
 
 
 def bundle(project: Tenant) -> FileResponse:
-    """Return the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest.
+    """Return a response with the project's bundle as a ZIP file: events, checkpoints, public key and signed manifest.
 
     Raises OutOfSpace, and TooMany if too many exports or checks of the project run at once.
     """

@@ -17,10 +17,10 @@ LOCKED_FOR = timedelta(days=3653)
 
 
 def keep(path: str, data: bytes) -> None:
-    """Write a new object into the artifact store, below `checkpoints/`.
+    """Write a new object at `path` below `checkpoints/` of the artifact store.
 
-    In a bucket with Object Lock nobody can change or delete it for ten years. Raises FileExistsError or ClientError if
-    it is there.
+    In a bucket with Object Lock nobody can change or delete it for ten years. If it is there already, raises
+    FileExistsError for a store in a folder and ClientError for a bucket, as for any other refusal of the bucket.
     """
     store = open_store(
         settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
@@ -32,7 +32,7 @@ def keep(path: str, data: bytes) -> None:
 
 
 def keep_in_folder(path: Path, data: bytes) -> None:
-    """Write a new read-only file. Raises FileExistsError if it is there."""
+    """Write a new read-only file, with its folder if that is missing. Raises FileExistsError if the file is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
         stream.write(data)
@@ -40,15 +40,19 @@ def keep_in_folder(path: Path, data: bytes) -> None:
 
 
 def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
-    """Write a new object, locked if the bucket has Object Lock. Raises ClientError, also if it is there."""
+    """Write a new object at `path` below the store's prefix, locked for ten years if the bucket has Object Lock.
+
+    Raises ClientError if the object is there already, or if the bucket refuses for another reason.
+    """
     key = "/".join(part for part in (store.prefix, path) if part)
     store.client.put_object(Bucket=store.bucket, Key=key, Body=data, IfNoneMatch="*", **lock_of(store))
 
 
 def lock_of(store: S3Store) -> dict[str, Any]:
-    """Return the arguments that lock an object for ten years; {} if the bucket has no Object Lock.
+    """Return the arguments of `put_object` that lock an object for ten years; {} if the bucket has no Object Lock.
 
-    Raises ClientError when the credentials may not read the bucket's lock configuration.
+    Raises ClientError when the credentials may not read the bucket's lock configuration (403). Any other error response
+    counts as no Object Lock.
     """
     try:
         store.client.get_object_lock_configuration(Bucket=store.bucket)

@@ -43,7 +43,11 @@ def is_due(project: Tenant | None) -> bool:
 
 
 def write(project: Tenant | None) -> Checkpoint:
-    """Sign the chain's head; store the checkpoint in the database and the artifact store, and log it; return it."""
+    """Sign the chain's head; store the checkpoint in the database and the artifact store, and log it; return it.
+
+    The chain is locked meanwhile. If the artifact store raises an error, as `checkpoint_store.keep` says, the database
+    keeps nothing either.
+    """
     with transaction.atomic():
         lock_chain(project)
         point = Checkpoint.objects.create(**head_signed(project))
@@ -72,5 +76,5 @@ def head_signed(project: Tenant | None) -> dict[str, Any]:
 
 
 def signed_heads(project: Tenant | None) -> list[SignedHead]:
-    """Return the chain's checkpoints in the verifier's form, oldest first."""
+    """Return the chain's checkpoints from the database as Checkpoints of the verifier, oldest first, unverified."""
     return [point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))]

@@ -76,7 +76,10 @@ def cell(value: Any) -> str:
 
 
 def write_bundle(project: Tenant | None, folder: Path) -> None:
-    """Write everything that an outsider needs to verify the chain into the folder, which must be new."""
+    """Write everything that an outsider needs to verify the chain into the folder, which must be new.
+
+    These are the events, as JSON lines and as CSV, checkpoints, time-stamps, the public key and a signed manifest.
+    """
     folder.mkdir(parents=True)
     for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
         with (folder / name).open("w", newline="") as stream:
@@ -92,12 +95,12 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
 
 
 def host_of(witness: str) -> str:
-    """Return the host in a witness' name, in characters that a file's name may have."""
+    """Return the host in a witness' name (`tsa:HOST`), with `_` for characters that a file's name may not have."""
     return re.sub(r"[^\w.-]", "_", witness.rpartition(":")[2])
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
-    """Write the bundle of `write_bundle` as a ZIP file at `archive`.
+    """Write the bundle of `write_bundle` as a ZIP file into the open file `archive`; its paths begin with `bundle/`.
 
     Raises OutOfSpace if the work folder's disk is full.
     """

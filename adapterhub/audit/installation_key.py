@@ -57,7 +57,7 @@ def kept_key(path: Path) -> str:
 
 
 def link_once(source: str, target: Path) -> None:
-    """Link the file to the name `target`; no effect if another process did so first."""
+    """Make `target` a hard link to the file `source`; no effect if `target` exists, since another process was first."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -67,7 +67,7 @@ def link_once(source: str, target: Path) -> None:
 def public_key_pem() -> bytes:
     """Return the public key in PEM, with which outsiders verify signatures.
 
-    Raises ImproperlyConfigured for a wrong key.
+    Raises ImproperlyConfigured if the installation's key is not Ed25519 in PEM.
     """
     return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -75,7 +75,7 @@ def public_key_pem() -> bytes:
 def trusted_keys() -> list[Ed25519PublicKey]:
     """Return the current public key and those of ADAPTERHUB_FORMER_KEYS, whose signatures stay valid.
 
-    Raises ImproperlyConfigured for a former key that is not Ed25519 in PEM.
+    Raises ImproperlyConfigured if the current key or a former one is not Ed25519 in PEM.
     """
     public_keys: list[Ed25519PublicKey] = [signing_key().public_key()]
     for block in settings.FORMER_KEYS.split(PEM_END)[:-1]:
@@ -97,8 +97,10 @@ def former_key(pem: str) -> Ed25519PublicKey:
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:
-    """Return the content, signed with the installation's key: see `signed_with`.
+    """Return the content as a signed JSON document, in bytes: an object of `signed` and `signature`.
 
-    Raises ImproperlyConfigured for a wrong key.
+    `signed` is the canonical JSON as text, and `signature` that of the installation's key, in hexadecimal. It covers
+    `domain` and the text, so that it cannot be used for another kind of document. Raises ImproperlyConfigured if the
+    key is not Ed25519 in PEM.
     """
     return signed_with(signing_key(), domain, content)

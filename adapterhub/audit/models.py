@@ -35,7 +35,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
         return self.filter(project=row_of(project)).order_by("sequence")
 
     def fitting(self, most: int = MOST_EVENTS, size: int = MOST_BYTES) -> list[AuditEvent]:
-        """Return the first `most` events, or as many of them as hold `size` bytes together, but one at least.
+        """Return the first events: at most `most`, which hold at most `size` bytes together, but always the first one.
 
         An event may hold 600 kB, so that a number of events alone bounds no memory.
         """
@@ -43,7 +43,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
         return list(self[: max(1, sum(end <= size for end in ends))])
 
     def in_parts(self) -> Iterator[AuditEvent]:
-        """Yield all events, a few of which are held at a time: see `fitting`."""
+        """Yield all events, of which AT_ONCE are read at a time, since each may be as large as `fitting` says."""
         return self.iterator(chunk_size=AT_ONCE)
 
     def without_reads(self) -> AuditEventQuerySet:
@@ -103,10 +103,10 @@ class AuditEvent(models.Model):
         reason: str = "",
         evidence: JsonObject | None = None,
     ) -> AuditEvent:
-        """Append an event to the project's chain and return it.
+        """Append an event about `subject` to the project's chain and return it; None is the installation's chain.
 
-        Call it last in the transaction of the change: it holds the chain's lock until the commit. Raises
-        TransactionManagementError outside of a transaction.
+        Texts and JSON that are too large are shortened. Call it last in the transaction of the change: it holds the
+        chain's lock until the commit. Raises TransactionManagementError outside of a transaction.
         """
         if not connection.in_atomic_block:
             raise transaction.TransactionManagementError(
@@ -160,16 +160,20 @@ class AuditEvent(models.Model):
         self._state.adding, self._state.db = False, connection.alias
 
     def around_sequence(self) -> tuple[bytes, bytes]:
-        """Return the hashed bytes before and after the sequence number, which only the database knows.
+        """Return the event's canonical JSON in two parts, before and after the sequence, which only the database knows.
 
-        The keys are sorted, so the sequence is the last but one, and a string before it would have its quotes escaped.
+        Sets the event's sequence to 0. The keys are sorted, so the sequence is the last but one, and a string before it
+        would have its quotes escaped.
         """
         self.sequence = 0
         before, place, after = rfc8785.dumps(self.content()).rpartition(b',"sequence":0,"tag":')
         return before + place[: len(b',"sequence":')], place[len(b',"sequence":0') :] + after
 
     def follow(self, sequence: int, head: bytes) -> None:
-        """Set the sequence, canonical bytes and hashes that follow this sequence and head hash (32 bytes)."""
+        """Set sequence, canonical bytes and hashes of the event after the one with this sequence and hash (32 bytes).
+
+        Saves nothing.
+        """
         self.sequence, self.prev_hash = sequence + 1, head
         self.canonical = rfc8785.dumps(self.content())
         self.hash = chain.link_hash(self.prev_hash, self.canonical)
@@ -254,7 +258,7 @@ class Checkpoint(models.Model):
         return f"{chain_name(self.project)}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
 
     def as_signed(self) -> chain.Checkpoint:
-        """Return the signed content in the verifier's form."""
+        """Return the signed content as the verifier's Checkpoint; the signature is not verified."""
         return chain.checkpoint_of(json.loads(bytes(self.document))["signed"].encode())
 
 

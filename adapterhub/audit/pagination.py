@@ -12,5 +12,5 @@ class Events(NewestFirst):
     """Pages of audit events, newest first, measured by the bytes that were hashed."""
 
     def weight_of(self, model: type[Model], view: APIView | None) -> Expression | None:
-        """Return the number of bytes of the event's canonical text."""
+        """Return the SQL expression for the number of bytes of an event's canonical text."""
         return octets(F("canonical"))

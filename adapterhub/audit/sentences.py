@@ -77,13 +77,16 @@ ASKED_TO_CANCEL = "cancel_requested"
 
 
 def actor_in_words(name: str) -> str:
-    """Return the actor's name; a part of the system is named as such."""
+    """Return the actor's name as readers see it; "Nobody known" if it is empty.
+
+    A part of the system is named as such: `system:checker` is "The system (checker)".
+    """
     kind, separator, part = name.partition(":")
     return f"The system ({part.replace('_', ' ')})" if separator and kind == "system" else name or "Nobody known"
 
 
 def phrase(tag: str) -> str:
-    """Return what was done, with `{}` for the object: from PHRASES, else from the tag itself."""
+    """Return what was done, from PHRASES, else from the tag itself; `{}` stands for the object where it is named."""
     if tag in PHRASES:
         return PHRASES[Tag(tag)]
     subject, _, action = tag.partition(":")
@@ -96,7 +99,10 @@ def phrase(tag: str) -> str:
 
 
 def sentence(tag: str, actor: str, subject: str) -> str:
-    """Return an event as one sentence without a full stop; a noun that the subject's name repeats stands once."""
+    """Return an event as one sentence without a full stop; `actor` and `subject` are the names of who and what.
+
+    If the words before the object end as its name begins ("of the version", "version 3"), that noun stands once.
+    """
     before, _, after = phrase(tag).partition("{}")
     first, _, rest = subject.partition(" ")
     name = rest if rest and before.endswith(f"{first} ") else subject

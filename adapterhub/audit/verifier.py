@@ -70,7 +70,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Fault:
-    """An event at which verification fails; `kind` is `edited`, `gap`, `tail`, `rehash` or `time`."""
+    """An event at which verification fails, and the `kind` of the fault.
+
+    It is `edited` (not what was hashed), `gap` (missing or out of order), `tail` (the trail ends before a checkpoint),
+    `rehash` (not what a checkpoint signed) or `time` (impossible beside other times).
+    """
 
     sequence: int
     kind: str
@@ -80,7 +84,8 @@ class Fault:
 class Checkpoint:
     """The signed head of a chain: at `at` (ISO 8601) the project had `sequence` events and this head (32 bytes).
 
-    `previous` is the sha256 of the signed text of the checkpoint before it, so that a missing one is noticed.
+    `digest` is the sha256 (hex) of its own signed text, and `previous` that of the checkpoint before it, "" for the
+    first, so that a missing one is noticed.
     """
 
     project: str
@@ -207,7 +212,10 @@ def read_line(number: int, line: bytes) -> tuple[str, Link]:
 
 
 def project_in(canonical: bytes) -> str:
-    """Return the project in the hashed bytes of an event; "" if they cannot be read as an event."""
+    """Return the project in the hashed bytes of an event: its slug, or INSTALLATION for an event of no project.
+
+    It is "" if the bytes cannot be read as an event.
+    """
     try:
         return str(json.loads(canonical).get("project") or INSTALLATION)
     except (ValueError, AttributeError):
@@ -254,9 +262,9 @@ def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
 
 
 def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str) -> Checkpoint:
-    """Return the checkpoint in a signed document.
+    """Return the checkpoint in a signed document, after verifying that one of the keys signed it.
 
-    Raises Unreadable, naming the `place`, unless one of the keys signed it.
+    Raises Unreadable, which begins with `place`, where the document lies, if none did or it is no checkpoint.
     """
     try:
         outer = json.loads(document)
@@ -315,7 +323,10 @@ def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
 
 
 def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
-    """Return the name of the first file that differs from its manifest, and `gap` or `edited`; None if all match."""
+    """Return the name of the first file that differs from the manifest, with `gap` if it is missing and else `edited`.
+
+    None if all match. `folder` is the bundle's.
+    """
     for name, (size, digest) in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
@@ -338,8 +349,8 @@ class Stamp:
 def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp | None]:
     """Return the time-stamps beside the checkpoints; None in place of each that is not valid.
 
-    Raises Unreadable without the package rfc3161-client, without certificates in `roots`, and for a checkpoint of a
-    stamp that cannot be read or was not signed with the key.
+    `roots` is a PEM file of the authorities' root certificates. Raises Unreadable without the package rfc3161-client,
+    without certificates in `roots`, and for a checkpoint of a stamp that cannot be read or was not signed with the key.
     """
     try:
         from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
@@ -367,8 +378,8 @@ def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp 
 def stamped(verdict_on_trail: dict[str, object], stamps: list[Stamp | None]) -> dict[str, object]:
     """Return the verdict with `stamped`, `stamped_at` and `stamps_refused` added.
 
-    They are the newest event that a time-stamp of its project covers, that stamp's time, and the number of invalid
-    stamps.
+    They are the newest event that a time-stamp of its project covers (0 if none does), that stamp's time (None without
+    one), and the number of invalid stamps, each a None in `stamps`.
     """
     own = [stamp for stamp in stamps if stamp and stamp.project == verdict_on_trail["project"]]
     newest = max(own, key=lambda stamp: stamp.sequence, default=None)
@@ -408,8 +419,10 @@ def verdict(
 ) -> dict[str, object]:
     """Verify the export, a file or a bundle's folder; return {ok, project, sequence, fault, ...}.
 
-    `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file;
-    if the chain itself holds, `sequence` is None then. Raises Unreadable for an input that cannot be used.
+    `folder` holds the checkpoints, `wanted` is the project's slug ("" to take it from the export), and `roots` a PEM
+    file of time-stamping authorities, None to leave time-stamps out. `sequence` is that of the first fault, or the last
+    one of an intact trail. For a bundle, `file` names a broken file; if the chain itself holds, `sequence` is None
+    then. Raises Unreadable for an input that cannot be used.
     """
     key = read_public_key(public_key)
     stamps = read_stamps(folder, key, roots) if roots else None
@@ -432,7 +445,8 @@ def of_trail(
 ) -> dict[str, object]:
     """Return the verdict on the events alone, with the first fault; with `stamps`, also what these prove.
 
-    Raises Unreadable if a checkpoint is missing or none is for the export.
+    `export` is the JSONL file, and `wanted` as in `project_of`. Raises Unreadable if the file cannot be read, a
+    checkpoint is missing, or none is for the export.
     """
     events = read_export(export)
     project = project_of(events, points, wanted)

@@ -16,7 +16,7 @@ FILES = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "chat_templ
 
 
 def main(repository: str, revision: str, folder: str) -> int:
-    """Download the snapshot into the folder and return 0; an empty `revision` is the hub's default.
+    """Download the snapshot of `repository` into the folder and return 0; an empty `revision` is the hub's default.
 
     If the hub does not deliver it, print the reason to stdout and return REFUSED.
     """

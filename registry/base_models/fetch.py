@@ -31,7 +31,8 @@ class NotFetched(Exception):
 def fetch_base_model(model: BaseModel) -> None:
     """Fetch the model's files into its folder, unless the folder exists.
 
-    Raises NotFetched, DomainError, ArtifactError or OSError with the reason.
+    Raises NotFetched, DomainError, ArtifactError or OSError with the reason, and AdapterVersion.DoesNotExist if the
+    version that it is made of is missing.
     """
     if model.folder.is_dir():
         return
@@ -48,7 +49,8 @@ def fetch_base_model(model: BaseModel) -> None:
 def download(model: BaseModel) -> None:
     """Download a hub snapshot to a temporary folder, then rename it, so that a part of it never looks complete.
 
-    An interrupted download is resumed. Raises NotFetched if the hub does not deliver the files.
+    The next call resumes a download that was interrupted. Raises NotFetched if the hub does not deliver the files or
+    stalls, or the child process that downloads fails.
     """
     partial = model.folder.with_name(f".partial-{model.slug}")
     partial.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,10 @@ def wait_while_it_grows(child: Child, folder: Path) -> None:
 
 
 def stalled(brought: str, size: int) -> NotFetched:
-    """Return, without raising it, the error of a download that is given up after `size` bytes."""
+    """Return, without raising it, the error of a download that is given up after `size` bytes.
+
+    `brought` says in words what has come lately, such as "nothing for 60 s".
+    """
     return NotFetched(f"The hub has sent {brought}, after {size >> 20} MB: register the model again once it answers.")
 
 
@@ -109,7 +114,7 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> None:
     """Put the version's whole model into the base model's folder.
 
     It is the checkpoint that a full training stored, or else the version's adapter merged into its base model. Raises
-    ArtifactError, OSError and the errors of an export.
+    ArtifactError if the checkpoint is lost or damaged, OSError, and what `merge` raises.
     """
     if digest := version.metrics.get("checkpoint"):
         store().fetch_dir(digest, model.folder)
@@ -120,8 +125,8 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> None:
 def merge(version: AdapterVersion, model: BaseModel) -> None:
     """Merge the version's adapter into its base model and put the result into the folder of `model`, in one step.
 
-    The numbers are float32 if that is the base's type, otherwise bfloat16. Raises ArtifactError, OSError and the errors
-    of an export.
+    The numbers are float32 if that is the base's type, otherwise bfloat16. Raises OSError, Unavailable if the adapter's
+    files cannot be read or the child process fails, Conflict if they can never be merged, and OutOfSpace.
     """
     base = version.adapter.base_model
     named = base.config.get("dtype") or base.config.get("torch_dtype")

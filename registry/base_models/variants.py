@@ -35,8 +35,9 @@ TOKENS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 def declare(variant: BaseModel, base: BaseModel, *, reason: str, by: Actor) -> None:
     """Declare that `variant` serves the adapters of `base`, and record that; the routers follow on commit.
 
-    Raises Invalid for a model that is not ready, the model itself, a chain of variants, and one that differs in
-    architecture, shapes, tokenizer or chat template; Conflict if it is a variant of another model already.
+    Nothing happens if it is declared already. Raises Invalid for a model that is not ready, the model itself, a chain
+    of variants, and one that differs in architecture, shapes, tokenizer or chat template; Conflict if it is a variant
+    of another model already.
     """
     with transaction.atomic():
         rows = BaseModel.objects.select_for_update().in_bulk(sorted({variant.pk, base.pk}))
@@ -54,7 +55,11 @@ def declare(variant: BaseModel, base: BaseModel, *, reason: str, by: Actor) -> N
 
 
 def require_relation(variant: BaseModel, base: BaseModel) -> None:
-    """Raise Invalid or Conflict if the relation cannot exist, whatever the two models are like."""
+    """Check that `variant` may become a variant of `base`, before their configurations are compared.
+
+    Raises Invalid for a model that is not ready, for the same files, and for a chain of variants, and Conflict if
+    `variant` is declared one already.
+    """
     for model in (variant, base):
         if model.status != BaseModelStatus.READY or model.archived_at:
             raise Invalid(f"{model} is {model.status}, not ready.", field=FIELD, code="base_model_not_ready")
@@ -73,10 +78,10 @@ def require_relation(variant: BaseModel, base: BaseModel) -> None:
 
 
 def revoke(variant: BaseModel, *, reason: str, by: Actor, seen: QuerySet[Project]) -> None:
-    """Revoke the relation and record that; the routers follow on commit. Nothing happens where there is none.
+    """Revoke that `variant` serves its base's adapters, and record that; the routers follow on commit.
 
-    Raises Conflict while aliases or active rollouts on the variant's clusters serve versions of the base; those of
-    projects in `seen` are named.
+    Nothing happens if it is no variant. Raises Conflict while aliases or active rollouts on the variant's clusters
+    serve versions of the base; its text names those of projects in `seen` and counts the others.
     """
     with transaction.atomic():
         variant = BaseModel.objects.select_for_update().get(pk=variant.pk)
@@ -91,7 +96,10 @@ def revoke(variant: BaseModel, *, reason: str, by: Actor, seen: QuerySet[Project
 
 
 def require_unused(variant: BaseModel, base: BaseModel, seen: QuerySet[Project]) -> None:
-    """Raise Conflict with the versions of `base` that clusters of the variant serve; strangers' are only counted."""
+    """Raise Conflict if clusters of the variant serve versions of `base`, by aliases or active rollouts.
+
+    Its text names the versions of projects in `seen`, and only counts those of others.
+    """
     aliases = Alias.objects.filter(cluster__base_model=variant)
     live = set(aliases.filter(version__base_digest=base.digest).values_list("project", "version__served_name"))
     candidates = Rollout.objects.active().filter(alias__in=aliases, candidate__base_digest=base.digest)
@@ -111,7 +119,10 @@ def require_unused(variant: BaseModel, base: BaseModel, seen: QuerySet[Project])
 
 
 def differences(variant: BaseModel, base: BaseModel) -> list[str]:
-    """Return in which respects the two models differ that an adapter depends on; empty if there are none."""
+    """Return the respects in which the models differ that an adapter depends on, such as `hidden_size` or "tokenizer".
+
+    The list is empty if there are none.
+    """
     unlike = [name for name in SHAPES if known(variant.config, name) != known(base.config, name)]
     unlike += ["rotary embedding"] if rotary(variant.config) != rotary(base.config) else []
     if variant.tokenizer_digest != base.tokenizer_digest and tokens_of(variant.folder) != tokens_of(base.folder):
@@ -122,7 +133,7 @@ def differences(variant: BaseModel, base: BaseModel) -> list[str]:
 
 
 def known(config: dict[str, Any], name: str) -> Any:
-    """Return the value of a field of config.json; what may be left out has its default."""
+    """Return the value of a field of config.json; if it is left out, its default, or None if it has none."""
     heads = config.get("num_attention_heads") or 1
     defaults = {
         "num_key_value_heads": heads,
@@ -149,5 +160,5 @@ def tokens_of(folder: Path) -> Any:
 
 
 def of_variants(path: str, base: BaseModel) -> Q:
-    """Return the condition that the base model at `path` is `base` or one of its declared variants."""
+    """Return the query condition that the base model at the lookup `path` is `base` or a declared variant of it."""
     return Q(**{path: base}) | Q(**{f"{path}__variant_of": base})

@@ -15,7 +15,7 @@ FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_ra
 
 
 def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
-    """Return the version of the same adapter with this number. Raises Invalid if there is none."""
+    """Return the version of the same adapter with this number, as an int or text. Raises Invalid if there is none."""
     # Python reads no number of thousands of digits.
     is_number = str(number).isdecimal() and len(str(number)) < 10
     other = version.adapter.versions.filter(number=int(number)).first() if is_number else None
@@ -25,9 +25,10 @@ def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
-    """Return the differences of two versions: facts, configuration, metrics, ranks, and weight updates per module.
+    """Return the differences of two versions as {from, to, facts, config, metrics, ranks, updates}.
 
-    Each is a list of rows with both values. Raises Unavailable if the files cannot be read or the child process fails,
+    `from` and `to` are their served names, `updates` the rows of the function of that name, and the others lists of
+    rows as `changes` gives them. Raises Unavailable if the files cannot be read or the child process fails, OutOfSpace,
     and TooMany if too many such processes run.
     """
     return {
@@ -100,10 +101,10 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
-    """Return the norms of two versions' weight updates and their cosine distance, a row for each module.
+    """Return rows {module, norm_from, norm_to, cosine_distance} of two versions' weight updates, one for each module.
 
-    They are computed in a child process. Raises Unavailable if the files cannot be read or the child fails, and TooMany
-    if too many such children run.
+    They are computed in a child process. Raises Unavailable if the files cannot be read or the child fails, OutOfSpace,
+    and TooMany if too many such children run.
     """
     with place_for_child(one.project.pk), scratch() as folder:
         places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]

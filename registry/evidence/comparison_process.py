@@ -63,9 +63,9 @@ def product(one: Half, other: Half) -> float:
 
 
 def distances(one: dict[str, Half], other: dict[str, Half]) -> list[dict[str, object]]:
-    """Return a row of norms and cosine distance for each module that either side adapts.
+    """Return rows {module, norm_from, norm_to, cosine_distance}, one for each module that either side adapts.
 
-    The distance is None if one side has no update there.
+    A side without an update there has the norm 0; the distance is then None.
     """
     rows = []
     for module in sorted(one.keys() | other.keys()):

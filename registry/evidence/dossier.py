@@ -64,7 +64,10 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def variants_of(base: BaseModel) -> dict[str, Any]:
-    """Return what is known of declared variants, whose clusters may serve the base's versions; {} for none."""
+    """Return {"variants": {slug: measurement}} of the declared variants, whose clusters may serve the base's versions.
+
+    A measurement says what the variant costs, or "Not measured."; {} if there are no variants.
+    """
     rows = base.variants.select_related("variant_of").prefetch_related("variant_measurements")
     known = {row.slug: row.measurement or "Not measured." for row in rows}
     return {"variants": known} if known else {}

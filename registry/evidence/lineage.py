@@ -42,7 +42,7 @@ def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]
 
 
 def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
-    """Return a node of the graph as a dict for JSON; its id is `kind:key`."""
+    """Return a node of the graph as a dict for JSON; its id is `kind:key`, its time in ISO 8601 or None."""
     return {"id": f"{kind}:{key}", "kind": kind, "name": name, "at": at.isoformat() if at else None}
 
 
@@ -86,6 +86,6 @@ def consequences(version: AdapterVersion, past: Past) -> list[Node]:
 
 
 def approvals_of(version: AdapterVersion, alias_name: str = "") -> list[Approval]:
-    """Return the approvals that were requested for a version, optionally those on one alias only."""
+    """Return the approvals that were requested for a version; with `alias_name`, only those on that alias."""
     approvals = Approval.objects.filter(candidate=version).select_related("alias").prefetch_related("signatures")
     return list(approvals.filter(alias__name=alias_name) if alias_name else approvals)

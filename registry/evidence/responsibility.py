@@ -35,7 +35,9 @@ class Responsibility:
     """The version that an alias served from `since` until `until` (None: it still does), and who brought that about.
 
     `asked_by` requested it, `decided_by` carried it out; without a rollout both are the same. `how` is a sentence,
-    `event` the audit event of the move, `trial` a rollout that was running at that time.
+    `event` the audit event of the move (None if there is none), `trial` a rollout that was running at that time. If a
+    rollout moved the alias, it is `rollout`, `decision` the decision to do so (None if there is none), and `approvals`
+    are the approvals that it had.
     """
 
     version: AdapterVersion

@@ -38,10 +38,11 @@ Verdict = ServedComparison.Verdict
 
 
 def compare_next() -> ServedComparison | None:
-    """Compare the oldest uncompared version of the first healthy replica that has one; return the result, or None.
+    """Compare a version that a healthy replica has loaded with PEFT; return the result, None if none is waiting.
 
-    A version is uncompared if no replica with the same release of the engine was compared with it, or if the last
-    attempt gave no numbers and was over an hour ago.
+    It is the oldest uncompared version of the first replica that has one. A version is uncompared if no replica with
+    the same release of the engine was compared with it, or if the last attempt gave no numbers and was over an hour
+    ago. A replica of a variant of the version's base model is passed over.
     """
     for replica in (
         Replica.objects.filter(is_healthy=True).exclude(engine_version="").select_related("cluster__base_model")

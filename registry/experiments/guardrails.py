@@ -60,11 +60,12 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True)
 class Guardrail:
-    """A limit on how much worse than the control the candidate may be in one metric.
+    """A limit on how much worse than the control the candidate may be in one metric, given by its label.
 
     `margin` is in `unit`: "points" for a rate (5 is five points of a hundred), else the values' own unit, such as
     seconds. `level` asks for a quantile (0.95 is p95, from the minutes' histograms, in seconds), None for the mean.
-    Raises ValueError for a margin below zero, for a level outside 0 and 1, and for a quantile of a rate.
+    Raises ValueError for a margin below zero, for a level outside 0 and 1, and for a level with another unit than
+    seconds.
     """
 
     metric: str
@@ -111,7 +112,10 @@ class Guardrail:
         return Measure(count, float(quantile_interval(values.histogram, self.level, 0.05).estimate) if count else nan)
 
     def users_needed(self, alpha: float) -> int:
-        """Return the number of users from which on each arm allows an interval with two finite ends."""
+        """Return the number of users that each arm needs at least for an interval with two finite ends.
+
+        `alpha` is the guardrail's probability of a false alarm.
+        """
         if self.level is not None:
             return values_needed(self.level, alpha / 2)
         return 1 if self.unit == "points" else LEAST
@@ -134,7 +138,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Minute:
-    """Measurements of one metric of one arm in the minute that begins at `at`."""
+    """Measurements of one metric, given by its label, of one arm in the minute that begins at `at`."""
 
     at: datetime
     arm: Arm

@@ -9,7 +9,10 @@ from serving_client.reports import MeasuredAnswer
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's label and unit: "points" for a rate of zeros and ones, "seconds" for one that also has quantiles."""
+    """A metric's label and unit: "points" for a rate of zeros and ones, "seconds" for one that also has quantiles.
+
+    With `less_is_worse` a lower value is the worse one, else a higher one.
+    """
 
     label: str
     unit: str
@@ -38,7 +41,10 @@ HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate"
 
 
 def is_measured(metric: str, *, unseen: bool) -> bool:
-    """Return True if the metric is measured in a shadow step (`unseen`), or otherwise in a step that serves users."""
+    """Return True if the metric is measured in a shadow step, if `unseen`, or else in a step that serves users.
+
+    `metric` is a key of METRICS.
+    """
     return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 
@@ -77,7 +83,7 @@ def of_answer(report: MeasuredAnswer) -> dict[str, float]:
 def paced(report: MeasuredAnswer) -> dict[str, float]:
     """Return the timings that only a streamed answer has: time to first token, in seconds, and tokens per second.
 
-    Empty for an answer that was not streamed.
+    The latter is left out if no time passed after the first token. Empty for an answer that was not streamed.
     """
     if report.ttft_ms is None:
         return {}

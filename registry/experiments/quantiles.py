@@ -71,12 +71,12 @@ def quantile_difference(control: Histogram, candidate: Histogram, level: float, 
 
 
 def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval:
-    """Return the interval of one arm's quantile in seconds.
+    """Return the interval of one arm's quantile in seconds; from 0 to infinity, with a NaN estimate, without values.
 
     It covers the truth at all times with probability 1 - alpha. Howard and Ramdas, "Sequential estimation of quantiles
     with applications to A/B testing and best-arm identification" (2022), theorem 1 with the beta-binomial mixture: how
     many values lie below the true quantile is a count of known chance, so that the quantile lies between two ranks.
-    Ends are rounded outwards to EDGES. Raises ValueError for a level outside 0 and 1.
+    Ends are rounded outwards to EDGES. Raises ValueError for a level or alpha outside 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")

@@ -50,7 +50,10 @@ GUARDRAILS: list[dict[str, Any]] = [
 
 
 def guardrail(raw: dict[str, Any]) -> Guardrail:
-    """Parse one guardrail of a request. Raises Invalid that says what to correct."""
+    """Parse one guardrail of a request: {metric, margin, kind, level}, of which the last two may be left out.
+
+    `metric` is a key of METRICS. Raises Invalid that says what to correct.
+    """
     metric = METRICS.get(raw.get("metric", ""))
     if metric is None:
         raise bad(f"metric must be one of {', '.join(METRICS)}, not {raw.get('metric')!r}.")
@@ -71,8 +74,8 @@ def bad(detail: str) -> Invalid:
 def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     """Check steps and guardrails together.
 
-    Raises Invalid for weights that do not rise, a shadow step whose weight is not 0, a last weight above 50 with
-    guardrails, an invalid guardrail, and difference_rate without a shadow step.
+    Raises Invalid if there is no step, for weights that do not rise, a shadow step whose weight is not 0, a last weight
+    above 50 with guardrails, an invalid guardrail, and difference_rate without a shadow step.
     """
     weights = [step["weight"] for step in steps]
     if not steps or weights != sorted(set(weights)):
@@ -181,7 +184,8 @@ def bad_check(name: str, detail: str) -> Invalid:
 def targets(targeting: dict[str, Any]) -> dict[str, Any]:
     """Convert a request's targeting to the form that routers read: {pinned: {sha256: arm}, holdout: percent}.
 
-    Units (users or sessions) are replaced by their sha256, since they may be names of people. Raises Invalid for a unit
+    Of {allow, deny, holdout} the units (users or sessions) in `allow` are pinned to the arm `candidate`, those in
+    `deny` to `stable`. They are replaced by their sha256, since they may be names of people. Raises Invalid for a unit
     in both lists, or too many units.
     """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])

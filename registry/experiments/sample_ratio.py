@@ -27,9 +27,10 @@ class Exposure:
 def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
     """Return the log evidence of a wrong split; pass one exposure for each share that the rollout had.
 
-    The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for multinomial
-    count data" (2022); over shares the martingales are multiplied. Shares of 0 and 1 leave nothing to chance and are
-    left out. Raises ValueError for a share outside 0 to 1.
+    `alpha` only tunes the test: compare the result with -log(alpha). The two-arm case of the Dirichlet-multinomial
+    mixture of Lindon and Malek, "Anytime-valid inference for multinomial count data" (2022); over shares the
+    martingales are multiplied. Shares of 0 and 1 leave nothing to chance and are left out. Raises ValueError for a
+    share outside 0 to 1 or an alpha outside 0 and 1.
     """
     prior = concentration(alpha, TUNED_FOR)
     return sum(evidence(exposure, prior) for exposure in exposures)
@@ -38,7 +39,7 @@ def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
 def evidence(exposure: Exposure, prior: float) -> Number:
     """Return the log evidence against the intended split at one weight; 0 for a share of 0 or 1.
 
-    Raises ValueError for a share outside [0, 1].
+    `prior` is the weight of the mixture in samples. Raises ValueError for a share outside [0, 1].
     """
     if not 0 <= exposure.share <= 1:
         raise ValueError(f"share must be between 0 and 1, not {exposure.share}.")

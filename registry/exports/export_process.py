@@ -33,7 +33,7 @@ Tensors = dict[str, torch.Tensor]
 def export(source: Path, target: Path, form: str, dtype: str) -> None:
     """Write the adapter of the folder `source` to the new folder `target`; `form` is `peft`, `portable` or `folded`.
 
-    `dtype` is `fp32` or `bf16`.
+    `peft` keeps ranks and scales; the others are the functions of these names. `dtype` is `fp32` or `bf16`.
     """
     config, tensors = read_config(source / CONFIG), load_file(source / WEIGHTS)
     if form in REWRITES:
@@ -45,9 +45,10 @@ def export(source: Path, target: Path, form: str, dtype: str) -> None:
 
 
 def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str) -> None:
-    """Write any form of export, merged and GGUF included, and compare it with PEFT.
+    """Write an export of the adapter `source` of the model `base`, and compare it with PEFT; `target` is a new folder.
 
-    Raises ExportMismatch if it would answer differently.
+    `form` is `peft`, `portable`, `folded`, `merged` or `gguf`, and `dtype` `fp32` or `bf16`. Raises ExportMismatch if
+    it would answer differently, and ValueError for a model that GGUF is not written for.
     """
     if form == "merged":
         merge(source, base, target, dtype)
@@ -148,7 +149,7 @@ REWRITES = {"folded": folded, "portable": portable}
 
 
 def main(form: str, dtype: str, source: str, base: str, target: str) -> int:
-    """Write the export and return 0.
+    """Write the export as `export_checked` does, and return 0.
 
     If these files can never be exported so, print the reason to stdout and return REFUSED.
     """

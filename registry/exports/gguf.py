@@ -76,7 +76,8 @@ def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
     """Write a portable adapter (one rank, scale 1) as the GGUF file `target`; `dtype` is `fp32` or `bf16`.
 
-    llama.cpp scales each tensor by alpha / rank, so alpha is set to the rank.
+    llama.cpp scales each tensor by alpha / rank, so alpha is set to the rank. Raises ValueError for a model type that
+    is not in ARCHITECTURES.
     """
     layout, rank = Layout(base), json.loads((portable / CONFIG).read_bytes())["r"]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[layout.architecture])

@@ -25,9 +25,9 @@ TEXT = (
 
 
 def main(adapter: str, base: str, count: str, out: str) -> int:
-    """Compute the log-probabilities without and with the adapter, write them as JSON to `out`, and return 0.
+    """Compute TEXT's log-probabilities without and with the adapter, write them as JSON to `out`, and return 0.
 
-    `count` is the number of tokens.
+    `count` is the number of TEXT's first tokens to use; `adapter` and `base` are folders.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokens = tokenizer(TEXT)["input_ids"][: int(count)]

@@ -51,7 +51,11 @@ class Dtype(StrEnum):
 
 
 def download(version: AdapterVersion) -> IO[bytes]:
-    """Return an open zip of the published files. Raises Unavailable if they are lost or not what the digest says."""
+    """Return an open zip of the published files.
+
+    Raises Unavailable if the store cannot deliver them, if they are not what the digest says, and if the version's
+    signature is not valid; and OutOfSpace.
+    """
     with readable(version), version.opened() as folder:
         archive, files = zipped(folder)
         if digest_of(files) != version.digest:
@@ -61,9 +65,9 @@ def download(version: AdapterVersion) -> IO[bytes]:
 
 
 def verified_file(version: AdapterVersion, name: str) -> IO[bytes]:
-    """Return one published file, open at its beginning and compared with the version's digest.
+    """Return one published file, open at its beginning, after the version's files were compared with its digest.
 
-    Raises Http404 for a name that the version lacks, and Unavailable as `download` does.
+    Raises Http404 for a name that the version lacks, Unavailable as `download` does, and OutOfSpace.
     """
     with scratch() as folder, readable(version):
         version.require_downloadable()
@@ -76,7 +80,10 @@ def verified_file(version: AdapterVersion, name: str) -> IO[bytes]:
 
 
 def file_sizes(version: AdapterVersion) -> dict[str, int]:
-    """Return the bytes of each published file by its name. Raises Unavailable if the store cannot give them."""
+    """Return the bytes of each published file by its name, without verifying the files.
+
+    Raises Unavailable if the store cannot give them or the version's signature is not valid.
+    """
     with readable(version), version.opened() as folder:
         return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
@@ -111,7 +118,7 @@ def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
 def fetched(version: AdapterVersion, target: Path) -> Path:
     """Copy the version's files to `target` and return `target`.
 
-    Raises Unavailable for files that are lost or were changed.
+    Raises Unavailable for files that are lost, were changed or whose signature is not valid.
     """
     with readable(version):
         return version.fetch(target)
@@ -129,9 +136,10 @@ def readable(version: AdapterVersion) -> Iterator[None]:
 def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path, Manifest]:
     """Fold the differing scales of an uploaded adapter into its B matrices, in a child process.
 
-    Returns the new folder beside `folder`, and the manifest of what was sent. Raises Invalid if the files are not an
-    adapter of the base model, Conflict if they cannot be folded, TooMany if the project has too many such children, and
-    Unavailable if the child process fails.
+    Returns the new folder beside `folder`, and the manifest of what was sent. `confirmation` is a person's reason why
+    the adapter fits although it names another base model. Raises Invalid if the files are not an adapter of the base
+    model, Conflict if they cannot be folded, TooMany if the project has too many such children, Unavailable if the
+    child process fails, and OutOfSpace.
     """
     # The child process opens the files with a library, so they are checked and written anew first.
     sent = adapter.read(folder, foreign=True, any_scale=True, confirmation=confirmation)
@@ -143,7 +151,8 @@ def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
     """Run the export in a child process and return `target`, a new folder; its log is left beside it.
 
-    Raises Conflict if the files can never be exported so, and Unavailable if the child fails or takes too long.
+    `form` is one of Format or `folded`. Raises Conflict if the files can never be exported so, Unavailable if the child
+    fails or takes too long, and OutOfSpace.
     """
     run_child(
         "export", ["registry.exports.export_process", form, dtype, str(stored), str(base), str(target)], target.parent

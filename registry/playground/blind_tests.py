@@ -21,8 +21,9 @@ def ask_blindly(
 ) -> list[BlindTest]:
     """Send each prompt to all versions, and store and return one blind test for each prompt.
 
-    Raises Invalid before any prompt is sent, for a token without a person and for versions that callers may not name,
-    and Unavailable at the first prompt that a version does not answer; the tests stored before it stay.
+    `token` is the API token for the router. Raises Invalid before any prompt is sent, if `by` is not a person and for
+    versions that callers may not name, and Unavailable at the first prompt that a version does not answer; the tests
+    stored before it stay.
     """
     if by.user is None:
         raise Invalid(
@@ -39,7 +40,7 @@ def ask_blindly(
 
 
 def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
-    """Store the answers, one of each version, as a blind test and return it.
+    """Store the answers, one of each version in the same order, as a blind test with an audit event, and return it.
 
     Raises Unavailable unless every version answered.
     """
@@ -53,10 +54,10 @@ def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequenc
 
 
 def view_of(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
-    """Return what the viewer may see of a test: answers by letter, the viewer's votes, and the tally.
+    """Return {test, answers, is_open, mine, votes} for a viewer: answers with letters, own votes, and the tally.
 
-    `viewer` is the key of a user. `is_open` is True while the viewer may still vote: whoever shows the result must then
-    hide versions and votes.
+    `viewer` is the key of a user, None for nobody. `is_open` is True while the viewer may still vote: whoever shows the
+    result must then hide which version gave which answer.
     """
     own_votes = [vote for vote in test.votes.all() if vote.voter_id == viewer]
     answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]

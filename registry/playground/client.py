@@ -60,10 +60,10 @@ Piece = tuple[int, str | Answer]
 
 
 def token_for(request: HttpRequest, project: Project) -> str:
-    """Return a token of scope infer in the project, valid for an hour.
+    """Return the text of an API token of scope infer in the project, to be used for an hour at most.
 
-    It is created if needed, stored in the person's session and used again. Raises Invalid if the person's roles do not
-    grant the scope.
+    It is created if needed, stored in the person's session and used again while it is valid. Raises Invalid if the
+    person's roles do not grant the scope.
     """
     stored = request.session.setdefault("playground", {})
     text: str = stored.get(project.slug, "")
@@ -110,7 +110,7 @@ def router(token: str, session: str) -> httpx.Client:
 
 
 def pieces_of(answer: httpx.Response) -> Iterator[bytes]:
-    """Yield the body as it arrives. Raises TooLong after MOST_BYTES."""
+    """Yield the body's bytes as they arrive. Raises TooLong after MOST_BYTES, and httpx's errors."""
     size = 0
     for piece in answer.iter_raw():
         size += len(piece)
@@ -120,9 +120,9 @@ def pieces_of(answer: httpx.Response) -> Iterator[bytes]:
 
 
 def stream(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> Iterator[Piece]:
-    """Ask all models at once; yield (place of the model, piece of its text) as they come, and its whole answer last.
+    """Ask all models at once; yield (place, piece of text) as they come, and (place, Answer) at each one's end.
 
-    The arguments are those of `ask`.
+    The place is the model's index in `models`. The arguments are those of `ask`.
     """
     pieces: SimpleQueue[Piece] = SimpleQueue()
     with router(token, session) as client, ThreadPoolExecutor(MOST_MODELS) as threads:
@@ -173,7 +173,7 @@ def stream_one(client: httpx.Client, model: str, body: dict[str, Any], say: Call
 def chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
     """Yield the parsed events of a streamed response, without the final `[DONE]`.
 
-    Raises ValueError for an event that is not JSON, and if the stream ends with an error, and TooLong.
+    Raises ValueError for an event that is not JSON and for an event of an error, and TooLong.
     """
     for line in lines_of(answer):
         if not line.startswith("data: ") or line == "data: [DONE]":
@@ -218,7 +218,10 @@ def away(model: str, error: Exception) -> Answer:
 
 
 def answered(model: str, headers: httpx.Headers, content: bytes, seconds: float) -> Answer:
-    """Return the router's response as an Answer. Raises TooLong, and others of UNREADABLE for one of another form."""
+    """Return the router's response as an Answer.
+
+    Raises TooLong, and others of UNREADABLE for a body of another form.
+    """
     body = json.loads(content)
     tokens = (body.get("usage") or {}).get("completion_tokens", 0)
     return complete(model, headers, storable(body["choices"][0]["text"]), tokens, seconds)
@@ -247,7 +250,7 @@ def complete(model: str, headers: httpx.Headers, text: str, tokens: Any, seconds
 def error_message(answer: httpx.Response, content: bytes) -> str:
     """Return the router's status and error message, or only the status if the response is not JSON.
 
-    Raises others of UNREADABLE for JSON of another form.
+    Raises an error of UNREADABLE for JSON of another form.
     """
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is still here: try again."

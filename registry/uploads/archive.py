@@ -71,7 +71,7 @@ def require_short_directory(file: IO[bytes]) -> None:
 
 
 def refuse_pickle(entries: dict[str, zipfile.ZipInfo]) -> None:
-    """Raise Unreadable for a file of PyTorch's, which is a zip with a pickle in it."""
+    """Raise Unreadable if the zip's entries, by name, are those of a file that PyTorch saved, which holds a pickle."""
     if any(name.endswith("/data.pkl") for name in entries):
         cause = "This is PyTorch's pickle, which no server opens."
         raise Unreadable(fault("pickle", FILES, cause, CONVERT))

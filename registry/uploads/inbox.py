@@ -41,7 +41,7 @@ def take_folder(name: str, project: Project, target: Path) -> None:
 
 @contextmanager
 def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterator[int]:
-    """Open a path read-only and yield its file descriptor, closed afterwards.
+    """Open a path read-only and yield its file descriptor, closed afterwards; `flags` are further ones of `os.open`.
 
     `below` is the descriptor of the folder that a relative path starts from. Raises OSError for a link, which could
     lead out of the inbox. Opening does not block on a pipe.

@@ -21,5 +21,5 @@ def write_upload(upload: UploadedFile[bytes], path: Path) -> None:
 
 
 def is_on_disk_of(path: Path, other: str) -> bool:
-    """Return True if both paths lie on one file system."""
+    """Return True if the folder of `path` and the file `other` lie on one file system; `path` need not exist."""
     return os.stat(path.parent).st_dev == os.stat(other).st_dev

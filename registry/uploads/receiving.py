@@ -34,10 +34,11 @@ class Received:
 
 
 def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[str] = ()) -> Received:
-    """Put the adapter among the files into the new folder `folder`. Raises Invalid if there is none.
+    """Put the adapter among the files into the new folder `folder`, as PEFT's two files.
 
     A single file may be a zip. `paths` are all paths in the sender's folder, of which `files` are the adapter's; a
-    sender's name never becomes a path here.
+    sender's name never becomes a path here. Raises Invalid if there is no adapter or it cannot be read, and OutOfSpace
+    if the disk is full when a zip is unpacked.
     """
     folder.mkdir()
     try:
@@ -54,9 +55,10 @@ def receive(files: Sequence[UploadedFile[bytes]], folder: Path, paths: Sequence[
 
 
 def receive_local(files: Mapping[str, Path], folder: Path, paths: Sequence[str] = ()) -> Received:
-    """Put the adapter among files on this server into a new folder. Raises Invalid if there is none.
+    """Put the adapter among files on this server into a new folder, as PEFT's two files.
 
-    `files` maps each path, or with `paths` each file's name, to the file, which is moved. The rest is as in `receive`.
+    `files` maps each path, or with `paths` each file's name, to the file, which is moved. The rest, with the errors, is
+    as in `receive`.
     """
     folder.mkdir()
     try:
@@ -107,7 +109,7 @@ def written(files: Sequence[UploadedFile[bytes]], chosen: Selection, folder: Pat
 def put_together(parts: list[Path], folder: Path) -> None:
     """Move the configuration, the first part, and the weights to their names in the folder.
 
-    Shards are joined and deleted. Raises Unreadable if a shard cannot be read.
+    Shards are joined and deleted. Raises Unreadable if a shard cannot be read, or two have a tensor of the same name.
     """
     config, *weights = parts
     if len(weights) == 1:
@@ -125,9 +127,10 @@ def publish(
     """Publish an uploaded adapter as its adapter's next version and return it.
 
     With `fold` differing scales are folded into B. With `keep` an adapter that engines cannot serve is stored without
-    being served. Raises Invalid if both are given or the files are not valid; Conflict if they are published already,
-    cannot be folded, or could be served and are to be kept; Unavailable if the child process that folds fails, and
-    TooMany if the project has too many such children.
+    being served. `confirmation` is a person's reason why it fits although it names another base model, or "". Raises
+    Invalid if both are given or the files are not valid; Conflict if they are published already, cannot be folded, or
+    could be served and are to be kept; Unavailable if the child process that folds fails, and TooMany if the project
+    has too many such children.
     """
     if keep and fold:
         raise Invalid("What is kept stays as it was sent, its scales, too: name keep or fold.", field="fold")

@@ -41,10 +41,16 @@ class Parts(Protocol):
     """A place for the parts of staged files; `key` is the hexadecimal id of the file."""
 
     def put(self, key: str, source: Counted) -> str:
-        """Store a part and return its name."""
+        """Store a part and return its name.
+
+        Raises TooLarge as the source does, and OutOfSpace or StoreAway if the place cannot take it.
+        """
 
     def join(self, key: str, names: Iterable[str], target: Path) -> None:
-        """Write the parts, one after the other, to the new file `target`."""
+        """Write the parts of these names, one after the other, to the new file `target`.
+
+        Raises FileNotFoundError for a missing one.
+        """
 
     def drop(self, key: str) -> None:
         """Delete all parts of the file."""

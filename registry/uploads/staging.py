@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def replace(project: Project, path: str, source: IO[bytes], *, by: Actor) -> StagedFile:
-    """Store a whole file under the path, in place of one that was there before, and return it.
+    """Store a whole file under the path and return it; one that was there before is deleted first.
 
     Raises Conflict or TooLarge if the project's staged files leave no room, OutOfSpace if the disk is full, and
-    StoreAway if the store does not answer.
+    StoreAway if the store does not answer; the former file is not restored then.
     """
     drop(StagedFile.objects.filter(project=project, path=path))
     return append(project, path, 0, source, by=by)
@@ -36,7 +36,8 @@ def append(project: Project, path: str, offset: int, source: IO[bytes], *, by: A
     """Store the next part of a file, whose first byte is the file's byte `offset`, and return the file.
 
     The file is created if there is none. Bytes are stored before the row says so: a part that broke off leaves the file
-    as it was. Raises Conflict if the file has not `offset` bytes, and as `replace` does.
+    as it was. Raises Conflict if the file has not `offset` bytes or was dropped meanwhile, and for want of room or of
+    the store what `replace` raises.
     """
     stream = Counted(source, room_of(project))
     file, _ = StagedFile.objects.get_or_create(project=project, path=path, defaults={"created_by": by.user})
@@ -65,7 +66,7 @@ def require_offset(file: StagedFile, offset: int) -> None:
 
 
 def room_of(project: Project) -> int:
-    """Return the number of bytes that the project may still stage.
+    """Return the number of bytes that the project may still stage, MOST_BYTES in all.
 
     Raises Conflict if there are none left, or if it has MOST_FILES staged files.
     """

@@ -33,8 +33,10 @@ def keep(
 ) -> AdapterVersion:
     """Store an adapter that PEFT computes and engines do not as the adapter's next version, `unservable`; record that.
 
-    Its configuration is generated from checked fields. Raises Conflict for one that can be served as it is, and Invalid
-    with every fault for one that PEFT cannot open either.
+    Its configuration is generated from checked fields; the folder may be changed and moved into the store.
+    `confirmation` is a person's reason why it fits although it names another base model. Raises Conflict for one that
+    can be served as it is or has been published already, and Invalid with every fault for one that PEFT cannot open
+    either.
     """
     inspection = adapter.inspect_folder(folder, confirmation=confirmation)
     if inspection.is_accepted:

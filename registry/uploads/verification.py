@@ -20,7 +20,10 @@ CHECK_S = 300
 
 @dataclass(frozen=True)
 class Scan:
-    """The result of a scan: its fault, "" if there is none, and what it measured of the updates."""
+    """The result of a scan: its fault, "" if there is none, and the sizes of the updates with findings on them.
+
+    `measured` is empty if the scan measured nothing.
+    """
 
     fault: str
     measured: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +32,8 @@ class Scan:
 def check(version: AdapterVersion) -> None:
     """Scan the version's stored files; mark it ready and sign it, or reject it.
 
-    It is safe to call twice: the first result counts.
+    It is safe to call twice: the first result counts. Raises StoreAway, and changes nothing, if the store does not
+    answer.
     """
     scan = scanned(version)
     if scan.fault:
@@ -39,7 +43,10 @@ def check(version: AdapterVersion) -> None:
 
 
 def sign_unsigned(version: AdapterVersion) -> str:
-    """Sign a ready version that has no signature, if its files pass the scan; return the fault, "" if there is none."""
+    """Sign a ready version that has no signature, if its files pass the scan; return the fault, "" if there is none.
+
+    Raises StoreAway if the store does not answer.
+    """
     fault = scanned(version).fault
     if not fault:
         version.sign_late(by=CHECKER)
@@ -49,7 +56,7 @@ def sign_unsigned(version: AdapterVersion) -> str:
 def scanned(version: AdapterVersion) -> Scan:
     """Copy the version's stored files, scan them, and return the result.
 
-    Files that cannot be fetched are a fault.
+    Files that are missing or changed are a fault. Raises StoreAway if the store does not answer.
     """
     with scratch() as folder:
         norms = folder / "norms.json"

@@ -130,7 +130,10 @@ REFUSALS = {
 
 
 def refusals(path: str, method: str) -> dict[str, Any]:
-    """Return the problem responses that the call can have, by status; in them `code` tells the problems apart."""
+    """Return the problem responses that the call can have, by status; in them `code` tells the problems apart.
+
+    `path` is that of the description, with placeholders, and `method` in lower case.
+    """
     named = {"401", "403", "404", "422", "429", "503"}
     named |= set() if method == "get" else {"409", "413"}
     named |= {"412"} if (path, method) in GUARDED else set()
@@ -138,7 +141,10 @@ def refusals(path: str, method: str) -> dict[str, Any]:
 
 
 def tell_of_states(path: str, item: dict[str, Any]) -> None:
-    """Add ETags and conditional requests, in place, to the operations of the path that have them."""
+    """Add ETags and conditional requests, in place, to those operations of the path that have them.
+
+    `item` is the path's entry in the description, which maps methods to operations.
+    """
     if path in STATES:
         item["get"]["responses"]["200"]["headers"] = ETAG
         item["get"]["responses"]["304"] = UNCHANGED
@@ -150,7 +156,7 @@ def tell_of_states(path: str, item: dict[str, Any]) -> None:
 def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """Add the problems, examples, headers and statuses that calls share to the description, and return it.
 
-    It is a post-processing hook of drf-spectacular.
+    It is a post-processing hook of drf-spectacular, which passes the description as `result`; the rest is not used.
     """
     result["components"]["schemas"]["Problem"] = PROBLEM
     for name, example in EXAMPLES.items():

@@ -30,7 +30,10 @@ class Proof:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a verification of one chain. `signed` is the sequence of the database's newest checkpoint, or 0."""
+    """The result of a verification of one chain: its number of events, its faults, and a proof by each witness.
+
+    `project` is the chain's name, and `signed` the sequence of the database's newest checkpoint, or 0.
+    """
 
     project: str
     events: int

@@ -93,7 +93,10 @@ def send(lines: Sequence[str]) -> None:
 
 
 def post(url: str, host: str, lines: Sequence[str]) -> None:
-    """Post lines of JSON as one body. Raises NotTaken unless the response is 2xx."""
+    """Post lines of JSON as one body, with the operator's token if one is set.
+
+    Raises NotTaken unless the response is 2xx.
+    """
     headers = {"Content-Type": "application/x-ndjson"}
     if settings.AUDIT_SIEM_TOKEN:
         headers["Authorization"] = f"Bearer {settings.AUDIT_SIEM_TOKEN}"
@@ -133,7 +136,7 @@ def end_of(connection: socket.socket) -> None:
 
 
 def framed(line: str) -> bytes:
-    """Return the line as a syslog message, with its length before it."""
+    """Return a line of `line_of` as a syslog message with the event's time, and the message's length before it."""
     at = json.loads(json.loads(line)["event"])["at"]
     message = f"<{PRIORITY}>1 {at} - adapterhub - audit - \ufeff{line}".encode()
     return str(len(message)).encode() + b" " + message

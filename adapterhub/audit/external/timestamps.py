@@ -27,7 +27,10 @@ class NoTimestamp(Exception):
 
 
 def stamp(url: str, message: bytes) -> bytes:
-    """Return the authority's response with its token for the message. Raises NoTimestamp if there is no valid one."""
+    """Return the response of the authority at `url` with its token for the message, of which it gets the sha256 alone.
+
+    Raises NoTimestamp if there is no valid token, and ImproperlyConfigured without certificates to verify it.
+    """
     query = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
     host = urlsplit(url).hostname or ""
     try:
@@ -48,7 +51,10 @@ def stamp(url: str, message: bytes) -> bytes:
 
 
 def holds(response: bytes, message: bytes) -> bool:
-    """Return True if the response is a token of a trusted authority for this message."""
+    """Return True if the response is a token of a trusted authority for this message.
+
+    Raises ImproperlyConfigured without certificates to verify it.
+    """
     builder = VerifierBuilder()
     for certificate in certificates():
         builder = builder.add_root_certificate(certificate)
@@ -59,9 +65,9 @@ def holds(response: bytes, message: bytes) -> bool:
 
 
 def certificates() -> list[Certificate]:
-    """Return the trusted certificates of time-stamping authorities.
+    """Return the trusted root certificates of time-stamping authorities, from the PEM file that the operator has set.
 
-    Raises ImproperlyConfigured if the file has none.
+    Raises ImproperlyConfigured if the file cannot be read or has none.
     """
     path = settings.AUDIT_TSA_CERTIFICATES
     try:

@@ -50,15 +50,16 @@ class Witness(ABC):
 
     @abstractmethod
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the `newest` signed checkpoints of a chain that the witness holds, oldest first.
+        """Yield the newest signed checkpoints of a chain that the witness holds, `newest` at most, the oldest first.
 
         Raises Away if the witness does not answer or refuses.
         """
 
     def heads(self, project: Tenant | None, newest: int) -> list[SignedHead]:
-        """Return the `newest` checkpoints of the chain that the witness holds, oldest first, their signatures verified.
+        """Return the newest checkpoints of a chain that the witness holds, `newest` at most, the oldest first.
 
-        Raises Away if it does not answer, and Unreadable for one that no trusted key signed.
+        Their signatures are verified. Raises Away if it does not answer, and Unreadable for one that no trusted key
+        signed.
         """
         keys = trusted_keys()
         return [checkpoint_in(document, keys, self.name) for document in self.documents(project, newest)]
@@ -81,7 +82,7 @@ class FolderWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest files, oldest first. Raises Away if the folder is missing."""
+        """Yield the contents of the chain's `newest` last files, oldest first. Raises Away if the folder is missing."""
         if not self.root.is_dir():
             raise Away(f"{self.name}: no such folder")
         files = sorted((self.root / chain_name(project)).glob("*.json"))
@@ -106,7 +107,10 @@ class BucketWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest objects, oldest first. Raises Away if the bucket does not answer or refuses."""
+        """Yield the contents of the chain's `newest` last objects, oldest first.
+
+        Raises Away if the bucket does not answer or refuses.
+        """
         store = self._store()
         prefix = "/".join(part for part in (store.prefix, chain_name(project)) if part) + "/"
         try:
@@ -148,7 +152,10 @@ class PostgresWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Yield the chain's newest rows, oldest first. Raises Away if the database does not answer or refuses."""
+        """Yield the documents of the chain's `newest` last rows, oldest first.
+
+        Raises Away if the database does not answer or refuses.
+        """
         query = "SELECT document FROM adapterhub_checkpoint WHERE starts_with(path, %s) ORDER BY path DESC LIMIT %s"
         try:
             with psycopg.connect(self._address, connect_timeout=TIMEOUT_S) as connection:
@@ -196,12 +203,15 @@ KINDS = {
 
 
 def configured() -> list[Witness]:
-    """Return the witnesses of ADAPTERHUB_AUDIT_WITNESSES. Raises ImproperlyConfigured for an unknown kind."""
+    """Return the witnesses of ADAPTERHUB_AUDIT_WITNESSES. Raises ImproperlyConfigured for a URL of another scheme."""
     return [witness_at(address) for address in settings.AUDIT_WITNESSES]
 
 
 def witness_at(address: str) -> Witness:
-    """Return the witness at an address. Raises ImproperlyConfigured for an unknown kind."""
+    """Return the witness at an address, a URL whose scheme is one of KINDS, such as `s3://bucket/prefix`.
+
+    Raises ImproperlyConfigured for another scheme.
+    """
     kind = KINDS.get(urlsplit(address).scheme)
     if kind is None:
         known = ", ".join(f"{name}://" for name in KINDS)
@@ -210,14 +220,14 @@ def witness_at(address: str) -> Witness:
 
 
 def witness_all() -> int:
-    """Give each witness the checkpoints that it lacks, the oldest first and up to BATCH; return how many all took."""
+    """Give each witness the oldest checkpoints that it lacks, up to BATCH each; return how many were taken in all."""
     return sum(given_to(witness) for witness in configured())
 
 
 def given_to(witness: Witness) -> int:
     """Give a witness the oldest checkpoints that it lacks, up to BATCH, and return how many it took.
 
-    If it is away, that is logged, and the next call gives it the rest.
+    A receipt is stored for each. If it is away, that is logged, and the next call gives it the rest.
     """
     waiting = Checkpoint.objects.exclude(receipts__witness=witness.name).order_by("pk")[:BATCH]
     taken = 0

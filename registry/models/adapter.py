@@ -71,7 +71,7 @@ class Adapter(models.Model):
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Adapter:
-        """Create an adapter and record it.
+        """Create an adapter, record that, and return it; `fields` are its description and tags.
 
         Raises Conflict if another adapter of the project has the slug, archived ones included.
         """
@@ -122,7 +122,7 @@ class Adapter(models.Model):
         return tag_of([self.description, self.tags, str(self.archived_at)])
 
     def describe(self, *, by: Actor, expected: str = "", **changes: Any) -> None:
-        """Change description or tags, and record that.
+        """Replace the description, the tags or both, as `changes` names them, and record that.
 
         Raises PreconditionFailed if `expected` is given and is not the ETag.
         """
@@ -408,7 +408,7 @@ class AdapterVersion(models.Model):
             )
 
     def variant_advice(self, cluster: Any) -> str:
-        """Return a sentence on variants for the refusal of the cluster's base model; "" if nothing can be said."""
+        """Return advice on variants, to be added when the cluster's base model does not fit; "" if there is none."""
         own, served = self.adapter.base_model, cluster.base_model
         if own.variant_of_id == served.pk:
             return f" {own} is a variant of {served}: it serves the adapters of {served}, and not the other way round."
@@ -417,7 +417,7 @@ class AdapterVersion(models.Model):
         return ""
 
     def other_than(self, base: BaseModel) -> str:
-        """Name what differs between this version's base model and `base`, such as "base model and another tokenizer".
+        """Name in words what differs between this version's base model and `base`: "base model and another tokenizer".
 
         Call it only if their digests differ: the base model is always named. The tokenizer and the chat template are
         compared unless the digests are missing, as in older rows.
@@ -429,7 +429,10 @@ class AdapterVersion(models.Model):
         return " and another ".join(names)
 
     def verdicts(self) -> list[Verdict]:
-        """Return every engine's verdict on this version; empty for an older version without a stored configuration."""
+        """Return a verdict for each known engine: if it can serve this version, and the reason.
+
+        Empty for an older version without a stored configuration.
+        """
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
     def require_signature(self) -> None:
@@ -449,7 +452,8 @@ class AdapterVersion(models.Model):
     def require_downloadable(self) -> None:
         """Check the signature before a download. Raises ArtifactError if it is not valid.
 
-        An unservable version may be older than the signatures of such ones: its files are compared with its digest.
+        An unservable version from before such versions were signed passes without one: the caller has to compare its
+        files with its digest.
         """
         if not self.is_kept:
             self.require_signature()
@@ -475,7 +479,7 @@ class AdapterVersion(models.Model):
     def opened(self) -> Iterator[Path]:
         """Provide the folder of stored files, unverified: the caller must verify the files that it reads, see `File`.
 
-        Raises ArtifactError if the version's signature is not valid.
+        Raises ArtifactError as `require_downloadable` does.
         """
         self.require_downloadable()
         with store().opened(self.digest) as folder:

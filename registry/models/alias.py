@@ -96,9 +96,9 @@ class Alias(models.Model):
         """Create an alias that serves a version at once, record that, and return it.
 
         With `default`, calls with the adapter's bare name then go to it. The first alias of a project on another
-        project's cluster accepts the grant of that cluster. Raises Invalid for a policy or version that cannot be used,
-        and Conflict for a used name, if an evaluation speaks against the version or one that the policy asks for is
-        missing, and as `set_default` does.
+        project's cluster accepts the grant of that cluster. Raises Invalid for a policy, version or cluster that cannot
+        be used, and Conflict for a used name, if an evaluation speaks against the version or one that the policy asks
+        for is missing, and as `set_default` does.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
@@ -127,7 +127,8 @@ class Alias(models.Model):
         Evaluations are checked unless the alias has served the version before. Raises Conflict with the served version
         if that is not the expected one, while a rollout is active, if an evaluation speaks against the version or one
         that the policy asks for is missing, and as `point_to` does; NotAllowed for a protected alias; Invalid for a
-        version that the cluster cannot serve; PreconditionFailed if `expected_tag` is given and is not the ETag.
+        version of another project, or one that the cluster cannot serve; PreconditionFailed if `expected_tag` is given
+        and is not the ETag.
         """
         with transaction.atomic():
             alias = (
@@ -201,8 +202,8 @@ class Alias(models.Model):
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
         """Return the version that the alias' last move replaced, if that move is recent and was to a new version.
 
-        Else None. None if the last move was before `since`, was the first one, or was to a version that the alias had
-        served before.
+        None if the last move was before `since`, was the first one, or was to a version that the alias had served
+        before.
         """
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
         is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
@@ -336,7 +337,10 @@ def require_of_project(version: AdapterVersion, project: Project) -> None:
 
 
 def require_signed_canary(policy: dict[str, Any], *, quorum: int) -> None:
-    """Refuse a canary share in the policy unless the alias has a quorum already. Raises Invalid."""
+    """Refuse a canary share in the policy unless the alias is protected already. Raises Invalid.
+
+    `quorum` is that of the alias' present policy, 0 for a new alias.
+    """
     if "canary" in policy and not quorum:
         raise Invalid(
             "canary: it counts only when signed. Set quorum first, then request approval of a policy with canary.",

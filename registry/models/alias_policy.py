@@ -40,7 +40,7 @@ def check_policy(policy: dict[str, Any]) -> None:
 
 
 def copies(policy: dict[str, Any]) -> int | None:
-    """Return the number of replicas that should hold what the alias serves; None for all.
+    """Return the number of replicas that should load what the alias serves, from its policy; None for all.
 
     The policy "auto" is one replica, and two for a protected alias, which must not wait for a load when one is lost.
     """

@@ -153,9 +153,10 @@ class Approval(models.Model):
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED, seen: str = "") -> None:
         """Sign the request and record that; the last signature of the quorum approves it.
 
-        `seen` is the digest of the evidence that the signer read; empty means the request's own. Raises Conflict if the
-        evidence differs from that or has changed since the request, which then lapses, and for a second signature of
-        one person; InvalidTransition if the request is not pending; NotAllowed for a person who may not sign.
+        `meaning` is the signer's part in the change, one of Meaning. `seen` is the digest of the evidence that the
+        signer read; empty means the request's own. Raises Conflict if the evidence differs from that or has changed
+        since the request, which then lapses, and for a second signature of one person; InvalidTransition if the request
+        is not pending; NotAllowed for a person who may not sign.
         """
         self.lapse_when_changed(by=by)
         with transaction.atomic():
@@ -189,7 +190,7 @@ class Approval(models.Model):
         """Allow the change now without signatures (break glass) and record that.
 
         Another person must review it within 24 hours. Raises InvalidTransition if the request is not pending, and
-        NotAllowed without scope operate.
+        NotAllowed for tokens and service accounts, and for people without scope operate.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
@@ -279,9 +280,9 @@ class Approval(models.Model):
         return user not in people_of(self.authors())
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
-        """Store the signature with the digest of the request's evidence and the rollout's verdicts at that time.
+        """Store a signature, with the digest of the request's evidence and the rollout's verdicts at that time.
 
-        The caller checks that `by` may sign.
+        `decision` is "approve", "reject" or "review", `meaning` one of Meaning. The caller checks that `by` may sign.
         """
         self.signatures.create(
             author=self.author,

@@ -19,9 +19,10 @@ from registry.models.rollout_share import EARNED
 
 
 def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
-    """Map the key of each protected alias to the served names of versions that it served or that were approved for it.
+    """Map the primary key of each protected alias to the served names of versions that it served or has approved.
 
-    Of the versions that it served only the ready ones count.
+    These are the ready ones of those that it served, and those that were approved for it or allowed by break-glass. A
+    protected alias without any has an empty set.
     """
     names: dict[int, set[str]] = {pk: set() for pk in aliases.protected().values_list("pk", flat=True)}
     if not names:

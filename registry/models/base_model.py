@@ -109,8 +109,10 @@ class BaseModel(models.Model):
     def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
         """Record the model and, after the commit, start its check, which fetches its files and computes the digest.
 
-        The slug of a rejected model can be used again, and its row is reused. Raises Invalid for a used slug, and for a
-        model of a hub that no operator has listed.
+        `source` is the name of a folder in the models folder, a hub id (`owner/name`), or "version:" with a served
+        name; `revision` is a branch, tag or commit of the hub, "" for its default. The slug of a rejected model can be
+        used again, and its row is reused. Raises Invalid for a used slug, and for a model of a hub that no operator has
+        listed.
         """
         require_listed(source, settings.MODELS_DIR / slug)
         origin = {"source": source, "revision": revision}
@@ -134,9 +136,9 @@ class BaseModel(models.Model):
 
     @classmethod
     def begin_check(cls, pk: int) -> BaseModel | None:
-        """Claim the check of a model and return the model.
+        """Claim the check of the model with this primary key and return the model.
 
-        None if it has ended, or another live worker has claimed it.
+        None if its check has ended, or another live worker has claimed it.
         """
         free = Q(checked_at=None) | Q(checked_at__lt=now() - CHECK_LOST)
         claimed = cls.objects.filter(free, pk=pk, status=BaseModelStatus.CHECKING).update(
@@ -231,8 +233,8 @@ class BaseModel(models.Model):
     def measurement(self) -> dict[str, Any] | None:
         """The newest measurement of what this variant costs: losses, their difference, tokens, rows and time.
 
-        None for one that was never measured with its present files and those of its base. Whose text it was measured on
-        stays with the project.
+        None for one that was never measured with its present files and those of its base. The dataset is left out:
+        other projects see this.
         """
         base = self.variant_of
         for row in self.variant_measurements.all():
@@ -313,9 +315,10 @@ class BaseModel(models.Model):
 
 
 def require_listed(source: str, folder: Path) -> None:
-    """Check that an operator has listed the hub's owner or repository, or has put the files there. Raises Invalid.
+    """Check that the files of a hub's model may be fetched. Raises Invalid if not.
 
-    All projects use a base model, and its chat template runs in the web process.
+    An operator must have listed its owner or repository, or have put the files into `folder`; a source without a slash
+    passes. The reason: all projects use a base model, and its chat template runs in the web process.
     """
     owner, is_of_hub, _ = source.partition("/")
     if is_of_hub and not folder.is_dir() and not {owner, source} & set(settings.BASE_MODEL_SOURCES):
@@ -359,6 +362,7 @@ def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Return (outputs, inputs) of a Llama-like model's linear modules by kind (`q_proj`); `config` is its config.json.
 
     For a mixture of experts only the attention's: no engine here adapts experts, and dense layers beside them vary.
+    Raises KeyError if the configuration lacks a size.
     """
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]

@@ -50,7 +50,8 @@ class BlindTest(models.Model):
     def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
         """Store a test with its answers in a random order, record that, and return it.
 
-        `answers` has one answer of each version. Nobody can predict the order.
+        `answers` has one answer of each version: {number, text, response_id, seconds, tokens}, `number` being the
+        version's. Nobody can predict the order.
         """
         shuffled = list(answers)
         secrets.SystemRandom().shuffle(shuffled)
@@ -106,9 +107,10 @@ class BlindVote(models.Model):
 
 
 def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
-    """Return the votes and their share (0 to 1) for each version.
+    """Return a row {number, votes, share} for each version, with its share (0 to 1) of all votes.
 
-    The last row, with number None, is "no difference".
+    `numbers` are the versions' numbers; each of `votes` is the preferred one's number, or None for "no difference",
+    which is the last row, with number None.
     """
     counted = Counter(votes)
     total = max(1, counted.total())

@@ -65,9 +65,10 @@ class RolloutDecision(models.Model):
     def freeze(
         cls, rollout: Rollout, tag: Tag, *, by: Actor, reason: str, verdicts: dict[str, Any] | None = None
     ) -> RolloutDecision:
-        """Store the decision that belongs to the audit tag, with its verdicts, and return it.
+        """Store the decision that belongs to the audit tag (a key of TAGS), with its verdicts, and return it.
 
-        Without `verdicts` they are those of the pause or promotion just before, else computed from the numbers now.
+        Without `verdicts` they are those of the previous decision if that was a pause or a promotion, else computed
+        from the numbers now.
         """
         before = cls.objects.filter(rollout=rollout).last()
         earlier = before.verdicts if before and before.outcome in UNMEASURED else None
@@ -81,7 +82,7 @@ class RolloutDecision(models.Model):
 
 
 def verdicts_of(rollout: Rollout, at: datetime | None = None, numbers: Numbers | None = None) -> dict[str, Any] | None:
-    """Return the verdicts of a rollout: the frozen ones while nothing is measured, else those computed for now.
+    """Return the verdicts of a rollout: those of its last decision if it is paused or has ended, else computed for now.
 
     For a rollout that ended before decisions were recorded they are computed for the time of its end. None if it was
     never opened. `at` stands for now; `numbers` are its measurements, if the caller has read them.

@@ -41,9 +41,9 @@ class Dossier(models.Model):
 
     @classmethod
     def freeze(cls, version: AdapterVersion, content: dict[str, Any], *, by: Actor) -> Dossier:
-        """Store the content as the version's dossier, signed with its digest, record that, and return the dossier.
+        """Store the content as a dossier of the version, sign and record it, and return the dossier.
 
-        The digest is the sha256 of the content's canonical JSON.
+        The digest is the sha256 of the content's canonical JSON; it is signed together with the version's served name.
         """
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():

@@ -40,7 +40,8 @@ class Feedback(models.Model):
     def give(cls, response: Response, *, outcome: str = "", score: float | None = None) -> Feedback:
         """Store feedback, count it in the answer's rollout if it has one, and return it.
 
-        Raises Conflict if the answer has feedback already.
+        `outcome` is one of Outcome or "" for none, `score` None for none; the caller gives at least one of both. Raises
+        Conflict if the answer has feedback already.
         """
         try:
             with transaction.atomic():

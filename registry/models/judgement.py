@@ -48,9 +48,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A rollout's measurements, read once: minutes of its guardrails, counted users of both arms, and their split.
+    """A rollout's measurements, read once.
 
-    `in_both` is the fraction of the candidate's users whom the control served, too.
+    `rows` has the guardrails' values by minute, `users` the number of users by arm ("control", "candidate"), and
+    `split` the users whom the check of an even split compares. `in_both` is the fraction (0 to 1) of the candidate's
+    users whom the control served, too.
     """
 
     rows: list[Minute]
@@ -62,7 +64,8 @@ class Numbers:
     def of(cls, rollout: Rollout, *, with_split: bool = True) -> Numbers:
         """Read the numbers of the rollout's present arms from the database.
 
-        The split is read only with `with_split` and for a rollout with guardrails, otherwise it is empty.
+        In a shadow step these are the arms of mirrored requests. `split` and `in_both` are read only with `with_split`
+        and for a rollout with guardrails; otherwise they are empty and 0.
         """
         arms, watched = sides(rollout), {raw["metric"] for raw in rollout.guardrails}
         stored = list(rollout.minutes.filter(arm__in=arms, metric__in=watched | {USERS}))
@@ -94,7 +97,11 @@ def judge(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> Ana
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
-    """Map the arm names of measurement rows to arms; in a shadow step, the names of the mirrored pairs of answers."""
+    """Map the arm names of measurement rows to arms.
+
+    In a shadow step both arms are the answers to mirrored requests: "mirrored" rows are the control, "shadow" rows the
+    candidate.
+    """
     if rollout.shadow:
         return {"mirrored": Arm.CONTROL, "shadow": Arm.CANDIDATE}
     return {arm.value: arm for arm in Arm}
@@ -120,8 +127,9 @@ def progress(rollout: Rollout, at: datetime, numbers: Numbers | None = None) -> 
 def judgement(
     rollout: Rollout, at: datetime, result: Analysis | None = None, numbers: Numbers | None = None
 ) -> dict[str, Any]:
-    """Return the analysis of an opened rollout as a dict for JSON, with the conditions that are not met at that time.
+    """Return the analysis of an opened rollout as a dict for JSON: that of `evidence`, with `judged_at` and `unmet`.
 
+    `unmet` are sentences on the conditions that are not met at the time `at`. Without guardrails the action is "wait".
     `result` is the analysis and `numbers` the measurements, if the caller has them already.
     """
     known = numbers or Numbers.of(rollout)
@@ -133,7 +141,10 @@ def judgement(
 
 
 def unmet(rollout: Rollout, left: Progress, verdicts: dict[str, Any]) -> list[str]:
-    """Return sentences on the conditions of the plan that are not met: what a promotion by hand would override now."""
+    """Return sentences on the conditions of the plan that are not met: what a promotion by hand would override now.
+
+    `left` is the progress of the present step, `verdicts` the analysis as `evidence` returns it.
+    """
     later = rollout.steps[rollout.step + 1 :]
     open_parts = [] if rollout.step_at else ["The candidate has served nobody yet."]
     open_parts += [f"Step {rollout.step + 1} has {left.hold_left_s} s left to hold."] if left.hold_left_s else []
@@ -148,7 +159,7 @@ def unmet(rollout: Rollout, left: Progress, verdicts: dict[str, Any]) -> list[st
 
 
 def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
-    """Return the analysis as a dict for JSON, for the REST API and the audit trail."""
+    """Return the analysis as a dict for JSON, with the rollout's step and weight, for REST and the audit trail."""
     return {
         "action": result.action.value,
         "reasons": list(result.reasons),
@@ -159,7 +170,7 @@ def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
 
 
 def finding(result: Finding) -> dict[str, Any]:
-    """Return one finding as a dict for JSON."""
+    """Return one finding as a dict for JSON; an unknown value and an open end of the interval are None."""
     rail, interval = result.guardrail, result.interval
     ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
     key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)

@@ -43,7 +43,10 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
         return self.filter(status__in=SERVING)
 
     def by_alias(self, names: set[str | None]) -> dict[tuple[int, str], list[Rollout]]:
-        """Group the rollouts of aliases with these names by (project's key, alias name), the newest first."""
+        """Group the rollouts of aliases with these names by (project's primary key, alias name), the newest first.
+
+        An alias without a rollout has no entry; None among the names stands for no alias.
+        """
         groups: dict[tuple[int, str], list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
             groups.setdefault((rollout.alias.project_id, rollout.alias.name), []).append(rollout)
@@ -112,11 +115,10 @@ class Rollout(SignedPlan):
         targeting: dict[str, Any] | None = None,
         draft: bool = False,
     ) -> Rollout:
-        """Open a rollout, or with `draft` store it as a draft; record and return it.
+        """Open a rollout of the candidate on the alias, or with `draft` only store it as a draft; record and return it.
 
-        Traffic moves only after the replicas have loaded the candidate. `targeting` is {allow, deny, holdout}, with
-        users or sessions named as clients send them; only their hashes are stored. Raises Invalid for a plan or
-        candidate that cannot be carried out, and as `open` does.
+        Traffic moves only after the replicas have loaded the candidate. `steps`, `guardrails`, `checks` and `targeting`
+        are those of `plan`. Raises Invalid for a plan or candidate that cannot be carried out, and as `open` does.
         """
         require_of_project(candidate, alias.project)
         rollout = cls(
@@ -139,11 +141,12 @@ class Rollout(SignedPlan):
         return rollout
 
     def open(self, *, by: Actor, reason: str) -> None:
-        """Save the new rollout as loading its candidate, and record that.
+        """Save the new or drafted rollout as loading its candidate, and record that.
 
-        On commit the control loop is queued, which loads it. The alias must be locked, and its version becomes the
-        stable one. For a protected alias approval is requested, too. Raises Invalid for a candidate that cannot be
-        served or does not fit into the adapter slots, and Conflict if the alias has an active rollout.
+        On commit the control loop is queued, which loads it. The caller must have locked the alias, whose present
+        version becomes the stable one. For a protected alias approval is requested, too. Raises Invalid for a candidate
+        that cannot be served or does not fit into the adapter slots, Conflict if the alias has an active rollout, and
+        as `request_approval` does.
         """
         self.require_servable()
         require_slots(self.alias, self.candidate, Rollout.objects.active())
@@ -200,10 +203,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def started(self, *, by: Actor) -> None:
-        """Give the loaded candidate its share of traffic, and record that.
+        """Set a loading rollout to running, so that the candidate gets the share of its first step, and record that.
 
-        Raises InvalidTransition if the rollout is not loading, and NotAllowed if the alias is protected and the
-        signatures do not permit the share.
+        The caller must have seen that the replicas hold the candidate. Raises InvalidTransition if the rollout is not
+        loading, and NotAllowed if the alias is protected and the signatures do not permit the share.
         """
         with transaction.atomic():
             rollout = self.locked(None)
@@ -214,7 +217,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """End a loading rollout as failed, because a replica refused the candidate, and record that.
+        """End a loading rollout as failed, because not every replica could load the candidate, and record that.
 
         Raises InvalidTransition if it is not loading.
         """
@@ -229,9 +232,10 @@ class Rollout(SignedPlan):
     ) -> None:
         """Start the next step of the plan with its weight, and record that.
 
-        A step that waits for approval is thereby approved. `evidence` are the verdicts that decided, by default those
-        of now. Raises InvalidTransition if the rollout does not serve or is at its last step, NotAllowed if the alias
-        is protected and the signatures do not permit the share, and Conflict if the generation is not the expected one.
+        This also gives the approval for which the present step may wait. `evidence` are the verdicts that decided, by
+        default those of now. Raises InvalidTransition if the rollout does not serve or is at its last step, NotAllowed
+        if the alias is protected and the signatures do not permit the share, and Conflict if the generation is not the
+        expected one.
         """
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
@@ -316,7 +320,8 @@ class Rollout(SignedPlan):
 
         The approval of a protected alias is used up. Raises NotAllowed without the approval that a protected alias
         needs, InvalidTransition unless the rollout serves or is paused, and Conflict if the generation is not the
-        expected one, an evaluation speaks against the candidate, or the evidence has changed since it was signed.
+        expected one, an evaluation speaks against the candidate or one that the policy asks for is missing, the
+        evidence has changed since it was signed (the approval then lapses), and as `Alias.point_to` does.
         """
         for waiting in self.approvals.open():
             waiting.lapse_when_changed(by=by)
@@ -402,7 +407,8 @@ class Rollout(SignedPlan):
     ) -> None:
         """Record an audit event with the present status, weight and candidate, and the evidence that decided.
 
-        If the event is a decision, that is stored with its verdicts, too.
+        For the tag of a decision (one of TAGS) a `RolloutDecision` is stored, too, and its verdicts are recorded as
+        evidence: the given ones, or those that `RolloutDecision.freeze` finds.
         """
         if tag in TAGS:
             evidence = RolloutDecision.freeze(self, tag, by=by, reason=reason, verdicts=evidence).verdicts

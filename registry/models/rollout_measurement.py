@@ -27,7 +27,7 @@ MEASURED_FIELDS = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion
 
 
 class RolloutMinute(models.Model):
-    """Sums of one metric of one arm in one minute.
+    """Sums of one metric of one arm in one minute: the values' `count`, their `total`, and the sum of their `squares`.
 
     `histogram` counts values in seconds by the number of their bin between `registry.experiments.quantiles.EDGES`;
     empty bins are left out.
@@ -70,7 +70,7 @@ class RolloutMinute(models.Model):
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
         """Add values to the row of one minute, arm and metric, which is created if it is missing.
 
-        `rollout` is the rollout's key. Values of a metric in seconds are counted in the histogram, too.
+        `rollout` is the rollout's primary key. Values of a metric in seconds are counted in the histogram, too.
         """
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
         RolloutMinute.objects.bulk_create([RolloutMinute(**key)], ignore_conflicts=True)
@@ -134,7 +134,8 @@ class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
         """Count one rollout's users in one query, for the check of its split.
 
         Returns (exposures, fraction): the users of each arm first served at a weight of up to 50 percent, where both
-        arms are of equal size, and the fraction of the candidate's users whom the control served too.
+        arms are of equal size, and the fraction (0 to 1) of the candidate's users whom the control served too. Without
+        users at such a weight it is ([], 0.0).
         """
         control = RolloutUnit.objects.filter(rollout=OuterRef("rollout"), unit=OuterRef("unit"), arm=Arm.CONTROL)
         rows = self.values("arm").annotate(
@@ -171,7 +172,7 @@ class RolloutUnit(models.Model):
 
     @property
     def key(self) -> UnitKey:
-        """Return (rollout key, hash of the user, arm)."""
+        """Return (rollout's primary key, hash of the user, arm)."""
         return self.rollout_id, self.unit, self.arm
 
     @classmethod
@@ -185,7 +186,7 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def count_first(cls, measurements: Iterable[tuple[RolloutUnit, Measured]]) -> None:
-        """Add each user's first value of a metric to its minute.
+        """Add each user's first value of a metric in an arm to the row of its minute, and remember it as counted.
 
         For a later value only ensure that the minute has a row. `measurements` are pairs of a locked user and (rollout,
         arm, time, metric, value).

@@ -22,14 +22,18 @@ def share_of(weight: float, shadow: float, targeting: dict[str, Any]) -> float:
 
 
 def planned_share(plan: dict[str, Any]) -> float:
-    """Return the largest share, in percent, that a plan gives to the candidate in any step."""
+    """Return the largest share, in percent, that a plan gives to the candidate in any step.
+
+    `plan` is a rollout's `signed_plan`.
+    """
     return max(share_of(step["weight"], step.get("shadow", 0), plan["targeting"]) for step in plan["steps"])
 
 
 def canary_share(alias: Any, candidate: Any) -> float:
     """Return the share, in percent, that the alias' signed policy permits a candidate before its own signature.
 
-    It is 0 for a candidate that an approver rejected for this alias and nobody has approved since.
+    It is 0 if the policy has no canary share, and for a candidate that an approver rejected for this alias and nobody
+    has approved since.
     """
     canary = float(alias.policy.get("canary", 0))
     if not canary:
@@ -40,6 +44,10 @@ def canary_share(alias: Any, candidate: Any) -> float:
 
 
 def signed_share(approvals: Iterable[Approval], plan: dict[str, Any]) -> float | None:
-    """Return the percent that the approvals permit a rollout with this plan; None if none of them is for this plan."""
+    """Return the largest share, in percent, of a plan that was approved; None if no approval allows this plan.
+
+    An approval allows a plan if it is for exactly this one and was signed, or allowed by break-glass. `plan` is a
+    rollout's `signed_plan`.
+    """
     is_signed = any(each.status in EARNED and each.evidence.get("plan") == plan for each in approvals)
     return planned_share(plan) if is_signed else None

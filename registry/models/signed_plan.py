@@ -62,7 +62,7 @@ class SignedPlan(models.Model):
 
     @property
     def shadow(self) -> float:
-        """Percent of the stable version's requests that are also sent to the candidate, unseen by users."""
+        """Percent of the stable version's requests that this step also sends to the candidate, unseen by users."""
         return float(self.steps[self.step].get("shadow", 0))
 
     @property
@@ -72,12 +72,12 @@ class SignedPlan(models.Model):
 
     @property
     def signed_plan(self) -> dict[str, Any]:
-        """The parts of the plan that an approver signs."""
+        """The parts of the plan that an approver signs: {steps, guardrails, targeting}, without the checks."""
         return {"steps": self.steps, "guardrails": self.guardrails, "targeting": self.targeting}
 
     @property
     def is_signed(self) -> bool:
-        """True if the alias is unprotected, or if the present plan has all signatures that it needs."""
+        """True if the alias is unprotected, or if exactly the present plan was approved or allowed by break-glass."""
         return not self.alias.quorum or signed_share(self.approvals.all(), self.signed_plan) is not None
 
     @property
@@ -135,7 +135,11 @@ class SignedPlan(models.Model):
     ) -> None:
         """Set steps, guardrails, checks, targeting and the first step's weight, without saving.
 
-        `targeting` None keeps the present one. Raises Invalid for a plan that cannot be carried out.
+        `steps` are [{weight, shadow, hold_s, min_samples, approval}], of which only the weight (percent) is required;
+        `guardrails` are [{metric, margin, kind, level}], `checks` {refusal, format, schema, judge}. `targeting` is
+        {allow, deny, holdout}: the users or sessions who always or never get the candidate, as clients name them, of
+        which only hashes are stored, and the percent of users whom no rollout of the alias touches; None keeps the
+        present one. Raises Invalid for a plan that cannot be carried out.
         """
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
@@ -170,7 +174,10 @@ class SignedPlan(models.Model):
         )
 
     def approval(self) -> Approval:
-        """Return an approval that allows the present plan and evidence, locked. Raises NotAllowed if there is none."""
+        """Return an approval that allows the present plan and evidence, signed or by break-glass, and lock its row.
+
+        Raises NotAllowed if there is none.
+        """
         if approval := self.earned_approvals().select_for_update().first():
             return approval
         raise NotAllowed(
@@ -191,7 +198,8 @@ class SignedPlan(models.Model):
     def require_signed_share(self) -> None:
         """Check that on a protected alias the signatures permit the present share.
 
-        Raises NotAllowed with what they permit.
+        Without an approval of the present evidence the policy's canary share is the limit. Raises NotAllowed, which
+        says what is permitted.
         """
         if not self.alias.quorum:
             return

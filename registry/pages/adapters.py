@@ -78,14 +78,20 @@ def history(adapter: Adapter) -> AuditEventQuerySet:
 
 
 def traffic(adapter: Adapter) -> QuerySet[Any]:
-    """Return the number and mean duration (ms) of each version's answers in the last 24 hours, most answers first."""
+    """Return {version__number, answers, mean_ms} of each version that answered in the last 24 hours, the busiest first.
+
+    `answers` is the number of its answers, `mean_ms` their mean duration.
+    """
     since = now() - timedelta(days=1)
     counted = Response.objects.filter(version__adapter=adapter, at__gte=since).values("version__number")
     return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
-    """Return the version in the URL. Raises Http404 if the person does not see it."""
+    """Return the version in the URL: `slug` is its adapter's, with or without the project's name before it.
+
+    Raises Http404 if the person does not see it, and Conflict if several projects have such a version.
+    """
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
     return visible_or_404(request, queryset, "adapter__project", adapter__slug=slug, number=number)
 
@@ -107,7 +113,7 @@ def render_version(
 ) -> HttpResponse:
     """Render the version's page with the form of a rollout, its errors, and the preview of its plan.
 
-    The status is 422 if the form has errors.
+    `previewed` is that of `preview`; None shows none. The status is 422 if the form has errors.
     """
     scopes, serving = scopes_in(request, viewed.project), list(serving_aliases(viewed))
     events = AuditEvent.objects.about(viewed).without_reads().defer("canonical").fitting()

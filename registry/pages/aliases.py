@@ -107,7 +107,7 @@ def in_field(at: datetime) -> dict[str, str]:
 
 
 def whole(at: datetime, unit: timedelta) -> datetime:
-    """Return the time rounded up to a multiple of the unit."""
+    """Return the time rounded up to a multiple of the unit, which is at most a second."""
     return at + timedelta(microseconds=-at.microsecond % (unit // timedelta(microseconds=1)))
 
 
@@ -131,7 +131,8 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
 def set_default(request: HttpRequest, name: str) -> HttpResponse:
     """Send calls with the served adapter's bare name to this alias, or stop that if they go to it already.
 
-    Raises NotAllowed without scope operate, and as `Alias.set_default` does.
+    Then redirect to the alias. Raises Http404 if the person does not see it, NotAllowed without scope operate, and as
+    `Alias.set_default` does.
     """
     changed = find_alias(request, name)
     require_scope(request, changed.project, Scope.OPERATE)

@@ -111,7 +111,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def signatures_of(approval: Approval) -> list[tuple[Signature, dict[str, Any] | None]]:
-    """Return pairs of each signature and the table of the verdicts frozen with it; None if there are none."""
+    """Return pairs of each signature and the table of the verdicts frozen with it, or None if it has none."""
     rollout = approval.rollout
     return [
         (signature, verdict_table(rollout, signature.verdicts) if rollout and signature.verdicts else None)
@@ -120,7 +120,10 @@ def signatures_of(approval: Approval) -> list[tuple[Signature, dict[str, Any] | 
 
 
 def verdicts_for(approval: Approval) -> dict[str, Any] | None:
-    """Return the table of verdicts of the approval's rollout, frozen ones if nothing is measured; None without any."""
+    """Return the table of verdicts of the approval's rollout; None without a rollout, or for one never opened.
+
+    The verdicts are computed now while the rollout loads or serves, otherwise those of its last decision.
+    """
     if (rollout := approval.rollout) is None:
         return None
     numbers = Numbers.of(rollout, with_split=False) if rollout.status in MEASURED else None
@@ -131,10 +134,10 @@ def verdicts_for(approval: Approval) -> dict[str, Any] | None:
 @login_required
 @require_POST
 def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Approve, reject or review the approval, or break the glass, as `verb` says, and redirect to the approval.
+    """Approve, reject or review the approval, or break the glass, as `verb` (a key of VERBS) says; redirect to it.
 
-    Raises Http404 for another verb, NotAllowed without the verb's scope and for a person who may not sign or has not
-    signed in recently, and as the approval's method does.
+    Raises Http404 for another verb or if the person does not see the approval, NotAllowed without the verb's scope and
+    for a person who may not sign or has not signed in recently, and as the approval's method does.
     """
     if verb not in VERBS:
         raise Http404

@@ -49,7 +49,8 @@ def may_change(request: HttpRequest) -> bool:
 def base_model(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a base model and the progress of its check; an admin's POST replaces its further names.
 
-    Raises NotAllowed for the POST of a person who is not an admin of a project or the installation.
+    Raises Http404 for an unknown slug, and NotAllowed for the POST of a person who is not an admin of a project or the
+    installation.
     """
     viewed = get_object_or_404(BaseModel.objects.select_related("variant_of"), slug=slug)
     if request.method == "POST":
@@ -82,10 +83,10 @@ def base_model(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def declare_variant(request: HttpRequest, slug: str) -> HttpResponse:
-    """Declare of which base model this one is a variant, or revoke it, and redirect to its page.
+    """Declare this base model a variant of the one in the form, or revoke that if the form names none.
 
-    Raises Http404, NotAllowed for people who are not admins of a project or the installation, and as
-    `variants.declare` and `variants.revoke` do.
+    Then redirect to its page. Raises Http404 for an unknown slug, NotAllowed for people who are not admins of a project
+    or the installation, and as `variants.declare` and `variants.revoke` do.
     """
     require_admin_somewhere(request)
     viewed = get_object_or_404(BaseModel, slug=slug)

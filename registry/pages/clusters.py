@@ -56,7 +56,10 @@ def clusters(request: HttpRequest) -> HttpResponse:
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:
-    """Return a summary of a cluster: its replicas, how many are healthy, and the slots used on the fullest one."""
+    """Return a summary of a cluster: the cluster, the numbers of its replicas, and the most slots taken on one.
+
+    `replicas` counts all, `healthy` those that answer.
+    """
     replicas = list(cluster.replicas.all())
     return {
         "cluster": cluster,
@@ -125,10 +128,10 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
-    """Call the cluster's method `verb`, one of CLUSTER_VERBS, with the form's fields, and return to the cluster's page.
+    """Call the cluster's method `verb`, a key of CLUSTER_VERBS, with the form's fields; return to the cluster's page.
 
-    After `remove` that is the list of clusters. Raises Http404 for another verb, NotAllowed without scope operate, and
-    as the method does.
+    After `remove` that is the list of clusters. Raises Http404 for another verb or if the person does not see the
+    cluster, NotAllowed without scope operate, and as the method does.
     """
     if verb not in CLUSTER_VERBS:
         raise Http404
@@ -141,9 +144,10 @@ def steer_cluster(request: HttpRequest, slug: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def steer_replica(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Call the replica's method `verb`, one of REPLICA_VERBS, with the form's fields, and return to the cluster's page.
+    """Call the replica's method `verb`, a key of REPLICA_VERBS, with the form's fields; return to the cluster's page.
 
-    Raises Http404 for another verb, NotAllowed without scope operate, and as the method does.
+    Raises Http404 for another verb or if the person does not see the replica, NotAllowed without scope operate, and as
+    the method does.
     """
     if verb not in REPLICA_VERBS:
         raise Http404

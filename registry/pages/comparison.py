@@ -74,7 +74,10 @@ def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
 def render_comparison(
     request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = ""
 ) -> HttpResponse:
-    """Return the page of the comparison, with status 422 if the form has errors; `problem` is a sentence to show."""
+    """Return the page of the comparison, with status 422 if the form has errors; `problem` is a sentence to show.
+
+    The first of `versions` is the one whose page it is; "" as `problem` shows nothing.
+    """
     version, numbers = versions[0], sorted(version.number for version in versions)
     about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
     scopes = scopes_in(request, version.project)
@@ -113,9 +116,9 @@ def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
 
 
 def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a heat map of cosine distances: 0 is the same direction, 1 a right angle or more.
+    """Return a heat map of the modules' cosine distances: 0 is the same direction, 1 a right angle or more.
 
-    A module without a distance is drawn as 0.
+    `rows` are those of `updates`. A module without a distance is drawn as 0.
     """
     shares = {row["module"]: min(1.0, row["cosine_distance"] or 0.0) for row in rows}
     heat = heat_map({module: round(1000 * share) for module, share in shares.items()})
@@ -130,8 +133,9 @@ def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Send each prompt to every version through the router, and store the answers for the blind vote.
 
-    If the form is wrong or the router does not answer, the page is shown again with the error. Raises Http404 if the
-    person does not see the version, and NotAllowed without scope infer.
+    Then redirect to the comparison. If the form is wrong or the router does not answer, the page is shown again with
+    the error. Raises Http404 if the person does not see the version, NotAllowed without scope infer, and Invalid as
+    `chosen` does.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.INFER)

@@ -36,7 +36,7 @@ from registry.pages.new_forms import (
 def new_adapter(request: HttpRequest) -> HttpResponse:
     """Show the form for a new adapter, or create it; the query string may name the base model.
 
-    Raises NotAllowed for people with scope publish in no project.
+    Raises NotAllowed for people with scope publish in no project, and NoProject as `allowed_somewhere` does.
     """
     projects = allowed_somewhere(request, Scope.PUBLISH)
     form = AdapterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
@@ -106,7 +106,8 @@ def archive_version(request: HttpRequest, slug: str, number: int) -> HttpRespons
 def new_cluster(request: HttpRequest) -> HttpResponse:
     """Show the form for a new cluster, or create the cluster with its first replicas, all or none of them.
 
-    Raises NotAllowed for people with scope operate in no project.
+    The query string may name the base model. Raises NotAllowed for people with scope operate in no project, and
+    NoProject as `allowed_somewhere` does.
     """
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = ClusterForm(request.POST or None, projects=projects, initial=proposed(request, "base_model"))
@@ -153,7 +154,7 @@ def add_replica(request: HttpRequest, slug: str) -> HttpResponse:
 def new_alias(request: HttpRequest) -> HttpResponse:
     """Show the form for a new alias, or create it; the query string may name the version that it serves at once.
 
-    Raises NotAllowed without scope operate.
+    Raises NotAllowed for people with scope operate in no project, and NoProject as `allowed_somewhere` does.
     """
     projects = allowed_somewhere(request, Scope.OPERATE)
     form = AliasForm(request.POST or None, projects=projects, initial=proposed(request, "version"))
@@ -204,7 +205,8 @@ def alias_policy(request: HttpRequest, name: str) -> HttpResponse:
 def changed(request: HttpRequest, alias: Alias, form: PolicyForm) -> str:
     """Change the alias' policy as the form says; return the URL of the page to go to.
 
-    If the alias is protected and nobody has approved the change, approval is requested instead.
+    If the alias is protected and nobody has approved the change, approval is requested instead, and the URL is that of
+    the request. Raises Invalid and Conflict as `Alias.set_policy` and `Alias.request_policy` do.
     """
     by, reason, wanted = actor_of(request), form.cleaned_data["reason"], form.policy(alias.policy)
     try:

@@ -143,13 +143,16 @@ class AddressForm(ReasonForm):
 
 
 class SteeringForm(ReasonForm):
-    """Form for a change of a rollout; it is refused if the rollout has changed since the page was shown."""
+    """Form for a change of a rollout; it is refused if the rollout has changed since the page was shown.
+
+    `expected_generation` is the rollout's generation then; empty means that any is accepted.
+    """
 
     expected_generation = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
 
 class PromotionForm(SteeringForm):
-    """Form for a promotion; `overrides` says that the page named the conditions that are not met."""
+    """Form for a promotion; `overrides` says that the person saw the unmet conditions and promotes in spite of them."""
 
     overrides = forms.BooleanField(required=False, widget=forms.HiddenInput)
 

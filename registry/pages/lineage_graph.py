@@ -18,7 +18,8 @@ Box = dict[str, Any]
 def ancestry(versions: Iterable[AdapterVersion]) -> dict[str, Any]:
     """Return what an SVG of these versions' lineage draws, in columns from the data to the aliases.
 
-    It has boxes, lines between them as (x1, y1, x2, y2), the used columns' heads, and the size of the picture.
+    `boxes` are the nodes, `lines` join two boxes as (x1, y1, x2, y2), `heads` are the titles of the used columns and
+    `top` is the room above the boxes; `width` and `height` are the picture's.
     """
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5

@@ -121,7 +121,7 @@ class NamesForm(ReasonForm):
 
 
 class VariantForm(ReasonForm):
-    """A form that declares or revokes of which base model another one is a variant."""
+    """A form that declares a base model a variant of another one, or with an empty choice revokes that."""
 
     variant_of = forms.ModelChoiceField(
         BaseModel.objects.none(),
@@ -320,7 +320,10 @@ class PolicyFields(Form):
     )
 
     def policy(self, present: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the policy that the fields describe; keys of `present` for which there is no field stay."""
+        """Return the policy that the fields describe; `present` is the alias' present one, None for a new alias.
+
+        Keys of `present` for which there is no field stay, as do its `evaluations` if that field was not submitted.
+        """
         fields = self.cleaned_data
         named = {"quorum", "canary", "cache"} | ({"evaluations"} & self.data.keys())
         policy = {name: value for name, value in (present or {}).items() if name not in named}

@@ -52,7 +52,10 @@ class StepForm(RowForm):
     approval = forms.BooleanField(required=False, label="Then an approval")
 
     def as_step(self) -> dict[str, Any]:
-        """Return the step in the form that rollouts store."""
+        """Return the step as rollouts store it: {weight, hold_s, min_samples}, with `shadow` and `approval` if set.
+
+        The minutes of the field `hold` become seconds; an empty field is 0.
+        """
         fields = self.cleaned_data
         step = {"weight": fields["weight"], "hold_s": round((fields["hold"] or 0) * MINUTE)}
         step["min_samples"] = fields["min_samples"] or 0
@@ -87,7 +90,10 @@ class GuardrailForm(RowForm):
         return fields
 
     def as_guardrail(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the guardrail in the form that rollouts store."""
+        """Return the guardrail in the form that rollouts store: {metric, margin, kind}, with `level` if one was chosen.
+
+        `fields` are the form's validated values.
+        """
         level = {"level": float(fields["level"])} if fields["level"] else {}
         return {
             "metric": fields["metric"],
@@ -127,7 +133,7 @@ def plan_of(steps: list[dict[str, Any]], guardrails: list[dict[str, Any]]) -> st
 
 
 def rows_from(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return stored steps as initial values of the form's rows."""
+    """Return stored steps as initial values of the form's rows, with the time to hold in minutes."""
     return [{**step, "hold": step.get("hold_s", 0) / MINUTE} for step in steps]
 
 
@@ -233,7 +239,7 @@ class PlanForm(SteeringForm):
 
 
 def with_more_rows(data: Any) -> Any:
-    """Return a copy of the submitted data with more empty rows in both tables."""
+    """Return a copy of the submitted data with MORE_ROWS more empty rows in both tables, MOST_ROWS in each at most."""
     data = data.copy()
     for prefix in ("steps", "rails"):
         total = data.get(f"{prefix}-TOTAL_FORMS", "0")
@@ -242,7 +248,10 @@ def with_more_rows(data: Any) -> Any:
 
 
 def preview(steps: list[dict[str, Any]], guardrails: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a plan will do: its steps, its guardrails in words, and the least time (s) and users needed."""
+    """Return what a plan will do: its steps as `plan`, its guardrails in words as `rails`, `seconds` and `users`.
+
+    `seconds` is the least time of all steps together, `users` the most that a step needs in each arm.
+    """
     return {
         "plan": [*steps, {"is_promotion": True}] if guardrails else steps,
         "rails": [promise(guardrail(raw)) for raw in guardrails],

@@ -66,8 +66,9 @@ class PlaygroundForm(Form):
 def playground(request: HttpRequest) -> HttpResponseBase:
     """Show the form, filled from the query string; a POST sends the prompt and shows the answers.
 
-    The page's script accepts lines of JSON and gets the answers piece by piece. Raises NotAllowed for the POST of a
-    person who has scope infer in no project.
+    A POST whose Accept header asks for lines of JSON, as the page's script does, gets the answers piece by piece.
+    Raises NotAllowed for the POST of a person who has scope infer in no project, and NoProject as `allowed_somewhere`
+    does.
     """
     projects = allowed(request, Scope.INFER).filter(archived_at=None)
     if request.method == "POST":
@@ -87,7 +88,7 @@ def playground(request: HttpRequest) -> HttpResponseBase:
 def offered(projects: Any) -> list[str]:
     """Return the names to offer in the form: aliases first, then the OFFERED newest versions that callers may name.
 
-    An alias that several projects have is named with its project.
+    `projects` is a queryset of projects. An alias that several of them have is named as `project.alias`.
     """
     aliases = Alias.objects.filter(project__in=projects).values_list("name", "project__slug")
     count = Counter(name for name, _ in aliases)

@@ -46,7 +46,8 @@ def window(rollout: Rollout, at: datetime, events: Sequence[AuditEvent]) -> tupl
 def readings(rail: Guardrail, rows: Sequence[Minute], since: datetime, until: datetime, alpha: float) -> list[Reading]:
     """Return the readings of a metric at up to CHART_POINTS of its measured minutes between both times, oldest first.
 
-    Each reading judges all that was measured from `since` to the end of its minute.
+    Each reading judges all that was measured from `since` to the end of its minute. `alpha` is the error probability of
+    the intervals, such as 0.05.
     """
     first = since.replace(second=0, microsecond=0)
     own_rows = [row for row in rows if row.metric == rail.metric and row.arm is not Arm.BASELINE]

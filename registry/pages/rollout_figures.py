@@ -14,14 +14,20 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def figure(value: float | None, unit: str) -> str:
-    """Return an arm's value with its unit, a rate in percent; "none" for None, NaN and infinity."""
+    """Return an arm's value with its unit as text; "none" for None, NaN and infinity.
+
+    With the unit "points" the value is a rate from 0 to 1 and is shown in percent.
+    """
     if value is None or not isfinite(value):
         return "none"
     return f"{value * 100:.3g} %" if unit == "points" else f"{value:.4g} {'s' if unit == 'seconds' else unit}"
 
 
 def signed(value: float | None, unit: str) -> str:
-    """Return one end of a difference with its sign; "open" for None."""
+    """Return one end of a difference as text with its sign and without its unit; "open" for None.
+
+    With the unit "points" it is a difference of rates (0 to 1) and is multiplied by 100.
+    """
     if value is None:
         return "open"
     number = value * 100 if unit == "points" else value
@@ -29,7 +35,10 @@ def signed(value: float | None, unit: str) -> str:
 
 
 def difference(ends: dict[str, Any], unit: str) -> str:
-    """Return the difference with its interval as text: `+0.4 (-1.2 to +2.1) points`. More is worse."""
+    """Return the difference with its interval as text: `+0.4 (-1.2 to +2.1) points`. More is worse.
+
+    `ends` is {lower, estimate, upper}, in which None is an open end, or an estimate that is not known.
+    """
     low, middle, high = (signed(ends[name], unit) for name in ("lower", "estimate", "upper"))
     return f"{middle} ({low} to {high}) {unit}"
 
@@ -40,7 +49,11 @@ def promise(rail: Guardrail) -> str:
 
 
 def verdict_table(rollout: Rollout, verdicts: dict[str, Any]) -> dict[str, Any]:
-    """Return stored verdicts as rows of figures, with the time of their numbers and the conditions not met."""
+    """Return a rollout's verdicts for a template: `rows` of figures, `reasons`, `unmet` conditions, and `judged_at`.
+
+    `verdicts` are those that `judgement` returned, now or for a stored decision. `judged_at` is the time of their
+    numbers, None in older records.
+    """
     needed = rollout.steps[verdicts.get("step", rollout.step)].get("min_samples", 0)
     judged_at = verdicts.get("judged_at")
     return {
@@ -52,9 +65,10 @@ def verdict_table(rollout: Rollout, verdicts: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict_row(finding: dict[str, Any], needed: int) -> dict[str, Any]:
-    """Return one metric's row; figures of the arms are left out if the record is from before they were stored.
+    """Return one metric's row from a stored finding, with the figures as text.
 
-    `needed` is the number of users that the step asks for.
+    `needed` is the number of users that the step asks for. A record from before the arms' values were stored gives
+    "none" as their figures.
     """
     unit, arms = (
         finding["unit"],

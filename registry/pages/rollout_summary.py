@@ -49,10 +49,10 @@ UNDECIDED = " A verdict that is not good yet holds only the promotion."
 
 
 def summary(rollout: Rollout, at: datetime, events: Sequence[AuditEvent] | None = None) -> dict[str, Any]:
-    """Return the context of the rollout's page, except for its state; charts exist for measured metrics only.
+    """Return the rollout's part of its page's context: plan, verdicts, charts, and what it will do next.
 
-    The verdicts of a rollout that is paused or has ended are those that were frozen with that decision. `events` are
-    its audit events, if the caller has read them already.
+    The verdicts of a rollout that is paused or has ended are those that were frozen with that decision. Charts exist
+    for measured metrics only. `events` are its audit events, if the caller has read them already.
     """
     events = AuditEvent.objects.about(rollout).defer("canonical").fitting() if events is None else events
     numbers = Numbers.of(rollout)
@@ -85,7 +85,10 @@ def charts_of(rollout: Rollout, numbers: Numbers, since: datetime, until: dateti
 
 
 def stepper(rollout: Rollout, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the plan's steps and the promotion, each with its state; the present step also has the conditions."""
+    """Return the plan's steps and the promotion, each with its `state`; the present step also has the conditions.
+
+    The states are those of `state_of`, the conditions those of `conditions_of`.
+    """
     steps = [
         {**step, "number": number + 1, "state": state_of(rollout, number)} for number, step in enumerate(rollout.steps)
     ]
@@ -112,7 +115,7 @@ def state_of(rollout: Rollout, number: int) -> str:
 def conditions_of(
     rollout: Rollout, at: datetime, numbers: Numbers, verdicts: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Return what the present step waits for: each condition in words, and whether it is met.
+    """Return what the present step waits for: {text, met} for each condition, in words and True if it is met.
 
     Empty if the rollout is not active.
     """

@@ -114,7 +114,10 @@ def obstacles(rollout: Rollout) -> dict[str, str]:
 
 
 def decided(rollout: Rollout, decision: RolloutDecision) -> dict[str, Any]:
-    """Return a decision with its table of verdicts and the conditions that a person's promotion or step overrode."""
+    """Return {decision, table, overridden}: a decision, its table of verdicts, and the conditions that it overrode.
+
+    Only a person's promotion or step overrides conditions; otherwise the list is empty.
+    """
     table = verdict_table(rollout, decision.verdicts)
     by_hand = decision.outcome in (Outcome.PROMOTED, Outcome.STEPPED) and decision.actor_name != LOOP.name
     return {"decision": decision, "table": table, "overridden": table["unmet"] if by_hand else []}
@@ -134,10 +137,10 @@ def plan_form(draft: Rollout) -> PlanForm:
 @login_required
 @require_POST
 def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Call the rollout's method `verb`, one of VERBS, with the form's fields, and redirect to the rollout.
+    """Call the rollout's method that `verb`, a key of VERBS, names, with the form's fields; redirect to the rollout.
 
-    Raises Http404 for another verb, NotAllowed without scope operate, Conflict for a promotion that overrides
-    conditions without saying so, and as the method does.
+    Raises Http404 for another verb or if the person does not see the rollout, NotAllowed without scope operate,
+    Conflict for a promotion despite unmet conditions if the form's `overrides` is not set, and as the method does.
     """
     if verb not in VERBS:
         raise Http404

@@ -26,7 +26,7 @@ GUARDED = 20
 
 
 class NamedVersionsForm(ReasonForm):
-    """Form for which versions callers may name, with the password unless the person signed in recently."""
+    """Form for the versions that callers may request by name; the password is needed without a recent sign-in."""
 
     named_versions = forms.ChoiceField(choices=NamedVersions.choices)
     password = forms.CharField(required=False, strip=False)

@@ -58,8 +58,9 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
     """Leave a completed step: wait for people, advance, or promote.
 
     It waits if the step asks for approval, signatures of the plan are missing, or a protected alias is to be promoted.
-    Nothing happens in the last step unless the action is to promote. Raises Conflict if the rollout was changed
-    meanwhile, and NotAllowed and InvalidTransition if it may not move.
+    Nothing happens in the last step unless the action is to promote; then an evaluation that speaks against the
+    candidate pauses the rollout instead. `details` are the reason, actor (`by`) and evidence. Raises Conflict if the
+    rollout was changed meanwhile, and NotAllowed and InvalidTransition if it may not move.
     """
     step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
     is_unsigned = not rollout.is_last_step and not rollout.is_signed
@@ -78,7 +79,7 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
 def promote_or_pause(rollout: Rollout, details: dict[str, Any]) -> None:
     """Promote the candidate; if an evaluation speaks against it, pause the rollout with that reason instead.
 
-    Raises Conflict for any other reason.
+    `details` are the arguments of `Rollout.promote`. Raises Conflict for any other reason, and NotAllowed as that does.
     """
     try:
         rollout.promote(**details)

@@ -26,6 +26,7 @@ class NoScore(Exception):
 def score(instruction: str, question: Any, answer: str) -> float:
     """Return the judge's score of the answer to the question, from 0 (worst) to 10 (best).
 
+    `instruction` is the measure in words; `question` is anything that JSON can hold, such as a prompt or messages.
     Raises NoScore if the judge cannot be asked, or its answer has not exactly one score within these limits.
     """
     exchange = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
@@ -35,10 +36,10 @@ def score(instruction: str, question: Any, answer: str) -> float:
 
 
 def ask_judge(body: dict[str, Any]) -> bytes:
-    """Send a request to the judge and return the body of its response.
+    """Send the body of a chat completions request to the judge and return the body of its response.
 
-    Raises NoScore for no response or another status. The operator sets the judge's address, which may be in the
-    installation's own network.
+    Raises NoScore if there is no response, or one with a status other than 200. The operator sets the judge's address,
+    which may be in the installation's own network.
     """
     url = f"{settings.JUDGE_URL.rstrip('/')}/chat/completions"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {settings.JUDGE_KEY}"}

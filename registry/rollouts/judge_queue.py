@@ -107,7 +107,7 @@ def scored(rollout: Rollout, sample: Sample) -> Scored | None:
 
 
 def keep(scores: list[Scored]) -> int:
-    """Add each user's first score to the measurements of its minute, and return the number of scores."""
+    """Add each user's first score to the measurements of its minute, and return the number of all given scores."""
     with transaction.atomic():
         units = [
             RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight) for one in scores

@@ -27,9 +27,9 @@ ARMS = ("candidate", "control", "shadow")
 
 
 def collect() -> int:
-    """Read the waiting reports from Valkey, store them, acknowledge them, and return their number.
+    """Read the waiting reports from Valkey, store them, acknowledge them, and return how many were read.
 
-    A report that is read twice changes nothing.
+    A report that is read twice changes nothing. Those that are repeated or cannot be stored count, too.
     """
     count = 0
     with valkey() as client:
@@ -125,7 +125,7 @@ def response_row(
 ) -> Response:
     """Return the unsaved row of a reported answer, with the rollout that was open for its alias at that time.
 
-    `rollouts` maps (project's key, alias name) to rollouts.
+    `rollouts` maps (project's primary key, alias name) to rollouts. The row's rollout is None if none was open.
     """
     at = datetime.fromtimestamp(report.at, UTC)
     return Response(
@@ -165,7 +165,10 @@ def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str
 
 
 def is_counted(row: Response, report: Outcome) -> bool:
-    """Return True for an answer of a rollout's arm to a known, sticky user who is on no targeting list."""
+    """Return True for an answer of a rollout's arm to a known, sticky user.
+
+    False for users that a targeting list or the holdout takes out of the statistics.
+    """
     return row.arm in ARMS and row.is_sticky and bool(report.unit) and report.counted
 
 

@@ -117,9 +117,10 @@ class Cluster(models.Model):
     def create(
         cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, engine_key: str = "", **fields: Any
     ) -> Cluster:
-        """Create and record a cluster without replicas, which are added one by one or found by its source.
+        """Create, record and return a cluster without replicas, which are added one by one or found by its source.
 
-        Raises Conflict for a used slug, and Invalid for the address of a source that is not valid.
+        `engine_key` is the API key of its engines, which is stored encrypted; "" for none. Raises Conflict for a used
+        slug, and Invalid for the address of a source that is not valid.
         """
         fields["sealed_key"] = sealed(engine_key)
         require_source(fields.get("discovery", ""))
@@ -250,10 +251,10 @@ class Cluster(models.Model):
     def change(self, *, reason: str, by: Actor, confirm: bool = False, **fields: Any) -> None:
         """Change how its engines were started (limits, kind), the API key, the routing, or the source of its replicas.
 
-        The audit trail records the change, and of the key only that it changed; routers and replicas follow on commit.
-        Raises Conflict if a version that serves requests has a rank above the new `max_lora_rank`, unless `confirm` is
-        given; that version is then no longer served. Raises Invalid for fewer slots than are granted to projects, and
-        for the address of a source that is not valid.
+        An `engine_key` of "" removes the key. The audit trail records the change, and of the key only that it changed;
+        routers and replicas follow on commit. Raises Conflict if a version that serves requests has a rank above the
+        new `max_lora_rank`, unless `confirm` is given; that version is then no longer served. Raises Invalid for fewer
+        slots than are granted to projects, and for the address of a source that is not valid.
         """
         require_source(fields.get("discovery", ""))
         with transaction.atomic():
@@ -279,7 +280,7 @@ class Cluster(models.Model):
             require_confirmed(str(self), sorted(above.values_list("served_name", flat=True)), confirm=confirm)
 
     def drain(self, *, reason: str, by: Actor, confirm: bool = False) -> None:
-        """Drain all replicas that are not drained yet, and record each drain.
+        """Drain all replicas that are not drained yet, as `Replica.drain` does, and record each drain.
 
         Raises Conflict if they hold versions that serve requests, unless `confirm` is given.
         """
@@ -314,9 +315,9 @@ class Cluster(models.Model):
     def add_replica(self, *, url: str, by: Actor, is_discovered: bool = False) -> Any:
         """Add a running engine process to this cluster, record that, and return the replica.
 
-        On commit the control loop is queued, which loads its versions. Raises Invalid for an address that is not
-        allowed, and Conflict for an engine that is a replica already.
-        One that its source named (`is_discovered`) also leaves by what the source says.
+        On commit the control loop is queued, which loads its versions. With `is_discovered` the cluster's source named
+        the replica, and it is drained and deleted by itself when the source no longer does. Raises Invalid for an
+        address that is not allowed, and Conflict for an engine that is a replica already.
         """
         url, endpoints = self.require_address(url)
         try:
@@ -330,10 +331,10 @@ class Cluster(models.Model):
         return replica
 
     def require_address(self, url: str) -> tuple[str, list[str]]:
-        """Return the address in its normal form, with its endpoints.
+        """Return an engine's address in its normal form, and its endpoints: every IP address with port and path.
 
-        Raises Invalid for one that no operator allows, and for a host that has no address: a typing error would
-        otherwise be noticed by an alarm only.
+        Raises Invalid for one that is malformed or that no operator allows, and for a host that has no address: a
+        typing error would otherwise be noticed by an alarm only.
         """
         try:
             address, endpoints = normalised(url), require_engine(url, settings.ENGINE_HOSTS)
@@ -348,10 +349,11 @@ class Cluster(models.Model):
         return address, endpoints
 
     def require_no_other(self, endpoints: list[str], url: str, *, but: int | None = None) -> None:
-        """Raise Conflict if the engine at these endpoints already is a replica under another address.
+        """Raise Conflict if the engine at one of these endpoints already is a replica, under this address or another.
 
-        `but` is the key of a replica that is ignored. The error names the other replica only if it is of the same
-        project. A lock until the end of the transaction makes parallel calls wait.
+        `endpoints` are those of `require_address`; `but` is the primary key of a replica that is ignored. The error
+        names the other replica only if it is of the same project. A lock until the end of the transaction makes
+        parallel calls wait.
         """
         with connection.cursor() as cursor:
             # Two requests at a time would not see each other's replica.

@@ -59,7 +59,10 @@ class ClusterGrant(models.Model):
 
     @property
     def share_key(self) -> str:
-        """The key under which routers count what the project uses of the cluster."""
+        """The key under which routers count what the project uses of the cluster: "CLUSTER/PROJECT".
+
+        CLUSTER is the cluster's primary key, PROJECT the project's slug.
+        """
         return f"{self.cluster_id}/{self.offered_to}"
 
     def shares(self) -> dict[str, Any]:

@@ -147,8 +147,9 @@ class Replica(models.Model):
     ) -> None:
         """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
-        `reported` maps names to paths. Other reported adapters are probed before they get traffic. So is what a row
-        calls loaded though we never sent it, or though its path is not where we put that version's files. A replica
+        `reported` maps names to paths. Empty `endpoints` keep the stored ones; `max_length` is the engine's context
+        length in tokens, None if not reported. Other reported adapters are probed before they get traffic. So is what a
+        row calls loaded though we never sent it, or though its path is not where we put that version's files. A replica
         that comes back is asked again for what it refused before, and all its adapters are checked again.
         """
         refused = self.refused if self.is_healthy else {}
@@ -166,9 +167,9 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, pushed=ours, foreign=others, **fields)
 
     def change_address(self, url: str, *, reason: str, by: Actor) -> None:
-        """Give the replica another address, and record that.
+        """Give the replica another address, forget what was observed at the old one, and record that.
 
-        It gets traffic once the control loop has reached it there. On commit that loop is queued. Raises Invalid for an
+        It gets traffic once the control loop, which is queued on commit, has reached it there. Raises Invalid for an
         address that is not allowed, and Conflict for an engine that is a replica already.
         """
         url, endpoints = self.cluster.require_address(url)
@@ -244,7 +245,7 @@ class Replica(models.Model):
         self.refresh_from_db()
 
     def keep(self, *fields: str) -> None:
-        """Save these fields, unless the replica was deleted or has another address meanwhile."""
+        """Save the fields of these names, unless the replica was deleted or has another address meanwhile."""
         values = {name: getattr(self, name) for name in fields}
         Replica.objects.filter(pk=self.pk, url=self.url).update(**values)
 
@@ -267,7 +268,7 @@ class Replica(models.Model):
         self.keep("twin_of")
 
     def missed(self, message: str) -> None:
-        """Mark the replica unhealthy because it did not answer; `message` is the reason.
+        """Mark the replica unhealthy and without loaded versions, because it did not answer; `message` is the reason.
 
         It gets no requests until it answers.
         """

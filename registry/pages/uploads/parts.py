@@ -36,9 +36,10 @@ class PartForm(forms.Form):
 
 
 def adapter_to_publish(request: HttpRequest, slug: str) -> Adapter:
-    """Return the adapter in the URL.
+    """Return the adapter in the URL: `slug` is its own, with or without the project's name before it.
 
-    Raises Http404 if the person does not see it, and NotAllowed without scope publish.
+    Raises Http404 if the person does not see it, Conflict if several projects have one of this slug, and NotAllowed
+    without scope publish.
     """
     adapter = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
     require_scope(request, adapter.project, Scope.PUBLISH)
@@ -48,7 +49,7 @@ def adapter_to_publish(request: HttpRequest, slug: str) -> Adapter:
 def place_of(request: HttpRequest, adapter: Adapter, chosen: Chosen) -> str:
     """Return the path under which the person's file for the adapter is staged.
 
-    It is the same one when a file of this name, size and time of change is chosen again.
+    `chosen` is the file's name, size in bytes and time of change in milliseconds; the same three give the same path.
     """
     digest = hashlib.sha256("\n".join(map(str, chosen)).encode(errors="replace")).hexdigest()
     return f"{OF_BROWSERS}/{adapter.pk}/{request.user.pk}/{digest}"
@@ -58,10 +59,11 @@ def place_of(request: HttpRequest, adapter: Adapter, chosen: Chosen) -> str:
 @require_POST
 @accepts_files
 def take_part(request: HttpRequest, slug: str) -> JsonResponse:
-    """Keep the part of a file that begins at `offset`, and say how many bytes of the file have arrived.
+    """Store the part of a file that begins at the byte `offset`, and answer {received: bytes of the file so far}.
 
-    Without a part it says so alone, which is where a browser goes on. Raises Conflict if the part ends behind the end
-    of its file or does not begin where the arrived bytes end, and as `staging.append` does.
+    Without a part nothing is stored: a browser learns where to go on. Raises Http404 and NotAllowed as
+    `adapter_to_publish` does, Invalid for a bad form, Conflict if the part ends behind the end of its file or does not
+    begin where the arrived bytes end, and as `staging.append` does.
     """
     adapter = adapter_to_publish(request, slug)
     fields = cleaned(PartForm(request.POST))
@@ -77,7 +79,10 @@ def take_part(request: HttpRequest, slug: str) -> JsonResponse:
 
 
 def whole_files(request: HttpRequest, adapter: Adapter, chosen: Sequence[Chosen]) -> dict[str, StagedFile]:
-    """Return the staged files by the names that were chosen. Raises Conflict for one that has not arrived whole."""
+    """Return the staged files by the names that were chosen. Raises Conflict for one that has not arrived whole.
+
+    `chosen` are those of `place_of`.
+    """
     files = {}
     for name, size, modified in chosen:
         place = place_of(request, adapter, (name, size, modified))

@@ -36,7 +36,10 @@ def options(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(inspection: Inspection, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the template context of a check: what was found, and whether it can be published or kept."""
+    """Return the template context of a check: its findings, and if the adapter is accepted, can be or will be kept.
+
+    To keep is to store an adapter that engines cannot serve; the form's field `keep` asks for that.
+    """
     can_keep = is_reducible(inspection)
     return {
         "inspection": inspection,

@@ -34,7 +34,7 @@ def reconcile() -> None:
 
 @shared_task
 def discover() -> None:
-    """Update the replicas of clusters with a source, unless a process of its own does."""
+    """Update the replicas of clusters with a source, unless a process `manage.py discover` does that."""
     discovery.update_unless_resident()
 
 
@@ -53,7 +53,7 @@ def keep_responses() -> None:
 
 @shared_task
 def look_at_rollouts() -> None:
-    """Judge every serving rollout that has guardrails, and act on the verdict."""
+    """Judge every serving rollout that has guardrails, and carry out the action that follows."""
     controller.judge_all()
 
 
@@ -105,8 +105,7 @@ def check_version(pk: int) -> None:
 def check_versions() -> None:
     """Check, one after another, the versions that are still `checking` a minute after they were published.
 
-    So a check is made even if the task message or the worker was lost. One that is in progress is
-    repeated.
+    So a check is made even if the task message or the worker was lost. One that is in progress is repeated.
     """
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
@@ -114,7 +113,7 @@ def check_versions() -> None:
 
 @shared_task
 def drop_staged_files() -> None:
-    """Drop the files of which nothing has arrived for a day and no version was made."""
+    """Drop uploaded files of which nothing has arrived for a day and from which no version was made."""
     staging.drop(StagedFile.objects.expired())
 
 

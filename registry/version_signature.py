@@ -19,14 +19,15 @@ DOMAIN = b"adapterhub.version.v1\n"
 
 
 def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
-    """Return a JSON document with the content's canonical text and the key's signature of it."""
+    """Return a JSON document: `signed`, the content's canonical text, and `signature`, the key's over it, in hex."""
     return signed_with(key, DOMAIN, content).decode()
 
 
 def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed25519PublicKey]) -> None:
-    """Verify that a trusted key signed exactly this content; `document` is the stored signature.
+    """Verify that a trusted key signed exactly this content.
 
-    Raises ArtifactError if not.
+    `document` is the stored result of `sign`, "" if there is none. Raises ArtifactError if not, also for a document
+    that is missing or cannot be read.
     """
     if not document:
         raise ArtifactError("It has no signature: run `manage.py sign_versions` to check and sign it.")

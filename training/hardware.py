@@ -42,9 +42,9 @@ def detect(folder: Path) -> list[DetectedDevice]:
 
 
 def gpus(disk: int) -> list[DetectedDevice]:
-    """Return the GPUs that nvidia-smi reports; an empty list without it or if it fails.
+    """Return the GPUs that nvidia-smi reports; an empty list without that program, or if it exits with an error.
 
-    `disk` is the number of free bytes to state for each.
+    `disk` is the number of free bytes to state for each. Raises TimeoutExpired if it does not answer within 20 seconds.
     """
     program = shutil.which("nvidia-smi")
     if program is None:

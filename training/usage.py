@@ -61,7 +61,7 @@ class Usage:
 def cost(counts: Mapping[str, float], prices: Mapping[str, float]) -> float:
     """Return the cost of the counts, to six decimals; a kind without a price is free.
 
-    Prices are per million prompt tokens, per million completion tokens, per GPU hour and per cold load.
+    Prices are per million tokens (`prompt`, `completion`), per GPU hour (`gpu_hour`) and per cold load (`cold_load`).
     """
     units = {
         "prompt": counts["prompt_tokens"] / MILLION,
@@ -99,7 +99,7 @@ def served(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
 def trained(projects: QuerySet[Project], period: Period) -> list[dict[str, Any]]:
     """Return the GPU seconds of trainings that ended in the period, also of failed and cancelled ones.
 
-    They are the devices times the seconds from the last start to the end, by project, version and day (UTC).
+    They are the devices times the seconds from the first start to the end, by project, version and day (UTC).
     """
     begin = datetime.combine(period.since, time.min, UTC)
     end = datetime.combine(period.until, time.max, UTC)

@@ -26,7 +26,7 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
 
     `copies` maps names of tensors in the folder `adapter` to the embedding that each holds (`embed_tokens` or
     `lm_head`); `base` is the base model's folder. Raises Unreadable if the header of the adapter's weights cannot be
-    read.
+    read, and KeyError for a tensor whose type is not a float of 16 to 64 bits.
     """
     changed = [name for name, embedding in copies.items() if not is_copy(adapter / WEIGHTS, name, base, embedding)]
     if not changed:
@@ -39,7 +39,8 @@ def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
     """Return True if the tensor is a copy of the base model's embedding, exact or rounded to a type of fewer bits.
 
     `name` is the tensor in the file `weights`; `embedding` is `embed_tokens` or `lm_head`. False if it differs, or if
-    the base model's files hold no such embedding. Raises Unreadable if the header of `weights` cannot be read.
+    the base model's files hold no such embedding. Raises Unreadable if the header of `weights` cannot be read, and
+    KeyError if it has no such tensor, or for a type that is not a float of 16 to 64 bits.
     """
     for place in PLACES[embedding]:
         for shard in sorted(base.glob("*.safetensors")):
@@ -68,7 +69,8 @@ def base_tensors(shard: Path) -> dict[str, Tensor]:
 def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
     """Return True if `tensor` in `weights` equals `own`, a tensor in `shard`, rounded to the data type of `tensor`.
 
-    False for another shape. The files are read block by block.
+    False for another shape. The files are read block by block. Raises KeyError for a data type that is not a float of
+    16 to 64 bits.
     """
     if tensor.shape != own.shape:
         return False

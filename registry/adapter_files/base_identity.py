@@ -53,8 +53,9 @@ class BaseFacts:
 class NamedBase:
     """A base model as a configuration names it.
 
-    `name` lacks endings that mark a quantised copy (`-bnb-4bit`), which set `is_quantised`, or a copy of the same
-    numbers (`-bf16`). `commit` is that of a path in the hub's cache or what follows an `@`, else "".
+    `owner` is the hub's owner or the folder before the name, "" without one. `name` lacks endings that mark a quantised
+    copy (`-bnb-4bit`), which set `is_quantised`, or a copy of the same numbers (`-bf16`). `commit` is that of a path in
+    the hub's cache or what follows an `@`, else "".
     """
 
     owner: str

@@ -214,7 +214,11 @@ def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def bad_field(name: str, value: Any) -> Finding:
-    """Return the fault of a known field whose value is not permitted; it names an initialisation that is a method."""
+    """Return the fault of a known field whose value is not permitted.
+
+    For `init_lora_weights` its cause names the method, such as PiSSA, that the value stands for, or says that it is not
+    known.
+    """
     cause = f"{name} must be {FIELDS[name][1]}."
     if name == "init_lora_weights" and isinstance(value, str):
         method = INITIALISATIONS.get(value.lower().partition("_niter_")[0])
@@ -223,7 +227,7 @@ def bad_field(name: str, value: Any) -> Finding:
 
 
 def layer_findings(config: dict[str, Any]) -> Iterator[Finding]:
-    """Yield a fault for each choice of layers with which PEFT does not open the configuration."""
+    """Yield one fault if PEFT would not open the configuration because of its choice of layers; else nothing."""
     for field in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.get("target_modules"), str) and not is_off(config.get(field)):
             cause = f"{field} does not go with a pattern in target_modules: PEFT does not open such a configuration."

@@ -62,7 +62,11 @@ class Traits:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], ranks: Mapping[str, int], base_digest: str) -> Traits:
-        """Build the traits from a PEFT configuration and the modules' ranks. Raises Invalid if the two disagree."""
+        """Build the traits from a PEFT configuration and the modules' ranks.
+
+        `base_digest` is that of the base model, "" if not known. Raises Invalid if the two disagree on a rank, and
+        ValueError for a pattern's key that RE2 cannot run.
+        """
         stabilised = bool(config.get("use_rslora"))
         return cls(
             ranks=ranks,

@@ -59,7 +59,7 @@ class Inspection:
 
     @property
     def renamed(self) -> bool:
-        """Return True if the file's tensors do not have PEFT's names."""
+        """Return True if a LoRA tensor of the file has another name than PEFT's."""
         return any(old != new for old, new in self.names.items())
 
     @property

@@ -48,14 +48,17 @@ class Manifest:
     def read(cls, folder: Path, shapes: Shapes, layers: int, bases: tuple[str, ...] = ()) -> Manifest:
         """Read and check a folder with PEFT's two files. Raises Invalid with every fault.
 
-        `shapes` maps each module kind to (out, in); `layers` is their number. `bases` lists the names that the
-        configuration may give for its base model; an empty tuple allows any.
+        `shapes` maps each module kind to (out, in); `layers` is the base model's number of layers. `bases` lists the
+        names that the configuration may give for its base model; an empty tuple allows any.
         """
         return cls.of(folder, inspect_folder(folder, BaseFacts(shapes, layers, bases)), layers)
 
     @classmethod
     def of(cls, folder: Path, inspection: Inspection, layers: int) -> Manifest:
-        """Return the manifest of a folder from its inspection. Raises Invalid with every fault."""
+        """Return the manifest of a folder from its inspection. Raises Invalid with every fault.
+
+        `layers` is the base model's number of layers.
+        """
         inspection.require()
         config, ranks = inspection.config, inspection.ranks
         module, rank = next(iter(ranks.items()))
@@ -116,7 +119,11 @@ def parsed(read: Any) -> Any:
 
 
 def read_parts(folder: Path, shapes: Shapes, layers: int) -> Inspection:
-    """Return the inspection of an adapter whose modules may have different scales. Raises Invalid with its faults."""
+    """Return the inspection of an adapter whose modules may have different scales. Raises Invalid with its faults.
+
+    `shapes` maps each module kind to (out, in); `layers` is the base model's number of layers. The base model that the
+    configuration names is not compared.
+    """
     inspection = inspect_folder(folder, BaseFacts(shapes, layers), any_scale=True)
     inspection.require()
     return inspection
@@ -156,7 +163,7 @@ def config_of(raw: bytes) -> dict[str, Any]:
 
 
 def other_config(raw: bytes) -> Finding:
-    """Return the fault of a configuration that is not JSON; the way it begins and ends decides what it is called."""
+    """Return the fault of a configuration that is not JSON; it says what the file is, by how it begins and ends."""
     start, route = raw.lstrip(), "Send PEFT's file as it was saved."
     meaning = "is not valid JSON"
     if not start:
@@ -187,7 +194,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return the module's effective scale (alpha / r, or alpha / sqrt(r) for rsLoRA), as PEFT computes it.
 
-    Raises Invalid if `rank`, the file's, differs from the rank that the configuration declares.
+    Raises Invalid if `rank`, the file's, differs from the rank that the configuration declares, and ValueError for a
+    pattern's key that RE2 cannot run.
     """
     scales = Scales(config)
     if scales.rank_of(module) != rank:

@@ -37,7 +37,8 @@ def adapted_modules(config: Config, modules: Iterable[str]) -> set[str]:
 def is_adapted(config: Config, targets: Any, module: str) -> bool:
     """Return True if PEFT adapts the module: `targets` name it, its layer is chosen, and it is not excluded.
 
-    Raises Undecided if RE2 cannot run a pattern.
+    `targets` are a pattern, `all-linear`, or a list of names. The choice of layers counts only for modules that a list
+    names by their last parts. Raises Undecided if RE2 cannot run a pattern.
     """
     excluded = config.get("exclude_modules") or ()
     if names_module(excluded, module):
@@ -63,7 +64,7 @@ def whole_match(pattern: str, text: str) -> bool:
     r"""Return True if the pattern matches the whole text. Raises Undecided if RE2 cannot run the pattern.
 
     Look-ahead at its start, with which trainers leave a model's other parts out, is run as patterns of their own. A
-    `\Z` at the end, which RE2 does not know, says what is true of a match of the whole text.
+    `\Z` at the end, which RE2 does not know, is dropped: it holds for every match of the whole text.
     """
     assertions, rest = look_ahead(pattern)
     if rest.endswith(r"\Z") and not rest.endswith(r"\\Z"):
@@ -98,7 +99,7 @@ def closing(text: str) -> int:
 
 
 def at_top(pattern: str) -> Iterator[tuple[int, str]]:
-    """Yield the tokens of a pattern that lie in no group, and each group's closing bracket, with the position after."""
+    """Yield (position after it, token) for each token outside of groups, and for the closing bracket of each group."""
     depth = 0
     for token in TOKEN.finditer(pattern):
         depth += (token[0] == "(") - (token[0] == ")")

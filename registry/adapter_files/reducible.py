@@ -58,7 +58,7 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts, par
     """Return a configuration with which PEFT can open the files safely: only checked values, and modules by full names.
 
     `tensors` are the names of the file's tensors, `parameters` those of the base model's. Raises ValueError for a value
-    that is not permitted.
+    that is not permitted, and for whole modules that PEFT would not open, as `whole_modules` does.
     """
     config = inspection.config
     modules = sorted(modules_in(tensors, base))
@@ -82,10 +82,11 @@ def safe_config(inspection: Inspection, tensors: list[str], base: BaseFacts, par
 
 
 def saved_name(tensor: str, parameters: Iterable[str] = ()) -> str:
-    """Return the name under which PEFT saves a whole module's tensor; any other name unchanged.
+    """Return the name under which PEFT saves a tensor of a whole module: `base_model.model.lm_head.weight`.
 
-    `parameters` are the names of the base model's tensors: one of them, with or without wrappers' parts and a
-    beginning, is such a module's.
+    `parameters` are the names of the base model's tensors. The tensor is such a module's if its name is one of them
+    apart from `base_model.model.`, the parts that wrappers add, and `modules_to_save.NAME`; a name with `base_layer.`
+    is not. Any other name only loses `modules_to_save.NAME`.
     """
     plain = TRAINED_COPY.sub("", tensor)
     own = WRAPPERS.sub("", plain).removeprefix(PREFIX)
@@ -114,7 +115,10 @@ def whole_modules(config: Config, tensors: Iterable[str], parameters: Iterable[s
 
 
 def is_saved(parameter: str, names: Iterable[str]) -> bool:
-    """Return True if PEFT saves the parameter by one of the names in `modules_to_save`: a module's name ends in it."""
+    """Return True if PEFT saves the parameter for one of the names in `modules_to_save`.
+
+    It does if the full name of a module that the parameter is in ends in one of them.
+    """
     parts = parameter.split(".")
     modules = [".".join(parts[:end]) for end in range(1, len(parts))]
     return any(module.endswith(name) for module in modules for name in names)
@@ -148,9 +152,10 @@ def modules_in(tensors: list[str], base: BaseFacts) -> set[str]:
 
 
 def method_config(config: Config, modules: list[str]) -> Config:
-    """Return the checked fields of a configuration of LoHa, LoKr, IA3 or VeRA.
+    """Return the checked fields of a configuration of LoHa, LoKr, IA3 or VeRA, with patterns by full module names.
 
-    Raises ValueError for a value not permitted.
+    `modules` are the full names of the adapted modules. Raises ValueError for a value that is not permitted, and for
+    whole modules, biases or `fan_in_fan_out`, which must be off.
     """
     for name in ("modules_to_save", "fan_in_fan_out", "bias"):
         if config.get(name) not in (None, False, "none", []):

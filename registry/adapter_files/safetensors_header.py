@@ -66,9 +66,10 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(heads: Iterable[tuple[bytes, int]]) -> dict[str, Tensor]:
-    """Return the tensors of several safetensors files together, by name; each is given as its first bytes and its size.
+    """Return the tensors of several safetensors files together, by name.
 
-    Raises Unreadable if a file cannot be read, or two have a tensor of the same name.
+    `heads` are pairs (the file's first bytes with its whole header, its size). Raises Unreadable if a file cannot be
+    read, or two have a tensor of the same name.
     """
     tensors: dict[str, Tensor] = {}
     for first, size in heads:
@@ -113,7 +114,7 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
 
 
 def other_file(first: bytes) -> Finding:
-    """Return the fault of a file that is not in safetensors format; its first bytes decide what it is called."""
+    """Return the fault of a file that is not in safetensors format; it says what the file is, by its first bytes."""
     if not first:
         return fault("no_safetensors", WEIGHTS, "The file is empty.", "Save or upload it again.")
     if first[257:262] == b"ustar":

@@ -19,7 +19,8 @@ Config = dict[str, Any]
 def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
     """Return a configuration with only the keys that PEFT and engines need, equal in effect to the checked `config`.
 
-    `ranks` maps full module names to ranks; `layers` is the base model's number. The caller adds the base model's name.
+    `ranks` maps full module names to ranks; `layers` is the base model's number of layers. The caller adds the base
+    model's name.
     """
     own_rank, own_alpha = config.get("r", PEFT_DEFAULT), config.get("lora_alpha", PEFT_DEFAULT)
     pattern = PatternKeys(config.get("alpha_pattern"))

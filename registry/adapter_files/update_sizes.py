@@ -75,7 +75,10 @@ def update_sizes(folder: Path, config: Mapping[str, Any], norms: Mapping[str, fl
 
 
 def matrix(path: Path, tensor: Tensor) -> np.ndarray:
-    """Read a tensor as a float64 matrix."""
+    """Read a two-dimensional tensor of the safetensors file at `path` as a float64 matrix.
+
+    Raises KeyError for a data type that is not a float of 16 to 64 bits.
+    """
     with path.open("rb") as stream:
         parts = [np.asarray(block, np.float64) for block in blocks(stream, tensor)]
     return np.concatenate(parts).reshape(tensor.shape)

@@ -29,7 +29,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """A source: the name that DNS is asked for or the namespace, the port (of DNS: a number), and the selector."""
+    """A source of replicas, by its kind.
+
+    `name` is the host whose addresses DNS has, the name of SRV records, or the Kubernetes namespace. `port` is a number
+    as text for DNS; for Kubernetes the name of a port, "" for the only one; for SRV "". `selector` are the labels that
+    choose EndpointSlices, joined by commas, else "".
+    """
 
     kind: Kind
     name: str

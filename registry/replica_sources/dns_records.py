@@ -19,7 +19,7 @@ class LookupFailed(Exception):
 
 
 class Dns:
-    """Questions to the servers of this machine, or to those at `servers` (`address` or `address:port`)."""
+    """Queries to the DNS servers at `servers` (`address` or `address:port`); without any, to those of this machine."""
 
     def __init__(self, servers: Sequence[str] = ()) -> None:
         self._resolver = dns.resolver.Resolver(configure=not servers)

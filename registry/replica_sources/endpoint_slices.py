@@ -28,7 +28,11 @@ class Gone(Exception):
 
 
 class Kubernetes:
-    """The part of the API that discovery needs, with the token of a service account, which is read for each call."""
+    """The part of the Kubernetes API that discovery needs.
+
+    `account` is the folder of a service account, with its `token`, which is read for each call, and `ca.crt`; either
+    file may be missing.
+    """
 
     def __init__(self, url: str, account: Path) -> None:
         self._url, self._account = url.rstrip("/"), account
@@ -36,7 +40,7 @@ class Kubernetes:
         self._pool = urllib3.PoolManager(ca_certs=str(authority) if authority.exists() else None, retries=False)
 
     def list(self, source: Source) -> tuple[dict[str, Any], str]:
-        """Return the slices of the source by name, and the version from which to watch.
+        """Return the source's EndpointSlices, as JSON objects by name, and the version from which to watch.
 
         Raises LookupFailed if Kubernetes does not answer or refuses, and Gone if it forgot the list while its pages
         were read.
@@ -55,8 +59,8 @@ class Kubernetes:
     def watch(self, source: Source, version: str) -> Iterator[dict[str, Any]]:
         """Yield `{"type": "OPENED"}` and then each change after the version, until the server ends the watch.
 
-        Raises Gone if the server forgot the version, and LookupFailed if it does not answer, refuses, or the watch
-        breaks.
+        A change is an event of the API: `{"type", "object"}`, also a BOOKMARK. Raises Gone if the server forgot the
+        version, and LookupFailed if it does not answer, refuses, or the watch breaks.
         """
         options = {"watch": 1, "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S}
         with self._get(source, options, read_s=SILENCE_S) as answer:
@@ -99,7 +103,10 @@ def lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def raise_for(status: dict[str, Any]) -> None:
-    """Raise Gone for a version that the server forgot, else LookupFailed with what it says."""
+    """Raise the error that a Status object of the API stands for.
+
+    It is Gone for a version that the server forgot, else LookupFailed with what the object says.
+    """
     if status.get("code") == HTTPStatus.GONE or status.get("reason") == "Expired":
         raise Gone
     raise LookupFailed(f"Kubernetes ends the watch: {status.get('message') or status.get('reason')}")
@@ -131,7 +138,7 @@ class SliceFollower:
             return endpoints_of(self._slices.values(), self._source.port)
 
     def close(self) -> None:
-        """End the thread after what it waits for now."""
+        """Have the thread end once the call in which it waits returns; this does not wait for that."""
         self._stopped.set()
 
     def _run(self) -> None:

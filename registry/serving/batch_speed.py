@@ -12,7 +12,11 @@ WITH_PLUGIN, WITHOUT_PLUGIN = 0.84, 0.27
 
 
 def batch_speed(engine_version: str) -> str:
-    """Return a sentence about batches of many adapters on this release of vLLM; empty if the release is not known."""
+    """Return a sentence for operators on how fast batches of many adapters are decoded on a release of vLLM.
+
+    `engine_version` is as the engine reports it (`0.24.1`); "" (not known) gives "". For a release that was not
+    measured, or that the wheel adapterhub-vllm does not know, the sentence says so.
+    """
     if not engine_version:
         return ""
     release = series(engine_version)

@@ -25,8 +25,8 @@ def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:
 def state_of(replica: Replica, desired: set[str]) -> dict[str, Any]:
     """Return the state of a replica as a dict for JSON; `desired` are the served names that it should hold.
 
-    Its names are those `desired`, `observed` on it, `missing`, held without being desired (`surplus`), and loaded there
-    by others (`foreign`).
+    Besides its own fields it has lists of served names: those `desired`, `observed` on it, `missing`, held without
+    being desired (`surplus`), and loaded there by others (`foreign`).
     """
     return {
         "id": replica.pk,

@@ -29,9 +29,10 @@ class ClusterThreads:
         self._rounds: dict[int, Future[None]] = {}
 
     def reconcile(self) -> None:
-        """Start a round for every cluster that has none, and wait up to PATIENCE_S seconds for all of them.
+        """Start a round for every cluster without one in progress, and wait up to PATIENCE_S seconds for all rounds.
 
-        Locks in Postgres keep other processes from reconciling the same cluster.
+        A round that takes longer goes on in its thread. Errors of rounds are logged, not raised. Locks in Postgres keep
+        other processes from reconciling the same cluster.
         """
         # Made on the first call, as a pool's threads do not survive the fork of a worker.
         self._threads = self._threads or ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")

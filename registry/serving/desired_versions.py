@@ -37,9 +37,10 @@ class Desired:
     copies: Mapping[str, int | None]
 
     def placed(self, replicas: Iterable[Replica]) -> dict[int, Wanted]:
-        """Return the versions that each of these replicas should hold, by the replica's key.
+        """Return the versions that each of these replicas should hold: replica's key -> served name -> version.
 
-        Adapters that the control loop did not load take slots, too. A drained replica should hold nothing.
+        Adapters that the control loop did not load take slots, too. A drained replica should hold nothing, and no
+        replica a version that it refused.
         """
         rooms, barred = {}, {}
         for replica in replicas:
@@ -59,8 +60,8 @@ def desired_state(cluster: Cluster) -> Desired:
     """Return what the cluster should hold, cut to its slots; each project gets its own share first.
 
     The order of priority is: what protected aliases serve, which is pinned; both sides of active rollouts; versions
-    that requests wait for, in their order; versions requested or used last; versions that a rollback may need. The rest
-    wait until a request asks for them.
+    that requests wait for, the longest waiting first; what aliases serve or requests named, the latest used first;
+    versions that a rollback may need. The rest wait until a request asks for them.
     """
     versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
     aliases = cluster.served_aliases()
@@ -91,7 +92,7 @@ def desired_state(cluster: Cluster) -> Desired:
 
 
 def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
-    """Annotate the versions with `used_at`, the time of their latest answer."""
+    """Return the versions by primary key, each with `used_at`: the time of its latest answer, None without one."""
     latest = Response.objects.filter(version=OuterRef("pk")).order_by("-at").values("at")[:1]
     return versions.annotate(used_at=Subquery(latest)).order_by("pk")
 
@@ -111,7 +112,9 @@ def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) 
 def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | None], replicas: int) -> Wanted:
     """Return the first versions of each project within its share, and further ones where slots are left.
 
-    The cluster's slots are those of all its replicas together, and a version takes one for each copy.
+    `wanted` is ordered by priority. `copies` has the number of replicas that should hold each version, None for all;
+    `replicas` is the number that there are. The cluster's slots are those of all its replicas together, and a version
+    takes one for each copy.
     """
     accepted = (grant for grant in cluster.grants.all() if grant.project_id and not grant.withdrawn_at)
     parts = parted(cluster.max_loras, cluster.project.slug, {grant.offered_to: grant.slots for grant in accepted})
@@ -126,10 +129,11 @@ def within_slots(cluster: Cluster, wanted: Wanted, copies: Mapping[str, int | No
 
 
 def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int | None]:
-    """Map each version to how many replicas should hold it, None for all, from pairs (served name, alias policy).
+    """Map each served name to the number of replicas that should hold the version; None for all.
 
-    The largest number of its policies counts. The common part of an adapter's served names is a key as well, with
-    the largest of them all, for versions that no alias serves.
+    `policies` are pairs of a served name and the policy of an alias that serves it; of several policies the largest
+    number counts. The common part of an adapter's served names (`eu.dora`) is a key, too, with the largest number of
+    its versions, which counts for versions that no alias serves.
     """
     counts: dict[str, list[int | None]] = {}
     for name, policy in policies:
@@ -139,18 +143,21 @@ def copies_wanted(policies: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, i
 
 
 def most_of(counts: list[int | None]) -> int | None:
-    """Return the largest count; None means all replicas and is above every number."""
+    """Return the largest of the counts, which must not be empty; None means all replicas and is above every number."""
     numbers = [count for count in counts if count is not None]
     return max(numbers) if len(numbers) == len(counts) else None
 
 
 def line_of_work(served_name: str) -> str:
-    """Return the part of a served name that is common to all versions of its adapter: `eu.dora`."""
+    """Return the part of a served name that all versions of its adapter share: `eu.dora` of `eu.dora.v3-0123456789`."""
     return served_name.rpartition(".v")[0]
 
 
 def waiting_versions(cluster: Cluster) -> list[str]:
-    """Return the served names that requests wait for and that the cluster may hold, the longest waiting first."""
+    """Return the served names that requests wait for and that the cluster may hold, the longest waiting first.
+
+    Empty, with a warning in the log, if Valkey is down.
+    """
     _, waiting = requested_versions(cluster.replicas.all().usable())
     servable = AdapterVersion.objects.ready().servable_on(cluster).filter(served_name__in=waiting)
     names = set(servable.values_list("served_name", flat=True)) if waiting else set()

@@ -28,7 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class Discovery:
-    """The sources of all clusters that have one; Kubernetes is followed by threads or, unless `follows`, listed."""
+    """Discovery of the replicas of all clusters that have a source.
+
+    A source of Kubernetes is followed by a thread of its own or, with `follows` False, listed anew in each update. DNS
+    is asked anew in each update.
+    """
 
     def __init__(self, *, follows: bool = True) -> None:
         self._follows = follows
@@ -51,10 +55,11 @@ class Discovery:
             follower.close()
 
     def update(self) -> None:
-        """Update the members of every cluster that has a source once, and store the time and what stands in the way.
+        """Make the replicas of every cluster with a source those that it names, once; store the time and any hindrance.
 
-        A source that does not answer changes nothing but the stored message. Sources that no cluster has any more are
-        no longer followed. While another process updates them, nothing is done.
+        The hindrance is the cluster's `discovery_message`, "" for none. A source that does not answer changes nothing
+        else and is logged. Sources that no cluster has any more are no longer followed. While another process updates
+        them, nothing is done.
         """
         clusters = list(with_source())
         with session_lock(LOCK) as has_lock:
@@ -96,7 +101,11 @@ class Discovery:
 
 
 def note_resident() -> None:
-    """Let beat's task rest for MISSED_ROUNDS rounds; if Valkey is away, log that."""
+    """Record in Valkey that a process `manage.py discover` runs, so that beat's task leaves the work to it.
+
+    The record expires after MISSED_ROUNDS rounds, so it is made anew in each round. If Valkey does not answer, that is
+    only logged.
+    """
     try:
         valkey().set(DISCOVERING, 1, ex=MISSED_ROUNDS * settings.DISCOVERY_S)
     except redis.RedisError as error:
@@ -104,9 +113,9 @@ def note_resident() -> None:
 
 
 def update_unless_resident() -> None:
-    """Update the members once, unless a process `manage.py discover` does so or no cluster has a source.
+    """Make the replicas of clusters with a source follow it, once, unless a process `manage.py discover` does so.
 
-    Raises RedisError if Valkey does not answer.
+    No effect if no cluster has a source. Raises RedisError if Valkey does not answer.
     """
     if with_source().exists() and not valkey().exists(DISCOVERING):
         single().update()
@@ -114,7 +123,7 @@ def update_unless_resident() -> None:
 
 @cache
 def single() -> Discovery:
-    """Return this process' discovery that lists once and follows nothing."""
+    """Return this process' only Discovery, which follows nothing and lists Kubernetes anew in each update."""
     return Discovery(follows=False)
 
 

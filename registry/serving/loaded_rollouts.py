@@ -18,9 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def start_loaded_rollouts(cluster: Cluster, placed: Mapping[int, Mapping[str, object]]) -> None:
-    """Start rollouts whose candidate all its replicas hold; fail those that one refused or that are past the deadline.
+    """Start the cluster's loading rollouts whose candidate all its replicas hold, and fail those that cannot start.
 
-    `placed` has the versions that each replica, by its key, should hold.
+    A rollout fails if a replica refused its candidate, or if LOAD_DEADLINE has passed. `placed` has the versions that
+    each replica, by its key, should hold; only the replicas that should hold the candidate, or refused it, count, or
+    all usable ones if there are none. A rollout that was changed meanwhile, or may not start, is left as it is, with a
+    line in the log.
     """
     healthy = list(cluster.replicas.all().usable())
     loading = Rollout.objects.filter(alias__cluster=cluster, status=RolloutStatus.LOADING)
@@ -34,10 +37,11 @@ def start_loaded_rollouts(cluster: Cluster, placed: Mapping[int, Mapping[str, ob
 
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
-    """Start the rollout, fail it, or leave it loading, also while its share is not signed.
+    """Start the rollout if all replicas hold its candidate; fail it on a refusal or after LOAD_DEADLINE; else leave it.
 
-    `healthy` are the replicas that should load the candidate. Raises Conflict if the rollout was changed since it was
-    read, and NotAllowed if the signatures do not permit its share.
+    `healthy` are the replicas that should load the candidate. A rollout whose share is not signed goes on loading, too.
+    Raises Conflict if the rollout was changed since it was read, and NotAllowed if the signatures do not permit its
+    share.
     """
     name = rollout.candidate.served_name
     lacking = [replica for replica in healthy if name not in replica.loaded]

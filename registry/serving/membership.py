@@ -59,8 +59,9 @@ def join(cluster: Cluster, url: str, ours: Mapping[str, Replica], others: set[st
 def leave(replica: Replica, *, is_listed: bool) -> None:
     """Drain a replica that is leaving or no longer listed; a later call deletes it once it is not listed.
 
-    It is deleted when it no longer answers, or LAST_ANSWERS after its drain. Nobody can be asked whether it may go:
-    what it alone holds is cut off, and the audit trail says so.
+    `is_listed` is True while its source still names it, as leaving. The replica is deleted when it no longer answers,
+    or LAST_ANSWERS after its drain. Nobody can be asked whether it may go: what it alone holds is cut off, and the
+    audit trail says so.
     """
     if replica.gone_since is None:
         replica.gone_since = now()

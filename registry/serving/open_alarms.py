@@ -22,7 +22,11 @@ STALLED = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alarm: `text` says what happened and `remedy` what to do."""
+    """An alarm: `text` says what happened and `remedy` what to do.
+
+    `kind` is its code, such as `load_refused`; `cluster` is a slug; `subject` is the replica's URL, the served name of
+    the refused version, or the address of the source of replicas.
+    """
 
     kind: str
     cluster: str

@@ -20,8 +20,9 @@ def place(
 ) -> dict[int, list[str]]:
     """Return the names that each replica should hold.
 
-    `versions` are (name, copies) by priority, None for a copy on every replica; `rooms` maps replicas to their slots;
-    `barred` has the names that a replica refuses. A version for which there is no room anywhere is left out.
+    `versions` are (name, copies) by priority, None for a copy on every replica; `rooms` maps the replicas' keys to
+    their slots; `barred` has the names that a replica, by its key, refuses. A version gets fewer copies if there is no
+    room for all, and is left out if there is none.
     """
     contents: dict[int, list[str]] = {replica: [] for replica in rooms}
     refused = {replica: set(names) for replica, names in (barred or {}).items()}

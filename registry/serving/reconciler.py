@@ -62,8 +62,8 @@ def reconcile_alone(cluster: Cluster) -> bool:
 class Observation:
     """A replica that answered, with all adapters that it holds, probed by us or not (served name -> path).
 
-    `wanted` is what it should hold; `vanished` are the names that it held in the round before, from another path or
-    not at all now.
+    `wanted` is what it should hold, by served name; `vanished` are the names that it held in the round before and now
+    holds from another path or not at all.
     """
 
     replica: Replica
@@ -73,9 +73,10 @@ class Observation:
     wanted: Wanted = field(default_factory=dict)
 
     def surplus(self) -> set[str]:
-        """Return the names that the control loop loaded and that are not wanted, and its markers.
+        """Return the names to unload: those that the control loop loaded and that are not wanted, and its markers.
 
-        Others' adapters stay.
+        Markers are names under which it loads an adapter for a moment, to see if two addresses are one engine. Adapters
+        that others loaded stay.
         """
         markers = {name for name in self.adapters if name.startswith(MARKER)}
         return markers | (set(self.replica.pushed) & set(self.adapters)) - set(self.wanted)
@@ -133,7 +134,11 @@ def observe(cluster: Cluster) -> list[Observation]:
 
 
 def recorded(replica: Replica, report: replica_calls.ReplicaReport, index: EndpointIndex) -> bool:
-    """Record the report on the replica and in the index; return True if it answered as one of this cluster should."""
+    """Store a replica's report; return True if it reports no problem and is not the engine of an older replica.
+
+    Then it is marked healthy with what it holds, and `index` gets its endpoints. Otherwise it is marked unhealthy with
+    the reason.
+    """
     if report.problem:
         missed(replica, report.problem, report.engine_text)
     elif replica.twin_of_id or index.has_older(replica, report.endpoints):
@@ -230,9 +235,10 @@ def take_all(batch: Iterable[tuple[Observation, replica_calls.Loaded]]) -> None:
 
 
 def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> bool:
-    """Take the result of a load: the replica holds the version, refused it for good, or does not answer.
+    """Apply the result of a load: the replica holds the version, refused it for good, or does not answer.
 
-    The observation is updated, too. Return True if the replica holds it, which the caller stores.
+    The observation is updated, too. A refusal and a missing answer are stored at once. Return True if the replica holds
+    the version, which the caller stores and records.
     """
     if result.problem:
         missed(observation.replica, result.problem, result.engine_text)
@@ -257,9 +263,11 @@ def missed(replica: Replica, problem: str, engine_text: str) -> None:
 
 
 def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_text: str = "") -> None:
-    """Record that a replica refused a version, with the reason, so that the loop does not try again for ever.
+    """Record on the replica and in the audit trail that it refused a version.
 
-    `engine_text` is the engine's message, which goes only into the log.
+    The loop does not load it there again until the replica has been away. `message` is the reason that is stored and
+    shown; `engine_text` is the engine's message, which goes only into the log. Routers no longer use the version there
+    from the next routing table on.
     """
     log.error("%s was not loaded on %s: %s", version, replica, engine_text or message)
     with transaction.atomic():

@@ -49,6 +49,7 @@ class Engine:
 class ReplicaReport:
     """A replica's report: its adapters (served name -> path) and engine version, or the problem why there is none.
 
+    `problem` is "" if it answered as it should. `endpoints` are the resolved addresses of its URL, with port and path.
     `engine_text` are the words of what answered, for the operators' log only. `max_length` is the number of tokens of a
     request with its answer that the engine serves, None if it does not report that.
     """
@@ -89,7 +90,10 @@ class Loaded:
 
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[list[tuple[Key, Told]]]:
-    """Run the calls in parallel and yield lists of (key, result), in the order in which the calls finish."""
+    """Run the calls in parallel and yield lists of (key, result), in the order in which the calls finish.
+
+    An error of a call is raised here.
+    """
 
     def giving(call: Callable[[], Told]) -> Callable[[Callable[[Told], None]], None]:
         return lambda give: give(call())
@@ -143,10 +147,11 @@ def batches(
 
 
 def inspect(at: Engine, base: str, allowed: Sequence[str]) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; if it does not serve the base model, that is a problem.
+    """Ask a replica for its adapters and engine version; a failure is the report's `problem` and is not raised.
 
-    An address that operators do not allow, by `allowed`, is not asked. Nothing is reported from an answer that is not
-    an engine's.
+    It is a problem, too, if the replica does not serve the base model with the slug `base`. `allowed` are the hosts and
+    networks that operators allow; another address is not asked. Nothing else is reported from an answer that is not an
+    engine's.
     """
     try:
         endpoints = tuple(require_engine(at.url, allowed))
@@ -247,7 +252,7 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
 def require_listed(engine: EngineClient, request: LoadRequest) -> None:
     """Require that the engine lists what it says that it has loaded, or it would be loaded again in every round.
 
-    Raises EngineRejected, and EngineError if the engine does not answer as it should.
+    Raises EngineRejected if it is not listed from its path, and EngineError if the engine does not answer as it should.
     """
     if request.path not in [model.root for model in engine.models() if model.name == request.name]:
         raise EngineRejected(f"It says that it has loaded {request.name} and does not list it from {request.path}.")
@@ -256,7 +261,8 @@ def require_listed(engine: EngineClient, request: LoadRequest) -> None:
 def where_marked(at: Engine, marker: str, path: str, others: Sequence[Engine]) -> int | None:
     """Load the path under the name `marker` and return the index of the first of `others` that lists it; else None.
 
-    The marker is unloaded again. An engine that refuses it, or does not answer, counts as another one.
+    The marker is unloaded again. None is returned, too, if the engine `at` does not load it; one of `others` that does
+    not answer counts as not listing it.
     """
     with at.client(LOAD_TIMEOUT_S) as engine:
         try:
@@ -301,7 +307,7 @@ def prompt_logprobs(at: Engine, names: Iterable[str], tokens: list[int]) -> dict
 
 
 def remove(at: Engine, names: Iterable[str], until: float) -> set[str]:
-    """Unload the names and return those that the replica no longer holds.
+    """Unload the names and return those that the replica no longer holds, including any that it did not hold before.
 
     No unload begins after `until` (of time.monotonic()).
     """

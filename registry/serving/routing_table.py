@@ -123,7 +123,7 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 
 
 def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
-    """Return the routes of the aliases by their keys; a rollout whose share is not signed is left out."""
+    """Return the routes of the aliases by `PROJECT/NAME`; a rollout whose share is not signed is left out."""
     serving = (
         Rollout.objects.serving()
         .filter(alias__in=aliases)
@@ -141,7 +141,10 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
 
 
 def project_limits() -> dict[str, Share]:
-    """Return what routers take of each project, by slug: the lower of its own limits and the installation's."""
+    """Return the requests a second and tokens a minute that routers accept of each project, by slug; None is no limit.
+
+    They are the lower of the project's own limits and the installation's.
+    """
     return {project.slug: Share(**limits_now(project)) for project in Project.objects.only("slug", *LIMITS)}
 
 
@@ -200,7 +203,7 @@ def sampling(rollout: Rollout) -> Sampling | None:
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
     """Return the routes of the ready versions that a cluster may serve, by served name.
 
-    `only` are filters of the versions.
+    `only` are further conditions on the versions, as Django's `filter` takes them.
     """
     clusters = list(Cluster.objects.values_list("pk", "max_lora_rank", "routing"))
     refusals = Refusals.read({cluster: rank for cluster, rank, _ in clusters})
@@ -233,10 +236,12 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
 
 
 def of_version(own: set[int], variants: set[int], live: set[int]) -> set[int]:
-    """Return the clusters that answer for a version: `own` of its base model, or `variants` of declared variants.
+    """Return the clusters that answer for a version, either `own` or `variants`.
 
-    `live` are those of its aliases. A variant answers only where an alias on it serves the version and none on its own
-    base model does, or where there is no other cluster: nobody gets fewer bits because somebody else chose them.
+    `own` are those of its base model, `variants` those of the base model's declared variants. `live` are the clusters
+    whose aliases or active rollouts serve the version. Variants answer only where an alias on one of them serves the
+    version and none on its own base model does, or where there is no other cluster: nobody gets fewer bits because
+    somebody else chose them.
     """
     return variants if variants and not own & live and (variants & live or not own) else own
 
@@ -257,9 +262,10 @@ def limited_grants() -> list[ClusterGrant]:
 
 
 def share_among(keys: list[str | None]) -> str | None:
-    """Return the share against which a version's requests count: the first of `keys`, those of its clusters.
+    """Return the key of the share against which a version's requests count: the first of `keys`.
 
-    None if one of the clusters is the project's own, or is granted without a limit.
+    `keys` has the share's key of each of its clusters; None is a cluster that is the project's own, or is granted
+    without a limit. None is returned if there is such a cluster, or no cluster.
     """
     return keys[0] if keys and all(keys) else None
 
@@ -273,7 +279,10 @@ class Refusals:
 
     @classmethod
     def read(cls, limits: Mapping[int, int]) -> Refusals:
-        """Return the highest ranks, and what all usable replicas of each cluster refused, read from the database."""
+        """Read from the database what all usable replicas of each cluster refused, and return it with `limits`.
+
+        `limits` maps the clusters' keys to their highest ranks.
+        """
         refused: dict[int, set[str]] = {}
         for cluster, names in Replica.objects.usable().values_list("cluster", "refused"):
             refused[cluster] = refused.get(cluster, set(names)) & set(names)
@@ -297,7 +306,11 @@ class Refusals:
 
 
 def most_characters(longest_token: int, positions: Any) -> int | None:
-    """Return the most characters that a text within a base model's context can have; None if that is not known."""
+    """Return the most characters that a text within a base model's context can have; None if that is not known.
+
+    `longest_token` is the number of characters of its longest token, 0 if not known; `positions` is its context in
+    tokens.
+    """
     return longest_token * positions if longest_token and isinstance(positions, int) else None
 
 
@@ -354,7 +367,7 @@ def usable_tokens() -> QuerySet[ApiToken]:
 def token_route(token: ApiToken) -> TokenRoute:
     """Return what routers need of a token: the secret's hash, project, present scopes, expiry, and its limits.
 
-    The expiry is in epoch seconds.
+    The expiry is in epoch seconds, None for a token that does not expire; the limits are None for a token without any.
     """
     expires = token.expires_at.timestamp() if token.expires_at else None
     limits = Share(token.requests_per_s, token.tokens_per_min) if token.is_limited else None

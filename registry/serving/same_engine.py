@@ -36,7 +36,7 @@ class EndpointIndex:
         return any(pk < replica.pk for endpoint in endpoints for pk in self._replicas.get(endpoint, ()))
 
     def note(self, replica: Replica, endpoints: Iterable[str]) -> None:
-        """Take these endpoints for the replica's, instead of those that it has."""
+        """Replace the endpoints that the index has for the replica by these; nothing is stored."""
         for endpoint in replica.endpoints:
             self._replicas.get(endpoint, set()).discard(replica.pk)
         self._add(replica.pk, endpoints)
@@ -47,10 +47,10 @@ class EndpointIndex:
 
 
 def tell_same_engines(reports: Mapping[Replica, tuple[Engine, dict[str, str]]]) -> set[Replica]:
-    """Return the replicas that are the engine of an older one, and record that they are; adopt what the others hold.
+    """Return the replicas that are the engine of an older one, and mark each of them unhealthy.
 
-    `reports` are the engines and their adapters (served name -> path) of replicas that answered. A replica of its own
-    gets the adapters from our folder recorded as loaded by us.
+    `reports` are the engines and their adapters (served name -> path) of replicas that answered. On each of the others,
+    the adapters from our folder that it holds are recorded as loaded by us.
     """
     twins = set()
     for replica, (engine, adapters) in reports.items():

@@ -44,10 +44,10 @@ class Folders:
                     fetched(version)
 
     def of(self, version: AdapterVersion) -> str:
-        """Return the path of the version's verified copy.
+        """Return the path of the version's verified copy, which may still have to be fetched.
 
-        Raises ArtifactError for a damaged version, and OSError if there is no copy now, which is not its fault. Later
-        calls raise the same error.
+        It waits for that until COPY_S seconds after the object was made. Raises ArtifactError for a damaged version,
+        and OSError if there is no copy now, which is not its fault. Later calls raise the same error.
         """
         if version.digest not in self._copies:
             self._copies[version.digest] = self._copied(version)
@@ -70,15 +70,16 @@ class Folders:
 
 
 def copy_of(version: AdapterVersion) -> Path:
-    """Return where the local copy of the version lies."""
+    """Return the folder of the version's local copy, which need not exist yet."""
     folder: Path = settings.SERVED_DIR / version.digest
     return folder
 
 
 def fetched(version: AdapterVersion) -> Future[Path]:
-    """Return the fetch of the version's files that goes on, or begin one in a thread.
+    """Return the fetch of the version's files that is in progress, or begin one in a thread.
 
-    With MOST_FETCHED at the same time, the result is an OSError.
+    The result of the returned future is the folder of the local copy. With MOST_FETCHED others in progress, none is
+    begun and the future raises OSError.
     """
     with _lock:
         if (fetch := _fetches.get(version.digest)) is None:
@@ -93,7 +94,10 @@ def fetched(version: AdapterVersion) -> Future[Path]:
 
 
 def run(version: AdapterVersion, fetch: Future[Path]) -> None:
-    """Fetch the version's files into its local copy, and set the result."""
+    """Fetch the version's files into its local copy, and give the future `fetch` that folder or the error.
+
+    The fetch then no longer counts as in progress.
+    """
     try:
         fetch.set_result(version.stored(copy_of(version)))
     except BaseException as error:  # noqa: BLE001 - it is raised where the result is read

@@ -10,7 +10,7 @@ from django.db import connection
 
 @contextmanager
 def session_lock(name: str, key: int = 0) -> Iterator[bool]:
-    """Try to take the lock of this name and key, until the block ends; yield True on success, without waiting."""
+    """Try once to take the lock of this name and key, until the block ends; yield True if it was free, else False."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s), %s)", [name, key])
         has_lock = bool(cursor.fetchone()[0])

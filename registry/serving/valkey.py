@@ -44,9 +44,9 @@ def connections(url: str) -> redis.ConnectionPool:
 
 
 def wanted_now() -> dict[str, list[datetime]]:
-    """Return the versions that routers requested within a minute because no replica held them.
+    """Return the versions that routers requested within the last minute because no replica held them.
 
-    It maps served names to the times of their requests, oldest first.
+    It maps served names to the times of their requests, oldest first. Raises RedisError if Valkey is down.
     """
     since = int((now().timestamp() - REQUESTED_WITHIN_S) * 1000)
     with valkey() as client:
@@ -59,10 +59,10 @@ def wanted_now() -> dict[str, list[datetime]]:
 
 
 def still_open(requested: dict[str, list[datetime]], loaded: set[str]) -> list[str]:
-    """Return the versions with requests since they were last seen loaded, that with the oldest such request first.
+    """Return the served names requested since they were last seen loaded, that with the oldest such request first.
 
-    A router repeats a request while somebody waits, which must not cost its place. Those in `loaded` are recorded in
-    Valkey as seen now. Raises RedisError if Valkey is down.
+    `requested` is the result of `wanted_now`. A router repeats a request while somebody waits, which must not cost its
+    place. Those in `loaded` are recorded in Valkey as seen now. Raises RedisError if Valkey is down.
     """
     with valkey() as client:
         # Valkey's clock, because the requests were recorded by it.

@@ -21,8 +21,8 @@ MOST_STEPS, MOST_RATES = 1000, 8
 def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
     """Validate the given settings and return those that are not None.
 
-    `kinds` are the last names of the base model's linear modules, such as `q_proj`. Raises Invalid that names the
-    field.
+    `rank_min` None is the preset's. `kinds` are the last names of the base model's linear modules, such as `q_proj`.
+    Raises Invalid that names the field.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     if unknown := sorted(set(chosen) - set(NAMES)):
@@ -87,7 +87,7 @@ def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -
 
 
 def check_rates(chosen: dict[str, Any], name: str) -> None:
-    """Check that the learning rates under a name are a short list of numbers between 0 and 1. Raises Invalid."""
+    """Check that the setting `name`, if chosen, is a list of 1 to MOST_RATES floats between 0 and 1. Raises Invalid."""
     rates = chosen.get(name, [0.1])
     if not isinstance(rates, list) or not 1 <= len(rates) <= MOST_RATES or not all(map(is_rate, rates)):
         raise refused(name, f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
@@ -111,10 +111,10 @@ def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return, without raising it, the error of an invalid setting."""
+    """Return, without raising it, the error of an invalid setting; `message` continues the setting's name."""
     return Invalid(f"{name} {message}", field=field_path(name), code="bad_settings")
 
 
 def field_path(name: str) -> str:
-    """Return the path of the setting's field in a request, for errors."""
+    """Return the path of the setting's field in a request: `settings.NAME`, but `preset` and `rank_min` alone."""
     return name if name in ("preset", "rank_min") else f"settings.{name}"

@@ -41,7 +41,11 @@ class CheckpointAnswer(models.Model):
 
 
 def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
-    """Return the prompts. Raises Invalid for too many, for a bad name or length, and for a sharded run."""
+    """Return the prompts (name -> text) unchanged, which may be none.
+
+    Raises Invalid for more than MOST, for a name or text that is blank or too long, and for any prompt of a sharded
+    run.
+    """
     if prompts and sharded:
         raise wrong(
             "A sharded run cannot answer prompts, as no device holds the whole model: leave out prompts or sharded."

@@ -9,7 +9,7 @@ from training.models.rank_analysis import RankAnalysis
 
 
 def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
-    """Check that the analysis has a plan for this base model; None passes. Raises Invalid."""
+    """Check that the analysis has a plan for this base model; an analysis of None passes. Raises Invalid."""
     if analysis is None:
         return
     if analysis.status != JobStatus.SUCCEEDED:
@@ -19,7 +19,10 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Raise Invalid for a budget without a rank analysis, or one that the analysis cannot meet; None passes."""
+    """Check that the analysis can meet the budget, {kind: number}; a budget of None passes.
+
+    Raises Invalid if it cannot, and for a budget without an analysis or with one that has no plan.
+    """
     if budget is None:
         return
     if analysis is None:
@@ -30,7 +33,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
     """Return True if the run is to take start values; with `wanted` None it takes them if the analysis has any.
 
-    Raises Invalid if they are wanted but the analysis has none.
+    Raises Invalid if they are wanted but the analysis has none, and if the analysis has no plan.
     """
     there = bool(analysis and analysis.require_plan()["start_values"])
     if wanted and not there:

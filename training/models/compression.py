@@ -78,10 +78,11 @@ class Compression(GpuJob):
     ) -> Compression:
         """Queue a compression, record that, and return it.
 
-        The loss is measured on `dataset`, else on what the version was trained with. With `keeps_merged` the base model
-        with the whole adapter merged into it is stored with the new version. Raises Invalid that names the field if the
-        version is not ready, the dataset cannot be used, or the budget makes nothing smaller, and Conflict if the queue
-        is full.
+        `budget` is {kind: number}, of the kind `uniform_rank`, `parameters`, `bytes` or `max_rank`. The loss is
+        measured on `dataset`, else on what the version was trained with. With `keeps_merged` the base model with the
+        whole adapter merged into it is stored with the new version. Raises Invalid that names the field if the version
+        is not ready, the dataset cannot be used, or the budget makes nothing smaller, and Conflict if the queue is
+        full.
         """
         if source.status not in (VersionStatus.READY, VersionStatus.UNSERVABLE):
             raise Invalid(f"{source} is {source.status}, not ready.", field="version", code="version_not_ready")
@@ -103,7 +104,11 @@ class Compression(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the version's files, empty the output folder, and return the child's command-line arguments."""
+        """Fetch the version's files, empty the output folder, and return the child's arguments after `python -m`.
+
+        Raises ArtifactError if the files are missing or damaged, or the version's signature is not valid, and Invalid
+        if the dataset is not ready.
+        """
         ((kind, value),) = self.budget.items()
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
@@ -125,7 +130,11 @@ class Compression(GpuJob):
         ]
 
     def reduction_arguments(self, folder: Path, rank: int) -> list[str]:
-        """Fetch the version's files and return the arguments of the child that cuts every module to `rank`."""
+        """Fetch the version's files and return the arguments of the child that cuts every module to `rank`.
+
+        They are those after `python -m`. Raises ArtifactError if the files are missing or damaged, or the version's
+        signature is not valid, and Invalid if the dataset is not ready.
+        """
         self.source.require_downloadable()
         source = self.source.stored(folder / "source")
         data = self.dataset.folder() / "eval.jsonl" if self.dataset else REFERENCE
@@ -138,13 +147,16 @@ class Compression(GpuJob):
         ]
 
     def evaluation(self) -> list[str]:
-        """Return the arguments with which the child measures the loss; none without a dataset."""
+        """Return the arguments with which the child measures the loss; an empty list without a dataset."""
         if self.dataset is None:
             return []
         return ["--model", str(self.base_model.folder), "--data", str(self.dataset.folder() / "eval.jsonl")]
 
     def note(self, event: dict[str, Any]) -> None:
-        """Store the progress that an event of the child reports, or the loss that it measured."""
+        """Store the progress that an event of the child reports, or the loss that it measured.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         super().note(event)
         if event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
@@ -197,8 +209,8 @@ def trained_with(version: AdapterVersion) -> Dataset | None:
 def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merged: bool) -> None:
     """Check that the budget allows at least one rank of one module and is smaller than the version. Raises Invalid.
 
-    The budget `max_rank` is checked by `check_max_rank`; it is the only one for a version that engines cannot serve and
-    for a compression with `keeps_merged`.
+    The budget is {kind: number}. The kind `max_rank` is checked by `check_max_rank`; it is the only one for a version
+    that engines cannot serve and for a compression with `keeps_merged`.
     """
     ((kind, value),) = budget.items()
     if kind == MAX_RANK:
@@ -225,7 +237,7 @@ def check_budget(version: AdapterVersion, budget: dict[str, int], *, keeps_merge
 
 
 def check_max_rank(version: AdapterVersion, rank: int) -> None:
-    """Raise Invalid if no module of a version that engines can serve has a higher rank."""
+    """Raise Invalid unless `rank` is below the version's highest; one that engines cannot serve always passes."""
     if version.status == VersionStatus.READY and rank >= version.max_rank:
         message = f"max_rank {rank} makes nothing smaller: the highest rank of {version} is {version.max_rank}."
         raise Invalid(message, field="budget", code="bad_budget")

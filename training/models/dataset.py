@@ -50,7 +50,7 @@ CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
-    """Raised for a file with lines that are not valid rows; nothing was stored.
+    """Raised for a file with lines that are not valid rows; none of its rows were stored.
 
     `lines` are the first of their errors.
     """
@@ -146,9 +146,12 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> Dataset:
         """Check and store a file, record that, and return its dataset.
 
-        A file over AT_ONCE_BYTES, for a compressed one by estimate, is stored and checked later by a worker. The same
-        content again gives the same dataset. Raises BrokenLines, Invalid for an unknown format, too few rows or erased
-        content, and TooMany if the project has too many checks in child processes.
+        `format` "" is that of the file name's ending; `mapping` maps our columns to the file's; `encoding` "" is UTF-8,
+        or that of the file's mark; with `escape` control tokens in prompts get a space. A file over AT_ONCE_BYTES, for
+        a compressed one by estimate, is stored and checked later by a worker. The same content again gives the same
+        dataset. Raises BrokenLines, Invalid for an unknown format or mapping, too few rows or erased content, TooMany
+        if the project has too many checks in child processes, Unavailable if too many files are being checked at once,
+        and OutOfSpace if the disk is full.
         """
         dataset = cls(
             project=project,
@@ -185,10 +188,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         encoding: str = "",
         escape: bool = False,
     ) -> Dataset:
-        """Check a file without storing anything.
+        """Check a file without storing anything; the arguments are those of `create`.
 
-        Return the project's dataset of the same content, or else an unsaved one. Raises BrokenLines, Invalid and
-        TooMany as `create` does, and Invalid for a file over AT_ONCE_BYTES.
+        Return the project's dataset of the same content, or else an unsaved one. Raises what `create` does, and Invalid
+        for a file over AT_ONCE_BYTES.
         """
         dataset = cls(
             project=project,
@@ -213,7 +216,9 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> Dataset:
         """Create, record and return a dataset whose source a worker will read and check.
 
-        `choices` are `mapping`, `encoding` and `escape` of `create`. Raises Invalid if the source is not allowed.
+        `name` "" is that of the source's file. `format` "" is that of the file's ending; it is ignored for a hub.
+        `choices` are `mapping`, `encoding` and `escape` of `create`. Raises Invalid if the source is not allowed, or
+        for an unknown format or mapping.
         """
         source.require_allowed(project.slug)
         dataset = cls(
@@ -229,7 +234,10 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return dataset.check_later(by=by, what={"source": dataset.source})
 
     def check_later(self, *, by: Actor, what: dict[str, Any]) -> Dataset:
-        """Save and record the new dataset as `checking`, and send the signal of its upload on commit; return it."""
+        """Save and record the new dataset as `checking`, and send the signal of its upload on commit; return it.
+
+        `what` is the detail of the audit event: the digest of the upload, or the source.
+        """
         self.status = DatasetStatus.CHECKING
         with transaction.atomic():
             self.save(force_insert=True)
@@ -241,7 +249,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def begin_check(cls, pk: int) -> Dataset | None:
         """Claim the check of a dataset and return the dataset.
 
-        None if it has ended or another worker has claimed it.
+        None if it has ended or another worker claimed it less than CHECK_LOST ago.
         """
         free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
         waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
@@ -250,7 +258,8 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def judge(self) -> None:
         """Check the stored upload, or the content of the source, and mark the dataset ready or rejected.
 
-        It is safe to call twice.
+        It is safe to call twice. After an error that is not the file's, such as OutOfSpace, which is raised, the
+        dataset stays `checking`, and the check is repeated once CHECK_LOST has passed.
         """
         with scratch() as folder:
             try:
@@ -291,7 +300,7 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
 
     @property
     def choices(self) -> Choices:
-        """Return the sender's choices for reading the file."""
+        """Return the sender's choices for reading the file: mapping, encoding and escape."""
         return Choices(self.mapping, self.encoding, self.escape)
 
     def describe(self, report: Report) -> None:
@@ -327,16 +336,18 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     def stored(self, file: Path) -> Iterator[tuple[Report, str]]:
         """Scan the file, put its splits into the store, and yield the report and their digest.
 
-        Raises BrokenLines and Invalid.
+        Raises BrokenLines for invalid rows, Invalid for a file that cannot be read or has too few rows, OutOfSpace if
+        the disk is full, and Unavailable if too many files are being checked.
         """
         with self.scanned(file) as (report, folder):
             yield report, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
-        """Scan the file, and yield the report and a temporary folder with the splits.
+        """Scan the file, and yield the report and a folder with the splits, which is deleted at the end of the block.
 
-        Raises BrokenLines and Invalid.
+        Raises BrokenLines for invalid rows, Invalid for a file that cannot be read or has too few rows, OutOfSpace if
+        the disk is full, and Unavailable if too many files are being checked.
         """
         with scratch() as folder:
             report = checked(file, self.format, folder, self.choices)
@@ -357,14 +368,17 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
             )
 
     def drop_content(self) -> None:
-        """Delete the bytes of an erased dataset; it is safe to call twice."""
+        """Delete the stored and local bytes of an erased dataset; it is safe to call twice.
+
+        Stored bytes that another dataset needs stay.
+        """
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
     def folder(self) -> Path:
         """Return a verified local folder with train.jsonl and eval.jsonl, fetched if missing.
 
-        Raises Invalid if the dataset is not ready.
+        Raises Invalid if the dataset is not ready, and ArtifactError if its content is missing or damaged in the store.
         """
         self.require_ready()
         return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
@@ -385,7 +399,8 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     ) -> dict[str, Any]:
         """Return the first rows as a training on the model reads them, with the lengths of rows in tokens.
 
-        Raises Invalid if the dataset is not ready, or the model's tokenizer cannot render the rows.
+        `max_length` is the training's, in tokens; `reading` says how it reads rows. Raises Invalid if the dataset is
+        not ready, or the model's tokenizer cannot render the rows.
         """
         file = self.folder() / "train.jsonl"
         try:

@@ -129,7 +129,7 @@ class Erasure(models.Model):
 def drop_erased() -> int:
     """Delete bytes of erased datasets that remained because a process died after the commit.
 
-    Return the number of datasets.
+    Return the number of all erased datasets, also of those that had no bytes left.
     """
     erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
     for dataset in erased:

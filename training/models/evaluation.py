@@ -81,10 +81,11 @@ class Evaluation(GpuJob):
     ) -> Evaluation:
         """Queue an evaluation, record that, and return it.
 
-        Without `task` a dataset or prompts must be given; a task is combined with nothing else. With `variant`, a
-        declared variant of the base model, the loss that it costs on the dataset is measured, too. Raises Invalid that
-        names the field for versions, data, prompts, a pattern or a task that cannot be used, and Conflict if the queue
-        is full.
+        `against` is another version to compare with. `pattern` is a regular expression that scores answers by whether
+        it matches, "" for none. Without `task` a dataset or prompts must be given; a task (the name of one of lm-eval)
+        is combined with nothing else. With `variant`, a declared variant of the base model, the loss that it costs on
+        the dataset is measured, too. Raises Invalid that names the field for versions, data, prompts, a pattern or a
+        task that cannot be used, and Conflict if the queue is full.
         """
         require_measurable(version, against)
         require_variant(version, variant, dataset)
@@ -120,9 +121,10 @@ class Evaluation(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write the child's file into the folder and return its arguments.
+        """Write the child's file into the folder and return the child's arguments after `python -m`.
 
-        Unless it runs a task, which asks the router, the versions' files are fetched into the folder, too.
+        Unless it runs a task, which asks the router, the versions' files are fetched into the folder, too. Raises
+        ArtifactError if they are missing or damaged, and Invalid if the dataset is not ready.
         """
         if self.task:
             # How an adapter from elsewhere was trained nobody knows: it is asked without a template.
@@ -188,14 +190,20 @@ class Evaluation(GpuJob):
             self.record_end(evidence={**measured, "version": self.version.served_name})
 
     def record_end(self, **facts: Any) -> None:
-        """Record the audit event of the end, and revoke the token with which the job asked the router."""
+        """Record the audit event for the job's present status; `facts` are the arguments of `GpuJob.record_end`.
+
+        Once a job with a task has ended, the token with which it asked the router is revoked, too.
+        """
         super().record_end(**facts)
         if self.task and self.status in ENDED:
             lm_eval_task.revoke_tokens(self)
 
 
 def require_alone(**others: Any) -> None:
-    """Raise Invalid if a field is given that cannot be combined with a task of lm-eval."""
+    """Raise Invalid if a field is given that cannot be combined with a task of lm-eval.
+
+    `others` maps the names of these fields to their values; None, "" and an empty list are not given.
+    """
     for field, given in others.items():
         if given:
             message = f"A task is an evaluation of its own: leave {field} out."
@@ -225,7 +233,10 @@ def require_measurable(version: AdapterVersion, against: AdapterVersion | None) 
 
 
 def require_variant(version: AdapterVersion, variant: BaseModel | None, dataset: Dataset | None) -> None:
-    """Raise Invalid unless `variant`, if given, is a declared variant of the version's base model and there is text."""
+    """Raise Invalid unless `variant` is a declared variant of the version's base model and a dataset is given.
+
+    A `variant` of None passes.
+    """
     if variant is None:
         return
     base = variant.variant_of

@@ -108,7 +108,11 @@ def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int
 
 
 def checked(name: str, value: Any) -> int | float | str:
-    """Return the value of the hyperparameter. Raises Invalid for a wrong type or a value outside the limits."""
+    """Return the value of the hyperparameter in its type.
+
+    For a whole number 2.0 becomes 2, for a switch false and true become 0 and 1. Raises Invalid for a wrong type or a
+    value outside the limits, and KeyError for an unknown name.
+    """
     entry = TABLE[name]
     if isinstance(entry, Choice):
         if value not in entry.words:
@@ -128,7 +132,7 @@ def checked(name: str, value: Any) -> int | float | str:
 
 
 def is_switch(entry: Hyperparameter) -> bool:
-    """Return True for one that is 0 or 1, and may be given as false or true."""
+    """Return True for a whole-number hyperparameter of 0 or 1, which may be given as false or true, too."""
     return isinstance(entry.default, int) and (entry.least, entry.most) == (0, 1)
 
 
@@ -160,5 +164,5 @@ def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
 
 
 def refused(name: str, message: str) -> Invalid:
-    """Return, without raising it, the error of an invalid hyperparameter."""
+    """Return, without raising it, the error of an invalid hyperparameter; `message` continues its name."""
     return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

@@ -65,7 +65,8 @@ class GpuJob(LeasedJob):
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
         """Save the new job, record that, and wake a worker after the commit.
 
-        Raises Conflict if the project's queue is full, and Invalid if the dataset is not ready.
+        The audit event has this `tag`, and `after` as its details. Raises Conflict if the project's queue is full, and
+        Invalid if the dataset is not ready.
         """
         require_room(self.project)
         if self.dataset:
@@ -78,7 +79,8 @@ class GpuJob(LeasedJob):
     def cancel(self, *, by: Actor, reason: str = "") -> None:
         """Cancel a queued job at once; have a running one save a checkpoint and stop. Either is recorded.
 
-        Nothing happens to a job that is stopping or has ended.
+        Nothing happens to a job that is stopping or cancelled already. Raises InvalidTransition for one that has
+        succeeded or failed.
         """
         with transaction.atomic():
             job = self.lock()
@@ -91,7 +93,8 @@ class GpuJob(LeasedJob):
     def failed(self, reason: str, message: str) -> None:
         """End the job as failed, with the audit event.
 
-        Raises StaleAttempt if the lease has passed to a later attempt.
+        `reason` is a code, such as `bad_input`, and `message` a sentence. Raises StaleAttempt if the lease has passed
+        to a later attempt.
         """
         with transaction.atomic():
             self.end(JobStatus.FAILED, reason=reason, message=message)
@@ -107,7 +110,10 @@ class GpuJob(LeasedJob):
             self.record_end()
 
     def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None, reason: str = "") -> None:
-        """Record the audit event for the job's present status, at its end or after a request to stop it."""
+        """Record the audit event for the job's present status, at its end or after a request to stop it.
+
+        `evidence` are the results that the event states, None for none. A `reason` of "" stands for the job's message.
+        """
         AuditEvent.record(
             self.tags[JobStatus(self.status)],
             self,

@@ -87,7 +87,10 @@ def write_file(job: GpuJob, version: AdapterVersion, task: str, folder: Path, *,
 
 
 def max_length(job: GpuJob) -> int:
-    """Return the most tokens of a request: what every engine serves, else the context length of the base model."""
+    """Return the most tokens of a request: what every engine of the base model that serves the project takes.
+
+    Where no engine reports that, it is the context length of the base model, else UNKNOWN_LENGTH.
+    """
     lengths = Replica.objects.lengths(job.base_model, job.project)
     return int(lengths[0] if lengths else job.base_model.config.get("max_position_embeddings") or UNKNOWN_LENGTH)
 

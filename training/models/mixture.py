@@ -96,9 +96,10 @@ class MixtureMixin(models.Model):
         return [{"dataset": part.dataset.digest, "weight": part.weight} for part in self.parts()[1:]]
 
     def mixed_files(self) -> list[dict[str, Any]]:
-        """Return the local files of the datasets that are mixed in, in the form of the run file.
+        """Return the datasets that are mixed in, as the run file has them: {name, train, weight, eval}.
 
-        Missing ones are fetched. They have no held-out file if the run has a validation dataset.
+        `train` and `eval` are paths of local files; missing ones are fetched. `eval` is left out if the run has a
+        validation dataset.
         """
         files = []
         for part in self.parts()[1:]:

@@ -42,7 +42,11 @@ def require_kind(method: str, kind: str, dataset: str, field: str) -> None:
 
 
 def require_settings(method: str, chosen: Mapping[str, Any]) -> None:
-    """Check that the method honours every hyperparameter that differs from its default. Raises Invalid."""
+    """Check that the method honours the chosen settings of preferences, packing, sharding and loss. Raises Invalid.
+
+    `chosen` has every hyperparameter; of those that the method does not honour, each must have its default. With kto
+    `batch_size` must be at least 2.
+    """
     for name, (methods, default) in OWN.items():
         if method not in methods and chosen[name] != default:
             raise refused(name, f"{name} is of {', '.join(methods)}: leave it at {default:g}.")

@@ -87,8 +87,9 @@ class RankAnalysis(GpuJob):
     ) -> RankAnalysis:
         """Return an unsaved analysis; a missing `rank_min` is the preset's, and the project's clusters cap the ranks.
 
-        Raises Invalid that names the field for a dataset or setting that cannot be used, and if no ranks within the
-        bounds meet the budget.
+        `settings` override parts of the preset; `fields` are the other fields of the analysis, such as `budget` ({kind:
+        number}) and `preset`. Raises Invalid that names the field for a dataset or setting that cannot be used, and if
+        no ranks within the bounds meet the budget.
         """
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
         analysis.require_of_project("dataset", dataset)
@@ -136,7 +137,10 @@ class RankAnalysis(GpuJob):
             raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the dataset's files and return the command-line arguments of the child process."""
+        """Fetch the dataset's files and return the child's arguments after `python -m`.
+
+        Raises Invalid if the dataset is not ready, and ArtifactError if its files are missing or damaged.
+        """
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference
@@ -184,9 +188,10 @@ class RankAnalysis(GpuJob):
             self.record_end(evidence=evidence)
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
-        """Return the plan for another budget, from the stored signals; nothing is saved.
+        """Return the plan for another budget, {kind: number}, from the stored signals; nothing is saved.
 
-        Raises Invalid before the analysis has a plan, and for a budget that cannot be met.
+        The kind is `uniform_rank`, `parameters` or `bytes`. Raises Invalid before the analysis has a plan, and for a
+        budget that cannot be met.
         """
         ((kind, value),) = budget.items()
         try:

@@ -68,7 +68,7 @@ class RetentionMixin(models.Model):
         self.change("hold_released", {"hold_reason": ""}, reason=reason, by=by)
 
     def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
-        """Set the fields of the locked record, and record that under the audit action."""
+        """Set the fields of the locked record, and record that under the audit tag `SUBJECT:ACTION`."""
         with transaction.atomic():
             record = type(self)._default_manager.select_for_update().get(pk=self.pk)
             before = {name: getattr(record, name) for name in fields}

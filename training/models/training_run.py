@@ -103,8 +103,9 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
     ) -> TrainingRun:
         """Return an unsaved run, for a preflight or to be queued. Raises Invalid that names the field.
 
-        A rank analysis gives its ranks, for another `budget` if given, and its start values unless `start_values` is
-        False.
+        A rank analysis gives its ranks, for another `budget` ({kind: number}) if given, and its start values unless
+        `start_values` is False; None takes them if it has any. Hyperparameters that are not given get the method's
+        defaults.
         """
         check_analysis(rank_analysis, adapter.base_model)
         check_budget(rank_analysis, budget)
@@ -140,9 +141,9 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         return run
 
     def queue(self, *, by: Actor) -> None:
-        """Save and queue the planned run, and record that. Raises Conflict if the queue is full.
+        """Save and queue the planned run, and record that. `training.runs.launch` checks it first.
 
-        `training.runs.launch` checks it first.
+        Raises Conflict if the queue is full, and Invalid if the dataset is not ready.
         """
         with transaction.atomic():
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
@@ -180,7 +181,11 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         self.refresh_from_db()
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Fetch the data, write run.json into the folder and return the command-line arguments of the recipe."""
+        """Fetch the data, write run.json into the folder and return the recipe's arguments after `python -m`.
+
+        With several devices these start torch's launcher. Raises Invalid for a dataset that is not ready or an analysis
+        without a plan, and ArtifactError for files that are missing or damaged.
+        """
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
         return launch_command.command(f"training.recipes.{self.method}", str(recipe), self.devices)
@@ -246,16 +251,16 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
     def plan(self) -> dict[str, Any] | None:
         """Return the analysis' plan for the run's budget; None without an analysis.
 
-        Raises Invalid if the analysis has no plan.
+        Raises Invalid if the analysis has no plan, or the budget cannot be met.
         """
         if self.rank_analysis is None:
             return None
         return self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.require_plan()
 
     def planned_parameters(self) -> int:
-        """Return the number of parameters of the planned ranks.
+        """Return the number of parameters of the ranks that an analysis plans for the run; 0 without an analysis.
 
-        0 without a plan, if the rank is the same everywhere.
+        Raises Invalid as `plan` does.
         """
         plan = self.plan()
         return int(plan["parameters"]) if plan else 0
@@ -390,7 +395,7 @@ def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]
 
 
 def check_init(run: TrainingRun) -> None:
-    """Check that `init` is random unless the method trains a plain LoRA. Raises Invalid."""
+    """Check that `init` is random unless the method is lora or learns from preferences. Raises Invalid."""
     init = run.hyperparameters["init"]
     if init != "random" and run.method not in (TrainingRun.Method.LORA, *LEARNS_FROM):
         message = f"init = {init} is only for lora, {', '.join(LEARNS_FROM)}: leave it at random."

@@ -20,9 +20,9 @@ Body = dict[str, Any]
 
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
-    """Return the project's object with this slug or pk (the one `identity`).
+    """Return the project's object of this model with the given slug or primary key.
 
-    Raises Invalid that names the field if absent.
+    `identity` is one keyword, `slug` or `pk`. Raises Invalid that names the request's `field` if there is none.
     """
     record = model._default_manager.filter(project=project, **identity).first()
     if record is None:

@@ -72,7 +72,9 @@ def execute(job: GpuJob) -> None:
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     """Run the child process with heartbeats until it ends; return (outcome, message).
 
-    The outcome is succeeded, cancelled, killed (by SIGKILL, without an error reported), or the child's error code.
+    The outcome is succeeded, cancelled, killed (by SIGKILL, without an error reported), or the child's error code; only
+    with the last the message is not "". Raises StaleAttempt if the lease has passed to a later attempt; the child is
+    killed then, too.
     """
     parent = tracing.nearest(job.traceparent)
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
@@ -171,10 +173,11 @@ def report_devices() -> None:
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:
-    """End the job by the outcome of its child process.
+    """End the job by the outcome of its child process, as `supervise` returns it.
 
     After `succeeded` the result is published and the output folder deleted, after `cancelled` the job ends, and after
     `killed` it is queued again or, after its last attempt, fails. Any other outcome fails it with that as its code.
+    Raises StaleAttempt if the lease has passed to a later attempt.
     """
     if outcome == "succeeded":
         job.succeeded(job.folder)

@@ -29,8 +29,8 @@ turns = threading.BoundedSemaphore(AT_ONCE)
 def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Check the file of format `form`, write its splits into the folder, and return the report.
 
-    Broken lines are counted in the report. Raises Invalid for a file that is not of the format or too costly, and
-    Unavailable if too many files are being checked.
+    Broken lines are counted in the report. Raises Invalid for a file that is not of the format or too costly,
+    OutOfSpace if the disk is full, and Unavailable if too many files are being checked.
     """
     if not needs_child(file, form):
         try:
@@ -55,7 +55,8 @@ def needs_child(file: Path, form: str) -> bool:
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Check the file in a child process of limited memory and time, which writes its splits into the folder.
 
-    Returns the report. Raises Invalid for a file that is not of the format or too costly, and OutOfSpace.
+    Returns the report. Raises Invalid for a file that is not of the format or too costly, and OutOfSpace if the disk is
+    full.
     """
     with scratch() as own:
         events = own / "events.jsonl"

@@ -160,7 +160,7 @@ def plain(message: Turn, text: str, column: str, role: str) -> Turn:
 def assistant_turn(message: Turn, text: str, column: str) -> Turn:
     """Return an answer with its reasoning, calls and weight.
 
-    Raises BadLine without both text and calls, and for reasoning, a call or a weight that is not valid.
+    Raises BadLine if it has neither text nor calls, and for reasoning, a call or a weight that is not valid.
     """
     calls = calls_of(message, column)
     turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
@@ -320,9 +320,10 @@ def number_in(text: str) -> Any:
 
 
 def tools_of(value: Any) -> list[Turn]:
-    """Return tools in OpenAI's form from a list, its JSON, or the older `functions`.
+    """Return tools in OpenAI's form from a list of tools, a single one, or the JSON of either.
 
-    Raises BadLine for anything else.
+    Bare functions, as in the older `functions` and in Anthropic's form, are converted. Raises BadLine for anything
+    else.
     """
     tools = without_nulls(parsed_json(value, "tools"))
     tools = [tools] if isinstance(tools, dict) else tools
@@ -374,7 +375,7 @@ def system_text(system: Any) -> str:
 def tools_in(named: Turn) -> Turn:
     """Return {tools} if the record has some in `tools` or, without that column, `functions`; else {}.
 
-    Raises BadLine for tools of another form than OpenAI's.
+    They are in OpenAI's form. Raises BadLine as `tools_of` does.
     """
     tools = named.get("tools", named.get("functions"))
     definitions = tools_of(tools) if tools not in (None, "", []) else []

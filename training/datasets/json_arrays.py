@@ -65,7 +65,7 @@ class Text:
     def more(self) -> bool:
         """Read another piece, at least as large as what is waiting; return False at the end.
 
-        Raises UnicodeDecodeError for bytes that are not in the stream's encoding.
+        Raises UnicodeDecodeError for bytes that are not UTF-8.
         """
         if self.ended:
             return False
@@ -176,7 +176,8 @@ def items(text: Text) -> Iterator[tuple[str, Any]]:
 def objects(text: Text) -> Iterator[tuple[str, Any]]:
     """Yield (split, object) of objects that follow one another; an object that contains rows yields these instead.
 
-    Raises BadLine for anything else.
+    The split is "" for an object of its own. Other values beside the rows are added to the last of them, as `held_rows`
+    does. Raises BadLine for anything else than objects, and as `beside` does.
     """
     while text.peek() == "{":
         record = text.value()

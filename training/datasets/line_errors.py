@@ -43,7 +43,7 @@ def storable(text: str) -> str:
 def json_object(raw: bytes) -> dict[str, Any]:
     """Parse a line as a JSON object.
 
-    Raises BadLine if it is none, is not UTF-8, is over MAX_ROW_BYTES, or has a name twice.
+    Raises BadLine if it is not one, is not UTF-8, is over MAX_ROW_BYTES, or has a name twice.
     """
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
@@ -95,7 +95,10 @@ def not_utf8() -> BadLine:
 
 
 def text_in(row: dict[str, Any], column: str) -> str:
-    """Return the column's text. Raises BadLine if it is missing, blank, not text or too long."""
+    """Return the column's text.
+
+    Raises BadLine if it is missing, blank, not text, over 4 MB, or holds a lone surrogate.
+    """
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         kind = KINDS.get(type(value), type(value).__name__)

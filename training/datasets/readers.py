@@ -45,6 +45,7 @@ def format_of(name: str) -> str | None:
 def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
     """Yield (number, record) of a file, with a BadLine in place of a record that cannot be read.
 
+    The number, from 1, is that of the record's first line; in tables and in one JSON document it is that of the row.
     `form` is one of FORMATS; `encoding` "" is UTF-8. A compressed file is unpacked first. Raises NotThisFormat if the
     file as a whole cannot be read in this form.
     """

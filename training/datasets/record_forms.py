@@ -74,7 +74,11 @@ def is_blank(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """A form of records: its name for people, the columns that it reads, how it is recognised, and how it is read."""
+    """A form of records: `name` is for people, and `fits` is True for a record of this form.
+
+    `columns` are those that it reads, or a function of the record that returns them. `read` returns the record's row
+    and raises BadLine for one that is not valid.
+    """
 
     name: str
     columns: tuple[str, ...] | Callable[[Record], tuple[str, ...]]

@@ -82,8 +82,8 @@ class Source:
     def require_allowed(self, project: str) -> None:
         """Check that operators let the project read the address, and that it is not in the artifact store.
 
-        Raises Invalid. Their entries are `s3://bucket/prefix`, `hf://owner` or a whole address, and may begin with
-        `project=`.
+        `project` is the project's slug. The operators' entries are `s3://bucket/prefix`, `hf://owner` or a whole
+        address, and may begin with `project=`. Raises Invalid, also as `require_known` does.
         """
         self.require_known()
         store = settings.ARTIFACT_STORE
@@ -118,7 +118,7 @@ class Origin:
 
 
 def prefixes_of(project: str) -> Iterator[str]:
-    """Yield the addresses below which operators let the project read."""
+    """Yield the addresses below which operators let the project of this slug read."""
     for entry in settings.DATASET_SOURCES:
         owner, is_for_one, prefix = entry.partition("=")
         if not is_for_one or "://" in owner:

@@ -220,8 +220,9 @@ def preview(
 ) -> dict[str, Any]:
     """Return the first `count` rows of a split's file rendered, and the lengths of its first MEASURED_ROWS in tokens.
 
-    Each side of a preference pair counts as a row in the lengths. The result also repeats the way in which rows are
-    read. The file must have a row. Raises NotReadable if the tokenizer or its chat template refuses one.
+    They are the dicts of Rendered in `rendered` and that of Lengths in `lengths`; `max_length`, `in_chat` and `loss`
+    repeat how rows are read. Each side of a preference pair counts as a row. The file must have a row. Raises
+    NotReadable if the tokenizer or its chat template refuses one.
     """
     rows = list(islice(apart(rows_of(file)), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer, reading) for row in rows]

@@ -84,7 +84,10 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
 
 
 def with_other_names(mapping: dict[str, str], record: Record) -> dict[str, str]:
-    """Return the mapping with the record's other names of OTHER_NAMES, unless it has these columns, too."""
+    """Return the mapping (our name -> the file's), extended by the columns of the record that OTHER_NAMES lists.
+
+    A column of ours that the record has or that is mapped already is not added.
+    """
     known = {*record, *mapping}
     implied = {
         ours: theirs
@@ -100,8 +103,9 @@ def with_other_names(mapping: dict[str, str], record: Record) -> dict[str, str]:
 def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
     """Recognise a record's form and return the record in normal form.
 
-    With `escape`, control tokens in its prompts are made harmless. Raises BadLine for a record that is not valid in its
-    form; for one of no known form it contains the mapping that would work.
+    `mapping` names the file's column for each of our columns that the file calls otherwise; None for none. With
+    `escape`, control tokens in its prompts are made harmless. Raises BadLine for a record that is not valid in its
+    form, and for one of no known form, with the mapping that its columns suggest, if any.
     """
     mapping = with_other_names(mapping or {}, record)
     renamed_record = renamed(record, mapping)
@@ -245,7 +249,7 @@ def texts_of(row: Row) -> Iterable[str]:
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:
-    """Yield a notice on prompts, and one on trained text, with what a tokenizer would read as control tokens."""
+    """Yield a notice if a prompt, and one if the trained text, has what a tokenizer would read as a control token."""
     talk = [*row.get("messages", ()), *preferences.turns_in(row)]
     prompts = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
     prompts += [row["prompt"]] if isinstance(row.get("prompt"), str) else []

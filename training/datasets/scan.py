@@ -41,10 +41,10 @@ class UnfoldsTooFar(ValueError):
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a scan as plain values: errors, columns, number of rows by split, and warnings.
+    """The outcome of a scan as plain values: errors, our names of the columns, number of rows by split, and warnings.
 
-    `errors` are the first of `broken` bad lines. `is_grouped` is True if the rows were split by groups, not by the
-    file's own column.
+    `errors` are the first of `broken` bad lines. `read_as` names the forms that were recognised. `is_grouped` is True
+    if the rows were split by groups, not by the file's own column.
     """
 
     errors: list[LineError]
@@ -126,7 +126,10 @@ class Scan:
     def taken(
         self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None, *, escape: bool
     ) -> Row:
-        """Count a record and return its row. Raises BadLine for a record that cannot be used."""
+        """Return the row of a record, which is counted; `number` is that of its line.
+
+        Raises BadLine, without counting it, for a record that cannot be used.
+        """
         if isinstance(record, BadLine):
             raise record
         row = reading(record, mapping, escape=escape)
@@ -208,7 +211,7 @@ class Scan:
     def of_groups(self) -> Iterable[str]:
         """Yield a warning if rows were split by groups and the largest group exceeds HELD_OUT_SHARE of them.
 
-        None for a single group.
+        A file that is one single group gets none.
         """
         if self.division and self.division.is_possible and self.division.largest > max(1, HELD_OUT_SHARE * self.rows):
             share = 100 * self.division.largest / self.rows

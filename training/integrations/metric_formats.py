@@ -50,7 +50,10 @@ def names_of(steps: Sequence[Step]) -> list[str]:
 
 
 def as_csv(steps: Sequence[Step], run: str) -> MetricFile:
-    """Return a CSV file with a line for each step and a column for each name; missing values are empty."""
+    """Return a CSV file with a line for each step and a column for each name; missing values are empty.
+
+    `run` is the run's id, after which the file is named.
+    """
     text, names = io.StringIO(), names_of(steps)
     table = csv.writer(text)
     table.writerow(["step", *names])
@@ -59,7 +62,7 @@ def as_csv(steps: Sequence[Step], run: str) -> MetricFile:
 
 
 def as_tensorboard(steps: Sequence[Step], run: str, began: float) -> MetricFile:
-    """Return an event file with a scalar for each value.
+    """Return an event file with a scalar for each value; its name ends with `run`, the run's id.
 
     `began` is the time of every event, in seconds since 1970, because a step's own time is not recorded.
     """
@@ -77,7 +80,10 @@ def events(steps: Sequence[Step], began: float) -> Iterator[bytes]:
 
 
 def event(at: float, step: int, what: bytes) -> bytes:
-    """Return a serialised `Event` message: wall_time (field 1), step (field 2), and the serialised field `what`."""
+    """Return a serialised `Event` message: wall_time (field 1), step (field 2), and the serialised field `what`.
+
+    `at` is the wall_time, in seconds since 1970.
+    """
     return b"\x09" + struct.pack("<d", at) + b"\x10" + varint(step) + what
 
 

@@ -22,7 +22,10 @@ def on_gpu() -> bool:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the folder's tokenizer; one without a padding token gets one, since padding is masked everywhere."""
+    """Load the folder's tokenizer; if it has no padding token, its end token or else the token 0 becomes that.
+
+    Padding is masked everywhere, so that any token can stand for it.
+    """
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -60,10 +63,11 @@ def sequences_of(
     cuts: token_sequences.Cuts | None = None,
     loss: str = token_sequences.ANSWERS,
 ) -> list[token_sequences.TokenSequence]:
-    """Return the rows of a file that `choose` selects as token sequences, at most `most` of them.
+    """Return the rows of a file that `choose` selects as token sequences, at most `most` of them; None is no limit.
 
-    `cuts` counts what `max_length` cuts. Raises BadInput that names `field`: for a bad row with its line, and for a
-    file of which no completion begins within `max_length`.
+    `max_length` is in tokens, `cuts` counts what it cuts, and `loss` is one of LOSSES. Raises BadInput that names
+    `field`: for a file or a row that cannot be used (with the row's line), and if no completion begins within
+    `max_length`.
     """
     try:
         sequences = token_sequences.tokenised(

@@ -66,7 +66,8 @@ def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any,
 def counted(template: Template, messages: Sequence[Turn], text: str, marks: list[Mark], weight: float) -> Conversation:
     """Return the conversation with the spans of its answers: pieces, the markup between them, and the end of turn.
 
-    `weight` is the row's; each answer's own weight is multiplied with it.
+    `marks` are the places of all pieces in `text`, from `marks_in`. `weight` is the row's; each answer's own weight is
+    multiplied with it.
     """
     spans, open_end = [], None
     answers = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
@@ -98,7 +99,11 @@ def parts_of(start: int, end: int, breaks: list[tuple[int, int]]) -> list[tuple[
 def breaks_in(
     template: Template, messages: Sequence[Turn], place: int, text: str, pieces: list[Mark]
 ) -> list[tuple[int, int]]:
-    """Return the ranges between the pieces of an answer in which a tool's text stands; some templates put it there."""
+    """Return the ranges between the pieces of an answer in which a tool's text stands; some templates put it there.
+
+    `place` is the answer's index in `messages`, `pieces` are its own. A range begins after the markup that ends the
+    piece before it, and ends where the next piece begins.
+    """
     others = [turn["content"].strip() for turn in messages[place + 1 :] if turn["role"] == "tool" and turn["content"]]
     breaks = []
     for one, other in pairwise(pieces):
@@ -113,7 +118,8 @@ def start_of(template: Template, earlier: Sequence[Turn], text: str, before: int
     """Return the character at which an answer begins.
 
     If the answer's own markup may stand before its first piece, it begins after the part of the generation prompt that
-    the text has there; otherwise it begins at its first piece.
+    the text has there; otherwise it begins at its first piece. `earlier` are the messages before the answer `turn`,
+    `before` is the end of the last piece of the answer before it, or 0.
     """
     if not first.leads:
         return first.start - kept_space(template, earlier, turn)
@@ -141,7 +147,7 @@ def kept_space(template: Template, earlier: Sequence[Turn], turn: Turn) -> int:
 def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -> tuple[int, bool]:
     """Return (number of characters of the answer after its last piece, True if they end with an end of turn).
 
-    `gap` is the text from there to the next answer.
+    `place` is the answer's index in `messages`, `gap` the text from its last piece to the next answer.
     """
     has_calls = bool(messages[place].get("tool_calls"))
     if not has_calls and (match := template.end.match(gap)):
@@ -158,9 +164,9 @@ def end_of(template: Template, messages: Sequence[Turn], place: int, gap: str) -
 
 
 def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
-    """Return the text that the template writes after the last piece of an answer if nothing follows it.
+    """Return the text that the template writes after an answer's last piece if nothing follows it.
 
-    "" if that cannot be determined.
+    `place` is the answer's index in `messages`. "" if the text cannot be determined.
     """
     marked = Marked(unused_word(json.dumps(messages, ensure_ascii=False))[:-2])
     turns = [*messages[:place], marked.turn(place, messages[place])]
@@ -173,7 +179,7 @@ def tail_of(template: Template, messages: Sequence[Turn], place: int) -> str:
 
 
 def common_start(one: str, other: str) -> str:
-    """Return the text that both begin with, cut after the last `>`, `}` or `]` in it."""
+    """Return the text that both begin with, cut after the last `>`, `}` or `]` in it; "" if it has none of these."""
     size = next(
         (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

@@ -27,9 +27,10 @@ class Mark:
 
 
 def marks_in(template: Template, messages: Sequence[Turn], text: str) -> list[Mark] | None:
-    """Return the answers' pieces in the order of the text; None if marks in their place change the text elsewhere.
+    """Return the answers' pieces in the order of the text, which is the rendered conversation.
 
-    Raises ChatError for a piece that the template leaves out.
+    None if marks in their place change the text elsewhere, or if the template refuses them. Raises ChatError for a
+    piece that the template leaves out.
     """
     marked = Marked(unused_word(text + json.dumps(messages, ensure_ascii=False))[:-2])
     turns = [marked.turn(place, turn) for place, turn in enumerate(messages)]
@@ -133,7 +134,8 @@ class Marked:
 def require_pieces(template: Template, marked: Marked, text: str) -> None:
     """Raise ChatError if the text lacks the name of a call or the text of an answer.
 
-    Missing reasoning is an error only if the template never renders reasoning.
+    `text` is the conversation as rendered with the marks of `marked`. Missing reasoning is an error only if the
+    template never renders reasoning.
     """
     # A template may change the case of what it renders.
     plain = text.casefold()

@@ -57,7 +57,10 @@ class Template:
         return Path(str(getattr(self.tokenizer, "name_or_path", ""))).name or "this model"
 
     def opens_with(self, tag: str, earlier: Sequence[Turn]) -> bool:
-        """Return True if the tag opens the next answer, and therefore does not end the one before."""
+        """Return True if the tag opens the next answer, and therefore does not end the one before.
+
+        `earlier` are the turns before an answer; those of the first call decide for all later ones.
+        """
         if self.opening is None:
             # One rendering for all answers of a conversation: each begins with the same tag.
             self.opening = generation_prompt(self, earlier).lstrip()
@@ -65,7 +68,10 @@ class Template:
 
     @property
     def reasoning_word(self) -> str:
-        """Return the name of the field from which the template reads an answer's reasoning."""
+        """Return the name of the field from which the template reads an answer's reasoning.
+
+        It is the first of REASONING if the template reads none.
+        """
         return next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", self.source)), REASONING[0])
 
     @cached_property
@@ -75,7 +81,10 @@ class Template:
         return re.compile(rf"\s*(?:{'|'.join([*special, WRITTEN_END])})")
 
     def text(self, messages: Sequence[Turn], **options: Any) -> str:
-        """Return the rendered messages. Raises ChatError if the template refuses them or renders only white space."""
+        """Return the rendered messages; `options` are those of the tokenizer's `apply_chat_template`.
+
+        Raises ChatError if the template refuses them or renders only white space.
+        """
         try:
             text = self.apply(messages, **options)
         except REFUSALS as error:
@@ -88,7 +97,7 @@ class Template:
     def apply(self, messages: Sequence[Turn], **options: Any) -> str:
         """Return the rendered messages, with the arguments of calls as objects or, if that fails, as JSON text.
 
-        Raises one of REFUSALS.
+        `options` are those of the tokenizer's `apply_chat_template`. Raises one of REFUSALS.
         """
         try:
             return self.once(messages, as_text=False, **options)
@@ -98,12 +107,18 @@ class Template:
             return self.once(messages, as_text=True, **options)
 
     def once(self, messages: Sequence[Turn], *, as_text: bool, **options: Any) -> str:
-        """Return the rendered messages, with reasoning in the template's own field. Raises one of REFUSALS."""
+        """Return the rendered messages, with reasoning in the template's own field.
+
+        With `as_text` the arguments of calls are JSON text, otherwise as they are given. Raises one of REFUSALS.
+        """
         turns = [self.worded(turn, as_text=as_text) for turn in messages]
         return str(self.tokenizer.apply_chat_template(turns, tools=self.tools, tokenize=False, **options))
 
     def worded(self, turn: Turn, *, as_text: bool) -> Turn:
-        """Return a turn with the fields that the template knows: reasoning in its own field, and no weight."""
+        """Return a turn with the fields that the template knows: reasoning in its own field, and no weight.
+
+        With `as_text` the arguments of calls become JSON text.
+        """
         plain = {
             name: value for name, value in turn.items() if name not in ("weight", "tool_calls", "reasoning_content")
         }
@@ -115,7 +130,7 @@ class Template:
 
 
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
-    """Return a call; with `as_text` its arguments become JSON text."""
+    """Return a copy of a call with its arguments, {} if it has none; with `as_text` they become JSON text."""
     function = call["function"]
     arguments = function.get("arguments", {})
     if as_text and not isinstance(arguments, str):
@@ -201,7 +216,10 @@ def closes_answers(name: str, tokenizer: Any) -> bool:
 
 
 def generation_prompt(template: Template, earlier: Sequence[Turn]) -> str:
-    """Return the text that the template adds for an answer that is to come; "" if that cannot be determined."""
+    """Return the text that the template adds after the turns `earlier` for an answer that is to come.
+
+    "" if that cannot be determined.
+    """
     try:
         without, with_prompt = template.apply(earlier), template.apply(earlier, add_generation_prompt=True)
     except REFUSALS:

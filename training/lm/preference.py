@@ -34,7 +34,7 @@ class Answer:
 
     @property
     def source(self) -> str:
-        """Return the source that the row names."""
+        """Return the source that the row names; "" for none."""
         return self.sequence.source
 
     @property
@@ -76,7 +76,7 @@ class Pair:
 
     @property
     def source(self) -> str:
-        """Return the source that the row names."""
+        """Return the source that the row names; "" for none."""
         return self.chosen.source
 
     @property
@@ -91,10 +91,10 @@ class Pair:
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
-    """Return the row if it is a preference pair or an answer marked good or bad.
+    """Return the row if it is a preference pair, or an answer that a boolean `label` marks as good or bad.
 
-    Raises BadRow with the line `number` otherwise: if a column is missing or empty, or texts and lists of turns are
-    mixed.
+    Raises BadRow with the line `number` for any other row: one that is no object, in which a column is missing or
+    empty, that mixes texts and lists of turns, or whose label is not a boolean.
     """
     if not isinstance(row, dict):
         raise BadRow(path, number, "this is not a JSON object.")
@@ -111,7 +111,10 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def rows_in(path: Path) -> list[Row]:
-    """Return the preference rows of a file. Raises DataError for the file, and BadRow for a bad row."""
+    """Return the preference rows of a file.
+
+    Raises DataError if it is missing, cannot be read or has no rows, and BadRow for a row that `checked` refuses.
+    """
     return read_rows(path, checked)
 
 
@@ -190,7 +193,10 @@ def sequence_of(row: Row, answer: Any, tokenizer: Any) -> TokenSequence:
 
 
 def as_chat(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of texts as conversations, a text in HH-RLHF's form as its turns; other rows unchanged."""
+    """Return the rows with texts turned into turns: prompts into the user's, answers into the assistant's.
+
+    A prompt in the form of Anthropic's HH-RLHF becomes all of its turns. Rows that hold turns already are unchanged.
+    """
     return [spoken(row) if all(isinstance(row.get(name), str) for name in parts_of(row)) else row for row in rows]
 
 

@@ -41,7 +41,10 @@ def log_probabilities(model: Any, sequences: Sequence[TokenSequence], pad: int) 
 
 
 def added(model: Any, sequences: Sequence[TokenSequence], pad: int) -> Any:
-    """Return by how much the adapter changes each sequence's log-probability, in nats: (sequences,)."""
+    """Return what the adapter adds to each sequence's log-probability, in nats, below 0 if it lowers it: (sequences,).
+
+    `pad` is the padding token.
+    """
     with without_adapter(model) as reference:
         before = log_probabilities(reference, sequences, pad)
     return log_probabilities(model, sequences, pad) - before
@@ -97,10 +100,11 @@ def held_out_orpo(model: Any, pairs: Sequence[Pair], pad: int, beta: float) -> H
 
 
 def measured(losses: Any, rows: Sequence[Pair | Answer], chosen: Any, rejected: Any) -> HeldOutLoss:
-    """Return the mean loss, with the mean rewards of preferred and of rejected answers, as far as there are any.
+    """Return the mean of `losses`, with the mean rewards of preferred and of rejected answers, as far as there are any.
 
-    The accuracy is the share of pairs whose preferred answer has the higher reward; for answers that are not pairs,
-    every good answer is compared with every bad one.
+    `chosen` and `rejected` are the rewards of each. The names are `reward_chosen` and `reward_rejected` and, if there
+    are both, `reward_margin` and `reward_accuracy`: the share of pairs whose preferred answer has the higher reward.
+    For answers that are not pairs, every good answer is compared with every bad one.
     """
     sides = {"reward_chosen": chosen, "reward_rejected": rejected}
     rewards = {name: mean(values) for name, values in sides.items() if len(values)}

@@ -40,7 +40,8 @@ class BadRow(DataError):
 class TokenSequence:
     """A tokenised row: `ids` and as many `labels`, which are the token where the loss counts it and IGNORED elsewhere.
 
-    `weights` are those of the labels, None if each is 1. `source` is what the row names, "" for nothing.
+    `weights` are those of the labels, None if each is 1. `source` is the text of the row's column `source`, "" without
+    it.
     """
 
     ids: list[int]
@@ -115,7 +116,10 @@ def read_parquet(path: Path, check: Check) -> Iterator[Row]:
 
 
 def read_text(path: Path, check: Check) -> Iterator[Row]:
-    """Return an iterator of the checked paragraphs of a text file. Raises DataError if it is not UTF-8."""
+    """Return an iterator of the checked paragraphs of a text file; the number of a paragraph counts from 1.
+
+    Raises DataError if the file is not UTF-8, and BadRow for a paragraph that `check` refuses.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

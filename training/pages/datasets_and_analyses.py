@@ -170,7 +170,7 @@ def analyses(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_analysis(request: HttpRequest) -> HttpResponse:
-    """Show the form of a rank analysis; queue the analysis when a valid form is posted.
+    """Show the form of a rank analysis; a POST of a valid form queues the analysis and redirects to it.
 
     Raises NotAllowed for people with scope train in no project.
     """
@@ -289,7 +289,7 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Queue a job that makes a stored version smaller, as a new version, and redirect to the job.
 
     The budget is a uniform rank. Raises Http404 if the person does not see the version, NotAllowed without scope train,
-    and as `Compression.launch` does.
+    Invalid for a budget out of its limits, and as `Compression.launch` does.
     """
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.TRAIN)

@@ -72,7 +72,10 @@ def estimates(request: HttpRequest) -> HttpResponse:
 
 
 def answer(form: EstimateForm) -> dict[str, Any]:
-    """Return the context of the estimate: a bar of memory for every method. Raises Invalid for an unknown model."""
+    """Return the context of the estimate: a bar of memory for every method.
+
+    Raises Invalid for an unknown model, one whose shape the estimator does not know, and a value out of its limits.
+    """
     device_bytes = form.cleaned_data["device_gb"] * GB
     shape = estimator_inputs.named_shape(form.cleaned_data["base_model"])
     plan = estimator_inputs.plan_of(TrainingRun.Method.LORA, form.hyperparameters())

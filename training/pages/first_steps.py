@@ -23,9 +23,10 @@ MAY = (Scope.ADMIN.value, Scope.OPERATE.value, Scope.PUBLISH.value, Scope.TRAIN.
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the checklist; `state` says how far it has come while it is not done.
+    """A step of the checklist; `state` says how far it has come while it is not done, "" if there is nothing to say.
 
-    `may` is True if this person may do it; otherwise somebody else must.
+    `route` is the name of the form's URL, `action` the text of the link to it. `may` is True if this person may do it;
+    otherwise somebody else must.
     """
 
     title: str

@@ -63,7 +63,7 @@ class KeepingForm(Form):
 
 
 class UploadForm(Form):
-    """Form for the file or source of a new dataset, and how it is read."""
+    """Form for the file or source of a new dataset, and how it is read; `broken` are bad lines of a refused file."""
 
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Default: the file's name.")
@@ -231,9 +231,9 @@ class RunForm(Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Fill in the learning rate with the lowest loss in the named analysis' probe as initial value.
+        """Set the initial learning rate, and its help text, to the one that the analysis with the key `named` advises.
 
-        Nothing happens without a name, and for an analysis that is not offered or had no probe.
+        It is the race's, else that of the lowest loss in the probe. Nothing happens without a key or such a rate.
         """
         try:
             analysis = self.fields["rank_analysis"].clean(named)
@@ -245,7 +245,7 @@ class RunForm(Form):
             self.fields["learning_rate"].help_text += f" {rate:g} {source}."
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields; add errors for a dataset or rank analysis of another project than the adapter's."""
+        """Return the fields, names of mixed datasets resolved; add errors for what is not of the adapter's project."""
         adapter = self.cleaned_data.get("adapter")
         for name in ("dataset", "validation_dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
@@ -257,7 +257,7 @@ class RunForm(Form):
 
     @property
     def is_complete(self) -> bool:
-        """True if the form as shown names an adapter and a dataset, so that the preflight check can be made."""
+        """Return True if the form as shown names an adapter and a dataset, so that the preflight check can be made."""
         return all(self[name].value() for name in ("adapter", "dataset"))
 
     @property

@@ -90,7 +90,7 @@ def trainable(request: HttpRequest) -> QuerySet[Adapter]:
 def lately_promoted(request: HttpRequest) -> QuerySet[Rollout]:
     """Return the newest PROMOTED rollouts that were promoted within LATELY and that the person may see, newest first.
 
-    They can still be rolled back on their pages. The bodies are not loaded.
+    They can still be rolled back on their pages. The versions' large fields are not loaded.
     """
     ended = Rollout.objects.filter(status=RolloutStatus.PROMOTED, ended_at__gte=now() - LATELY)
     rollouts = visible_rows(request, ended.select_related("alias", "candidate__adapter"), "alias__project")
@@ -98,9 +98,10 @@ def lately_promoted(request: HttpRequest) -> QuerySet[Rollout]:
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
-    """Return the approvals that this person may sign.
+    """Return the approvals that this person may sign, and the break-glass changes that they may review.
 
-    Left out are those that they requested, signed already or broke the glass of. The bodies are not loaded.
+    Left out are those that they requested, signed already, or allowed themselves by breaking the glass. The versions'
+    large fields are not loaded.
     """
     approvals = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)

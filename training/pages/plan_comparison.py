@@ -23,8 +23,8 @@ SHOWN_MODULES, OFFERED = 20, 20
 def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
     """Show the plans of two analyses side by side, with the modules whose ranks differ.
 
-    `to` in the query names the other analysis. Raises Invalid as `require_alike` does, and Http404 for an analysis that
-    the person does not see.
+    `to` in the query names the other analysis; without it the plan is compared with itself. Raises Invalid as
+    `require_alike` does, and Http404 for an analysis that the person does not see.
     """
     queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
     pair = [visible_or_404(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]

@@ -30,7 +30,11 @@ def race_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def row_of(race: Mapping[str, Any], place: int, rounds: list[int]) -> dict[str, Any]:
-    """Return one candidate: its name, its rate, its loss in each round (None where it was not in it), and its place."""
+    """Return the candidate at index `place` as a row of the race's table.
+
+    `losses` has {was_in, loss} for each of the `rounds`, which are given by their steps; the loss is None where the
+    candidate was not in the round, or got no finite loss. Flags say if it won, came second, or was chosen.
+    """
     candidate = race["candidates"][place]
     losses = {each["steps"]: each["loss"] for each in candidate["rounds"]}
     return {
@@ -44,7 +48,10 @@ def row_of(race: Mapping[str, Any], place: int, rounds: list[int]) -> dict[str, 
 
 
 def curves_of(race: Mapping[str, Any], steps: int) -> dict[str, Any] | None:
-    """Return the losses after the first round by rate, a line for each recipe; None with fewer than two rates."""
+    """Return the chart of the losses after `steps` steps, the first round's, by rate, with a line for each recipe.
+
+    None unless a recipe has losses at two rates or more.
+    """
     lines: dict[str, list[tuple[int, float]]] = {}
     for candidate in race["candidates"]:
         for each in candidate["rounds"]:

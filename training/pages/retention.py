@@ -50,7 +50,7 @@ def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
 def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Change a dataset's retention class and legal hold, and redirect to it.
 
-    Raises Http404 if the person does not see it, and NotAllowed without scope admin.
+    Raises Http404 if the person does not see it, NotAllowed without scope admin, and Invalid for a form with errors.
     """
     dataset = led(request, pk, Scope.ADMIN)
     keep(dataset, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
@@ -69,7 +69,7 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Change a run's retention class and legal hold, and redirect to it.
 
-    Raises Http404 if the person does not see it, and NotAllowed without scope admin.
+    Raises Http404 if the person does not see it, NotAllowed without scope admin, and Invalid for a form with errors.
     """
     run: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, run.project, Scope.ADMIN)
@@ -80,9 +80,10 @@ def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
 @login_required
 @require_POST
 def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Request that a dataset's content be erased.
+    """Request that a dataset's content be erased, which a second person then decides on, and redirect to the dataset.
 
-    Raises NotAllowed without scope admin, and as `Erasure.request` does.
+    Raises Http404 if the person does not see it, NotAllowed without scope admin, Invalid without a reason, and as
+    `Erasure.request` does.
     """
     dataset = led(request, pk, Scope.ADMIN)
     Erasure.request(dataset, by=actor_of(request), **cleaned(ReasonForm(request.POST)))

@@ -203,8 +203,9 @@ def in_order(values: dict[str, Any]) -> list[tuple[str, Any, str]]:
 def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     """Cancel or resume a run, as `verb` says, and redirect to it.
 
-    Raises Http404 for another verb or a run that the person does not see, NotAllowed without scope train, and
-    InvalidTransition for a run that cannot be resumed.
+    A running run first saves a checkpoint; to cancel one that has ended changes nothing. Raises Http404 for another
+    verb or a run that the person does not see, NotAllowed without scope train, and InvalidTransition for a run that
+    cannot be resumed.
     """
     if verb not in ("cancel", "resume"):
         raise Http404

@@ -85,9 +85,10 @@ class DeclarationCheck:
             self.refusals.append(Refusal(place, error.code, error.detail, error.status))
 
     def run(self) -> dict[str, Any]:
-        """Check every part.
+        """Check every part of the declaration; return {refusals, hyperparameters}. Nothing is stored in the database.
 
-        Return {refusals, hyperparameters}, the latter all that the training would have, or None.
+        `refusals` are dicts of a Refusal's fields, empty if everything can be carried out. `hyperparameters` are all
+        that the training would have; None if none is to be planned, because a version is named, or if it cannot be.
         """
         base, version = self.base(), self.version()
         for name, value in (self.declared["limits"] or {}).items():
@@ -106,7 +107,7 @@ class DeclarationCheck:
     def tasks(self, base: BaseModel | None) -> None:
         """Check that each task of lm-eval among the gates is offered, and that a new version of the base can be asked.
 
-        Without a base only the first.
+        Without a base only the tasks are checked. A refusal is added for each error.
         """
         for place, gate in enumerate(self.declared["gates"]["tasks"]):
             with self.noting(f"gates.tasks.{place}.task"):
@@ -142,7 +143,7 @@ class DeclarationCheck:
     def version(self) -> AdapterVersion | None:
         """Return the version that the caller found to be made by this recipe; None if the declaration names none.
 
-        For an unknown version a refusal is added, too.
+        None, and a refusal is added, for a name that no version of the project has.
         """
         named = self.declared["version"]
         rows = AdapterVersion.objects.filter(adapter__project=self.project).select_related("adapter__project")

@@ -56,10 +56,10 @@ def named_shape(name: str) -> Shape:
 
 
 def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True, parameters: int = 0) -> Plan:
-    """Return the estimator's plan for the hyperparameters; a value takes 2 bytes on a GPU and 4 on a CPU.
+    """Return the estimator's plan for the hyperparameters `chosen`; a value takes 2 bytes on a GPU and 4 on a CPU.
 
-    `parameters` is the number of the adapter's parameters if its ranks are planned; 0 means the same rank
-    everywhere.
+    `parameters` is the number of the adapter's parameters if its ranks are planned; 0 means the same rank everywhere.
+    Raises KeyError for a hyperparameter that is missing.
     """
     return Plan(
         method,

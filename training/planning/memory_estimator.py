@@ -110,9 +110,9 @@ class Shape:
 class Plan:
     """The training to estimate; `length` is in tokens, and the `devices` hold shards if `sharded`, else copies.
 
-    `parameters` is the number of an adapter's parameters if a plan gives its ranks; 0 means `rank` everywhere.
-    `value_bytes` are those of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in
-    float32.
+    `kinds` are the modules that get an adapter, whose values take `adapter_bytes` each. `parameters` is the number of
+    an adapter's parameters if a plan gives its ranks; 0 means `rank` everywhere. `value_bytes` are those of a weight, a
+    gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
     """
 
     method: str
@@ -208,7 +208,10 @@ def weight_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def layer_bytes(shape: Shape, weights: float) -> float:
-    """Return the bytes of the largest part that shards gather at once: a layer, or the embedding in 16 bits."""
+    """Return the bytes of the largest part that shards gather at once: a layer, or the embedding in 16 bits.
+
+    `weights` are the bytes of all weights.
+    """
     return max(weights / shape.layers, 2 * shape.vocabulary * shape.hidden)
 
 
@@ -286,7 +289,10 @@ def activation_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def logit_bytes(shape: Shape, plan: Plan) -> float:
-    """Return the bytes of 16-bit logits, their float32 copy and its gradient; a chunked loss has 256 tokens at once."""
+    """Return the bytes of the logits at once, with their float32 copy and its gradient.
+
+    A chunked loss has those of 256 tokens, except with ORPO; otherwise they are those of the whole batch.
+    """
     tokens = tokens_in_batch(plan)
     is_chunked = plan.chunked_loss and plan.method not in WHOLE_LOGITS
     return (8 + plan.value_bytes) * (min(tokens, 256) if is_chunked else tokens) * shape.vocabulary

@@ -103,8 +103,9 @@ def memory(method: str, situation: Situation) -> Reason:
 def capacity(method: str, situation: Situation) -> Reason:
     """Return the points for capacity, with the reason.
 
-    They are 0 for methods that train all weights, and if the capacity or the data's tokens are not known. An adapter
-    should have at least as many parameters as there are completion tokens to learn.
+    An adapter should have at least as many parameters as there are completion tokens to learn: 1 point if it has, 0 if
+    a higher rank would, -2 if no rank of RANKS would. They are 0 for methods that train all weights, and if the
+    capacity or the data's tokens are not known.
     """
     if situation.targets is None or not situation.rank_parameters:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")

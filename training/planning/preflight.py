@@ -92,7 +92,7 @@ def serving(run: TrainingRun) -> dict[str, Any]:
 def require_trainable(run: TrainingRun) -> None:
     """Check that each dataset of the run has a row to train on, and that max_length is within the model's.
 
-    Raises Invalid.
+    Datasets whose rows cannot be measured pass. Raises Invalid, also as `parts_of` does.
     """
     require_length(run)
     length = run.hyperparameters["max_length"]
@@ -173,9 +173,10 @@ def reading_of(run: TrainingRun) -> ReadingOfRows:
 
 @lru_cache(maxsize=64)
 def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: ReadingOfRows) -> Sample:
-    """Return a sample of a dataset's rows, cached by the digests, because verifying the dataset takes long.
+    """Return a sample of a dataset's training rows, cached by the digests, because verifying the dataset takes long.
 
-    Raises NotReadable, and ArtifactError if the store has lost the dataset.
+    `model` is the base model's folder, `rows` the number of training rows. Raises NotReadable, and ArtifactError if the
+    store has lost the dataset.
     """
     return sample_of(Dataset(digest=digest).folder() / "train.jsonl", model, model_digest, rows, reading)
 
@@ -272,7 +273,7 @@ def row_length(run: TrainingRun) -> int:
 def require(run: TrainingRun) -> None:
     """Check that the run fits into memory and disk, and is within what engines serve.
 
-    Raises Invalid with the nearest fix.
+    A verdict of tight or UNKNOWN passes. Raises Invalid with the nearest fix, and as `check` does.
     """
     for part, need in needs(run).items():
         if need["verdict"] == "will not fit":

@@ -76,9 +76,10 @@ def mean_rank(run: Run) -> int:
 
 
 def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
-    """Return for each module the factors of a plain LoRA that equals the AdaLoRA exactly, without pruned values.
+    """Return by module name the factors of a plain LoRA that equals the AdaLoRA exactly, without pruned values.
 
-    B (A * E) alpha / (r + 1e-5), as PEFT computes it.
+    The product of the factors is B (A * E) alpha / (r + 1e-5), as PEFT computes it; E are the singular values, 0 if
+    pruned. `weights` are the trained weights by parameter name.
     """
     from training.recipes.output.low_rank import Factors
 

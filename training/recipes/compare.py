@@ -33,8 +33,10 @@ Question = dict[str, Any]
 class Comparison(RunFile):
     """The JSON file of a comparison of the base and `adapters`: losses on `data` and on `generic`, and answers.
 
-    `chat` sends `prompts` in the chat template, `as_chat` reads `data` so. `max_tokens` limits a loss' tokens,
-    `max_length` a sequence's. Answers to `answers` rows of `data` are scored, also by the regex `pattern`.
+    `adapters` are folders by name. `chat` sends `prompts` in the chat template, `as_chat` reads `data` so. `max_tokens`
+    limits a loss' tokens, `max_length` a sequence's, `new_tokens` an answer's. Answers to `answers` rows of `data` are
+    scored, also by the regex `pattern`. `variant` is the folder of a copy of the base with other numbers, whose loss on
+    `data` is measured, too.
     """
 
     adapters: dict[str, TextPath] = {}
@@ -91,9 +93,9 @@ def compare(comparison: Comparison, events: Events) -> None:
 
 
 def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
-    """Return (arms, tokenizer): the base model and each adapter by name; the base model is loaded once.
+    """Return (arms, tokenizer): the base model (`base`) and each adapter by name; the base model is loaded once.
 
-    An arm is a function that calls the function passed to it with the model in the arm's state.
+    An arm is a function: arm(work) returns work(model), called while the arm's adapter, or none, is active.
     """
     from peft import PeftModel
 
@@ -110,9 +112,9 @@ def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
 
 
 def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], Any]:
-    """Return a function that calls its argument with the model, which has the adapter active.
+    """Return a function that calls its argument with the model while `adapter` is active, and returns the result.
 
-    None is the base alone.
+    `adapter` None stands for the base model alone.
     """
 
     def call(work: Callable[[Any], Any]) -> Any:
@@ -125,7 +127,10 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 
 
 def sample_of(data: Path, tokenizer: Any, comparison: Comparison) -> list[TokenSequence]:
-    """Return the rows on which every arm's loss is measured. Raises BadInput for data that cannot be read."""
+    """Return the token sequences of the file `data` on which every arm's loss is measured.
+
+    They have at most `max_tokens` tokens that count, drawn by the seed. Raises BadInput for data that cannot be read.
+    """
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import held_out_sample
 
@@ -135,10 +140,10 @@ def sample_of(data: Path, tokenizer: Any, comparison: Comparison) -> list[TokenS
 
 
 def measure_variant(result: dict[str, Any], losses: Losses, variant: Path, data: Path, comparison: Comparison) -> None:
-    """Add to `result` what the variant of the base model costs: its loss on the same rows, alone and with the version.
+    """Add to `result` as `variant` the variant's loss on the same rows, alone and with the first adapter.
 
-    `losses` are those of the base model's arms, by example. Raises BadInput if the variant reads the rows as other
-    tokens, and for data that cannot be read.
+    `losses` are those of the base model's arms, by example, with which they are compared. Raises BadInput if the
+    variant reads the rows as other tokens, and for data that cannot be read.
     """
     from training.lm.error_reporting import BadInput
 
@@ -156,7 +161,10 @@ def measure_variant(result: dict[str, Any], losses: Losses, variant: Path, data:
 
 
 def cost_of(variant: list[float], base: list[float], weights: list[float]) -> dict[str, Any]:
-    """Return {loss, loss_base, difference}: mean losses of the variant and its base, and their paired difference."""
+    """Return {loss, loss_base, difference}: mean losses of the variant and its base, and their paired difference.
+
+    `variant` and `base` are losses in nats per token by example, `weights` the examples' weights.
+    """
     from training.recipes.scoring import paired_difference
 
     means = (
@@ -217,8 +225,9 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
     """Add the scores of answers to the data's first questions to `result`: exact match, token F1 and the pattern.
 
-    The question of a conversation is everything before its last answer, in the chat template, with its tools. At most
-    `answers` questions are asked; rows of plain text and answers that call tools are left out.
+    Each score is the mean over the questions. The question of a conversation is everything before its last answer, in
+    the chat template, with its tools. At most `answers` questions are asked; rows of plain text and answers that call
+    tools are left out. If no question is left, nothing is added. Raises BadPattern for a `pattern` that is not valid.
     """
     from training.lm.token_sequences import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
@@ -247,7 +256,10 @@ def question_of(prompt: str, *, is_chat: bool) -> Question:
 
 
 def question_and_answer(row: Row) -> tuple[Question, str] | None:
-    """Return a row's question and the expected answer; None for a plain text, or if the answer calls a tool."""
+    """Return a row's question and the expected answer, which is the last turn of a conversation.
+
+    None for a plain text, for a conversation of one turn, and if the answer calls a tool.
+    """
     if "completion" in row:
         return {"prompt": row["prompt"]}, row["completion"]
     if "messages" not in row or len(row["messages"]) < 2 or row["messages"][-1].get("tool_calls"):
@@ -265,7 +277,10 @@ def tokens_of(question: Question, tokenizer: Any) -> Any:
 
 
 def answer_of(arm: Any, tokenizer: Any, question: Question, new_tokens: int) -> str:
-    """Return the greedy answer of the arm's model to the question, of at most `new_tokens` tokens."""
+    """Return the greedy answer of the arm's model to the question as text, of at most `new_tokens` tokens.
+
+    `arm(work)` returns work(model). The model is left in evaluation mode.
+    """
 
     def generate(model: Any) -> str:
         model.eval()

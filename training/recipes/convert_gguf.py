@@ -19,7 +19,10 @@ class Unsupported(ValueError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert the named file; return the exit status: 0, or 2 with a message on stderr if it cannot be converted."""
+    """Convert the file that the arguments name to a folder; None takes those of the command line.
+
+    Return the exit status: 0, or 2 with a message on standard error if it cannot be converted.
+    """
     parser = argparse.ArgumentParser(prog="python -m training.recipes.convert_gguf", description=__doc__)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("output", type=Path)

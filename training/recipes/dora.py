@@ -48,7 +48,11 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return each module's change, m (W + s B A) / norm(W + s B A) - W, with the norm over each row of outputs."""
+    """Return by module name the change that DoRA makes to the module's weight, (out, in) in float32.
+
+    It is m (W + s B A) / norm(W + s B A) - W, with the norm over each output's row. W is the base's weight and s is
+    alpha / r; A, B and the magnitude m are taken from `weights`, the trained weights by parameter name.
+    """
     change_of = {}
     for name, layer in model.named_modules():
         if getattr(layer, "lora_magnitude_vector", None):

@@ -47,9 +47,11 @@ def main(arguments: list[str]) -> int:
 
 
 def dry_run(record: Record, method: str, steps: int) -> Record:
-    """Run the recipe for `steps` steps in a child process; return what all of the run's steps would take.
+    """Run the recipe for `steps` steps in a child process; return what the run's own steps would take.
 
-    The result is that of `Watch.answer`. Raises BadInput with the recipe's error if it ends before its second step.
+    `record` is the run file's content, whose `steps` (40 without one) are taken, even if it sets `epochs`; `method` is
+    one of METHODS. The result is that of `Watch.answer`. Raises BadInput with the recipe's error if it ends before its
+    second step.
     """
     with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
         folder = Path(name)
@@ -108,9 +110,11 @@ class Watch:
         return [(at, event) for at, event in self.events_seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:
-        """Return what `planned` steps would take: seconds, memory in bytes, watts and joules (None if not known).
+        """Return {steps, seconds_a_step, memory_bytes, seconds, watts, joules}.
 
-        Raises BadInput if fewer than two steps were seen.
+        `steps` is the number of steps that were seen; `seconds` and `joules` are what `planned` steps would take. Watts
+        and joules are None if the power is not known. Raises BadInput, with the child's last error, if fewer than two
+        steps were seen.
         """
         steps = self.steps
         if len(steps) < 2:
@@ -129,7 +133,10 @@ class Watch:
 
 
 def power_now() -> float | None:
-    """Return the present power of all GPUs together in watts; None if nvidia-smi does not report it."""
+    """Return the present power of all GPUs together in watts.
+
+    None if there is no nvidia-smi, or it does not report the power of each GPU.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -26,20 +26,27 @@ File = TypeVar("File", bound=RunFile)
 
 
 class Cancel:
-    """Handler of SIGTERM: it ends the process at once, or during a training after the next step, with a checkpoint."""
+    """Handler of SIGTERM, installed when it is created; it ends the process with the status CANCELLED.
+
+    Outside of a training (`training` is False) it does so at once; during one it sets `requested`, and the process ends
+    after the next step, with a checkpoint.
+    """
 
     def __init__(self) -> None:
         self.requested = self.training = False
         signal.signal(signal.SIGTERM, self.request)
 
     def request(self, *_: Any) -> None:
-        """Remember the request; exit at once unless a training runs."""
+        """Remember the request, as the signal's handler; exit at once with status CANCELLED unless a training runs."""
         self.requested = True
         if not self.training:
             sys.exit(CANCELLED)
 
     def leave_if_requested(self) -> None:
-        """Declare the training as ended; exit if SIGTERM arrived during it, whose last checkpoint is written by now."""
+        """Declare the training as ended; exit with status CANCELLED if SIGTERM arrived during it.
+
+        By now the training has written its last checkpoint.
+        """
         self.training = False
         if self.requested:
             sys.exit(CANCELLED)
@@ -57,9 +64,9 @@ class RunEvents(Events):
     logged_at = -math.inf
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an event; a process that is `silent` appends only errors.
+        """Append an event and print it as `log` does; a process that is `silent` handles only errors.
 
-        The message of an out-of-memory error becomes advice.
+        The message of an error with the code gpu_oom is replaced by one with the run's figures and the cheapest change.
         """
         if self.run and fields.get("code") == "gpu_oom":
             fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
@@ -68,7 +75,11 @@ class RunEvents(Events):
             self.log(kind, fields)
 
     def log(self, kind: str, fields: dict[str, Any]) -> None:
-        """Print the event as a line of the log on the run's page, unless the page shows it elsewhere."""
+        """Print the event to standard output, as a line of the log on the run's page.
+
+        Nothing is printed for the kinds in UNLOGGED, without an event file, and for progress within LOG_EVERY_S seconds
+        of the last progress line.
+        """
         at = time.monotonic()
         if kind in UNLOGGED or self.path is None or (kind == "progress" and at - self.logged_at < LOG_EVERY_S):
             return
@@ -79,7 +90,7 @@ class RunEvents(Events):
 
 
 def in_words(field: tuple[str, Any]) -> str:
-    """Return a field of an event as `name value`, a float with four digits."""
+    """Return a field (name, value) of an event as `name value`, a float with four significant digits."""
     name, value = field
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
@@ -94,9 +105,11 @@ Train = Callable[[Run, RunEvents, Cancel], None]
 
 
 def program(arguments: list[str], train: Train, *, uses_bitsandbytes: bool = False) -> int:
-    """Run a recipe and return its exit status: 0, 2 for bad input, 143 if cancelled, 1 for anything else.
+    """Call `train` with the run file at the path `arguments[0]`; return the exit status.
 
-    bitsandbytes is left out of a process whose recipe does not say `uses_bitsandbytes`.
+    It is 0, 2 for bad input, and 1 for any other error, which is reported on standard error and as an event. SIGTERM
+    ends the process with the status CANCELLED, as `Cancel` says. One of several processes is ended here with its
+    status. bitsandbytes is hidden from the process unless `uses_bitsandbytes` or the base model is quantised.
     """
     cancel, events = Cancel(), RunEvents(None)
 
@@ -114,9 +127,10 @@ def program(arguments: list[str], train: Train, *, uses_bitsandbytes: bool = Fal
 
 
 def measure(arguments: list[str], kind: type[File], work: Callable[[File, Events], None]) -> int:
-    """Run a measurement on the file that the arguments name; return 0, 2 for bad input, 1 for anything else.
+    """Call `work(file, events)` with the job file at the path `arguments[0]`; return the exit status.
 
-    `kind` is the class of the file, and `work(file, events)` does the measurement.
+    It is 0, 2 for bad input, and 1 for any other error, which is reported on standard error and as an event. `kind` is
+    the class by which the file is read.
     """
     events = Events(None)
 

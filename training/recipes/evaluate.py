@@ -18,7 +18,10 @@ from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 
 class Evaluation(RunFile):
-    """The file of an evaluation on at most `max_tokens` tokens of `data`, in sequences of at most `max_length`."""
+    """The file of an evaluation on at most `max_tokens` tokens of `data`, in sequences of at most `max_length`.
+
+    `adapter` is the folder of a PEFT adapter; None measures the base model alone.
+    """
 
     adapter: TextPath | None = None
     data: TextPath
@@ -34,7 +37,10 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(evaluation: Evaluation, events: Events) -> None:
-    """Measure the held-out loss, write OUTPUT/result.json and report an event. Raises BadInput that names the field."""
+    """Measure the held-out loss, and write it to OUTPUT/result.json and as an event.
+
+    The event's `when` is `after` with an adapter, else `before`. Raises BadInput that names the field.
+    """
     import torch
 
     from training.lm.base_model import load_model, load_tokenizer, sequences_of

@@ -86,7 +86,10 @@ def require_harness(task: Task) -> None:
 
 
 def environment(task: Task) -> dict[str, str]:
-    """Return the environment variables of the harness: the router's token, and none of the worker's secrets."""
+    """Return the environment variables of the harness, with the router's token and without the worker's secrets.
+
+    They also keep the harness from asking a hub.
+    """
     passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**passed_on, **offline, "HF_HOME": str(task.output / "cache"), "OPENAI_API_KEY": task.token}
@@ -142,9 +145,9 @@ def command(task: Task) -> list[str]:
 
 
 def result_of(task: Task) -> dict[str, Any]:
-    """Return {task, scores} from the newest results file that the harness wrote.
+    """Return {task, scores}, the content of result.json, from the newest results file that the harness wrote.
 
-    Raises BadInput if it has no numbers.
+    Raises BadInput if there is no file, or no finite number for the task in it.
     """
     files = sorted((task.output / "lm_eval").rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
     report = json.loads(files[-1].read_bytes()) if files else {}

@@ -32,7 +32,10 @@ def is_target(name: str, target_modules: Iterable[str]) -> bool:
 
 
 def check_scale(run: Run, keys: Iterable[str]) -> None:
-    """Check that alpha / r of each key's module is the run's lora_alpha / r. Raises BadInput."""
+    """Check that alpha / r of each module is the run's lora_alpha / r. Raises BadInput, also for rank 0.
+
+    `keys` are the modules' keys in the run's patterns; a module without an entry has the run's own value.
+    """
     scale = run.lora_alpha / run.r
     for key in keys:
         rank = run.rank_pattern.get(key, run.r)

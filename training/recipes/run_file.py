@@ -54,15 +54,17 @@ class Checked(BaseModel):
 class Hyperparameters(Checked):
     """Hyperparameters of a run. Lengths, such as `max_length`, and `eval_tokens` are in tokens.
 
-    `learning_rate` is the peak. `threads` 0 leaves torch's default. `packing` 1 fills rows of max_length tokens with
-    whole sequences. `recompute` 1 saves activation memory at the cost of time. `export_rank` is the rank of the LoRA to
-    which other methods are converted, 0 for the run's ranks; `galore_rank` is the rank of the projected gradients.
-    `as_chat` 1 renders prompts and completions as turns in the model's chat template. `epochs` above 0 reads the data
-    that often, in place of `steps`. `eval_steps` above 0 measures the held-out loss every so many steps, and the output
-    is then of the best of these steps; `patience` above 0 stops after so many measurements without a better one. `loss`
-    is the part of a row that counts in the loss, in held-out rows, too. `weight_decay` and `scheduler` are the
-    optimiser's. `beta` is that of preference methods; `desirable_weight` and `undesirable_weight` are those of KTO's
-    good and bad answers.
+    `batch_size` counts the rows of one pass in one process; a step of the optimiser has `gradient_accumulation` passes.
+    `learning_rate` is the peak. A checkpoint is written every `checkpoint_steps`; `eval_tokens` limits the held-out
+    sample. `threads` 0 leaves torch's default. `packing` 1 fills rows of max_length tokens with whole sequences.
+    `recompute` 1 saves activation memory at the cost of time. `export_rank` is the rank of the LoRA to which other
+    methods are converted, 0 for the run's ranks; `galore_rank` is the rank of the projected gradients. `as_chat` 1
+    renders prompts and completions as turns in the model's chat template. `epochs` above 0 reads the data that often,
+    in place of `steps`. `eval_steps` above 0 measures the held-out loss every so many steps, and the output is then of
+    the best of these steps; `patience` above 0 stops after so many measurements without a better one. `loss` is the
+    part of a row that counts in the loss, in held-out rows, too. `weight_decay` and `scheduler` are the optimiser's.
+    `beta` is that of preference methods; `desirable_weight` and `undesirable_weight` are those of KTO's good and bad
+    answers.
     """
 
     steps: Positive = 40
@@ -140,8 +142,11 @@ class Part(Checked):
 class Run(RunFile):
     """A training run: files, ranks and hyperparameters.
 
-    `mixture` has the datasets besides `train`, whose own weight is 1. Methods that do not train a LoRA use the ranks
-    for the LoRA to which they are converted. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
+    `r` and `lora_alpha` hold for the target modules that are not in `rank_pattern` and `alpha_pattern`, whose keys are
+    `^` and the module's escaped full name. `init` is `random`, `eva`, or the path of a file of start values for A.
+    `mixture` has the datasets besides `train`, which is named `data_name` and has the weight 1. `prompts` are texts by
+    name, which the base model and each checkpoint answer. Methods that do not train a LoRA use the ranks for the LoRA
+    to which they are converted. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
     """
 
     base_model_name: str = Field(default_factory=lambda fields: str(fields["base_model"]))
@@ -184,7 +189,10 @@ def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def fields_around(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Return the names of all fields of that part of a job file in which the error's `place` lies."""
+    """Return the names of all fields of the part of a job file that has the wrong field.
+
+    `kind` is the file's class, `place` the path of names that leads to the wrong field.
+    """
     part: Any = kind
     for name in place[:-1]:
         part = part.model_fields[name].annotation

@@ -16,9 +16,9 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of `first - second` in nats per token, with the bounds of its 95 % interval.
+    """Mean of the difference `first - second` of two models' losses, in nats per token, with a 95 % interval.
 
-    Below 0 the first model is better.
+    `low` and `high` are the interval's bounds. Below 0 the first model is better.
     """
 
     mean: float

@@ -36,9 +36,10 @@ LEAST |= {"run_steps": 1, "run_batch_size": 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Plan ranks, or with `compress` shrink an adapter.
+    """Plan ranks, write the plan and print it; with `compress` first, make an adapter smaller instead.
 
-    Return the exit status: 0, 2 for bad input, 1 for any other error. `arguments` None takes those of the command line.
+    Return the exit status: 0, 2 for bad input, 1 for any other error; one of several processes is ended with it.
+    `arguments` None takes those of the command line.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["compress"]:
@@ -179,7 +180,7 @@ def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] 
 
 
 def say_cost(cost: Cost) -> None:
-    """Print what a race will read, before it begins."""
+    """Print how many tokens a race will read to standard error, in the first process, before it begins."""
     if is_first_process():
         sys.stderr.write(
             f"The race reads at most {cost.allowed:,} tokens, {cost.allowed / cost.run_tokens:.0%} of the run's "

@@ -152,7 +152,8 @@ class Problem:
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
         """Return the problem for modules of shapes (out, in); modules that are not of the `kinds` stay at the minimum.
 
-        Raises AllocationError: NothingOpen, or BudgetTooSmall and BudgetTooLarge with the nearest budget that works.
+        `budget` is in parameters. Raises AllocationError: BadQuantum, BadBounds, NothingOpen, or BudgetTooSmall and
+        BudgetTooLarge with the nearest budget that works.
         """
         problem = cls.unbounded(names, shapes, budget, bounds, kinds)
         costs, lows, highs = problem.costs, problem.lows, problem.highs
@@ -172,7 +173,10 @@ class Problem:
     def unbounded(
         cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str
     ) -> Problem:
-        """Return the problem as `of` does, without checking that the budget can be met."""
+        """Return the problem as `of` does, without checking that the budget can be met.
+
+        Raises BadQuantum and BadBounds.
+        """
         lows, highs = bounds.of(shapes, open_to=[is_open(name, kinds) for name in names])
         costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
         return cls(costs, lows, highs, budget)

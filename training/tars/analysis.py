@@ -109,7 +109,7 @@ def analyze(
 
 @dataclass
 class Counter:
-    """The progress of an analysis: the work of the signals, then `race` steps."""
+    """The progress of an analysis: the work of the signals, then `race` steps; `report` gets (done, in all)."""
 
     report: Progress
     race: int
@@ -117,12 +117,12 @@ class Counter:
     done: int = 0
 
     def measured(self, step: int, total: int) -> None:
-        """Report the work of the signals, of `total`."""
+        """Report that `step` of `total` of the signals' work is done."""
         self.before = total
         self.report(step, total + self.race)
 
     def raced(self, steps: int) -> None:
-        """Report more steps of the race."""
+        """Report that `steps` more steps of the race are done."""
         self.done += steps
         self.report(self.before + self.done, self.before + self.race)
 

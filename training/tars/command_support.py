@@ -26,9 +26,9 @@ def budget(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def named(flag: str) -> Iterator[None]:
-    """Convert errors of settings or data in the block to BadInput that names the option.
+    """Convert AllocationError, BadSettings and DataError in the block to BadInput that names an option.
 
-    It is the wrong setting's option, or `flag` for bad data.
+    It is the wrong setting's option, or for bad data `flag`, such as `--data`.
     """
     try:
         yield

@@ -137,7 +137,10 @@ def matches(key: str, name: str) -> bool:
 
 
 def write_adapter(compressed: Compressed, config: Mapping[str, Any], out: Path) -> None:
-    """Write the smaller adapter's two files to the folder `out`, which appears when they are complete."""
+    """Write the smaller adapter's two files to the folder `out`, which appears when they are complete.
+
+    It must not exist. `config` is the configuration of the old adapter, whose other fields are kept.
+    """
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -183,8 +186,8 @@ def run(options: argparse.Namespace, events: Events) -> None:
     """Compress the adapter into the folder `out`, write a report to `out`.json, and print it.
 
     The report has the parameters before and after, the share of energy kept, and the losses if a model is named. Raises
-    BadInput if `out` exists, only one of model and data is given, the adapter is not a plain LoRA, or the budget cannot
-    be met.
+    BadInput if `out` exists, only one of model and data is given or they cannot be read, the adapter is not a plain
+    LoRA, or the budget cannot be met.
     """
     if options.out.exists():
         raise BadInput(f"--out: {options.out} already exists: remove it, or name another folder.")

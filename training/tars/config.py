@@ -12,9 +12,10 @@ class AnalysisConfig:
     """Configuration of a rank analysis, with lengths in tokens.
 
     `budget_kind` is uniform_rank, parameters or bytes; `scale` is alpha / r of every module. Settings that are None are
-    taken from the preset. `target_modules` are last parts of module names; None takes every linear module. The probe
-    tries the `probe_rates` in turn, with `probe_steps` steps each. A race may read `race_share` of the tokens of the
-    run to come, of `run_steps` steps of `run_batch_size` sequences; `race_rates` None are those that suit the model.
+    taken from the preset. Ranks are multiples of `quantum`; `samples` rows are read of the task, and as many of the
+    reference. `target_modules` are last parts of module names; None takes every linear module. The probe tries the
+    `probe_rates` in turn, with `probe_steps` steps each. A race may read `race_share` of the tokens of the run to come,
+    of `run_steps` steps of `run_batch_size` sequences; `race_rates` None are those that suit the model.
     """
 
     budget_kind: str = "uniform_rank"
@@ -47,7 +48,8 @@ class AnalysisConfig:
     def settings(self) -> Settings:
         """Return the preset's settings with the overrides.
 
-        Raises BadSettings, also for a `scale` not above 0 or without probe rates.
+        Raises BadSettings, also for a `scale` not above 0, a `race_share` not above 0 or above 1, and empty
+        `probe_rates` or `race_rates`.
         """
         if not self.scale > 0:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")

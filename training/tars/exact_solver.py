@@ -53,7 +53,11 @@ def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
 def one_more(
     best: NDArray[np.float64], value: NDArray[np.float64], price: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Return the best worth for every capacity with one more module, and the quanta that the module takes for each."""
+    """Return the best worth for every capacity with one more module, and the quanta that the module takes for each.
+
+    `best` is the worth without it, by capacity in units of the table; `value` is the module's worth of its least quanta
+    and of 1, 2, ... more, and `price` the units that each of these costs.
+    """
     values, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
     for step in range(1, len(value)):
         if step * price >= len(best):
@@ -77,7 +81,7 @@ def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int
 def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
     """Return the quanta by always adding the one that gains most per parameter and fits.
 
-    For concave values the result is within one quantum of the optimum.
+    The arguments are those of `optimum`. For concave values the result is within one quantum of the optimum.
     """
     steps = [low for low, _ in ranges]
     free = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))

@@ -35,10 +35,10 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a rank analysis.
+    """Settings of a rank analysis; their words are those of CHOICES.
 
-    A module's worth is the sum of sigma_i ** `power` over its ranks. Only modules of the `kinds` ("all", "mlp" or
-    "attention") may have ranks above `rank_min`.
+    A preset may also have the sensitivity none or the objective uniform. A module's worth is the sum of sigma_i **
+    `power` over its ranks. Only modules of the `kinds` ("all", "mlp" or "attention") may have ranks above `rank_min`.
     """
 
     sensitivity: str

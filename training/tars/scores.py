@@ -30,7 +30,10 @@ ByModule = dict[str, float | None]
 class Scores:
     """Signals and scores by module name.
 
-    `halves` are the scores on the sample's two halves, in the order of the modules.
+    A signal that was not measured is None. `spectrum` has singular values, {} unless the objective is concave; `halves`
+    are the scores on the sample's two halves, in the order of the modules; `init` has start values for A, (rank, in)
+    with at most rank_max rows, {} without any; `probes` has one for each rate, the best last; `sequences` is the number
+    of the task's sequences.
     """
 
     sensitivity: ByModule
@@ -100,8 +103,8 @@ def measure(
 ) -> Scores:
     """Measure the signals that the settings need, on the task's data, the reference and a probe; return the scores.
 
-    `progress` gets (work done, work in all). Modules that are not of the settings' `kinds` are not measured:
-    their signals are None and their scores 0.
+    `progress` gets (work done, work in all). Modules that are not of the settings' `kinds` are not measured: their
+    signals are None and their scores 0. Raises LossNotFinite.
     """
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if not is_open(name, settings.kinds)]
@@ -144,7 +147,7 @@ def read(
 ) -> None:
     """Measure this process's share of the sequences into `watched`, and merge it with that of the others at the end.
 
-    `weight` is the progress that a batch counts for. Raises LossNotFinite as `signals.stream` does.
+    `weight` is the progress that a batch counts for. Raises LossNotFinite, only where gradients are measured.
     """
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))

@@ -94,7 +94,8 @@ def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
 def lora_config(ranks: Mapping[str, int], scale: float, run: Run) -> Any:
     """Return PEFT's configuration of a plain LoRA with these ranks by module and alpha / r = `scale` everywhere.
 
-    Base and target modules are the run's; `ranks` must have every target, which has the highest rank otherwise.
+    Base and target modules are the run's. `ranks` must have every target module: one that it lacks would get the
+    highest rank.
     """
     from peft import LoraConfig
 

@@ -51,7 +51,10 @@ class Reduced:
     left_out: list[str] = field(default_factory=list)
 
     def take(self, name: str, change: Tensor, rank: int) -> None:
-        """Add a linear module's change of weight, cut to at most this rank."""
+        """Add a linear module's change of weight, cut to at most this rank, and count what the cut loses.
+
+        A change that is zero gives no factors.
+        """
         a, b = leading(change, rank)
         self.energy += float(change.square().sum(dtype=torch.float64))
         self.missed += float((change - b @ a).square().sum(dtype=torch.float64))
@@ -147,9 +150,10 @@ def reduce(adapted: Any, rank: int, events: Events) -> Reduced:
 
 
 def changes_of(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, change) for what an adapted layer changes: a linear module's change of weight, or anything else.
+    """Yield (name, change) for everything in the base model that an adapted layer changes.
 
-    A bias is named `module.bias`; what is no module of LINEAR has no change beside its name.
+    The change is a tensor (out, in) for a module whose name LINEAR matches, and None for anything else, such as an
+    embedding or a bias, which is named `module.bias`. `name` is the layer's name in the base model.
     """
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -164,7 +168,10 @@ def changes_of(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def whole_changes(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, change) for each module of a layer that was saved whole and differs from the base model's."""
+    """Yield (name, change) for each weight of a layer that was saved whole and differs from the base model's.
+
+    The change is None unless LINEAR matches the name.
+    """
     before = dict(layer.original_module.named_parameters())
     for parameter, trained in layer.modules_to_save["default"].named_parameters():
         change = trained.detach().float() - before[parameter].detach().float()
@@ -219,7 +226,7 @@ def leading(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def write_adapter(reduced: Reduced, out: Path) -> None:
-    """Write the reduced adapter as PEFT's two files to the folder `out`, in one step.
+    """Write the reduced adapter as PEFT's two files to the folder `out`, in one step; it must not exist.
 
     Alpha equals r in every module.
     """
@@ -275,9 +282,10 @@ def report_of(reduced: Reduced) -> dict[str, Any]:
 
 
 def measured(model: Any, sample: Any, pad: int, when: str, events: Events) -> dict[str, Any]:
-    """Return the model's held-out loss in nats per token as `loss_before` or `loss_after`, and write it as an event.
+    """Return {loss_before or loss_after, tokens, rows}: the model's held-out loss, in nats per token.
 
-    `when` is "before" or "after"; before, the base model's loss without the adapter is added as `loss_base`.
+    `when` is "before" or "after"; before, the base model's loss without the adapter is added as `loss_base`. The loss
+    is also written as an event.
     """
     loss = held_out_loss(model, sample, pad)
     events.write("evaluation", when=when, loss=loss.loss, tokens=loss.tokens, rows=loss.rows)
@@ -289,10 +297,10 @@ def measured(model: Any, sample: Any, pad: int, when: str, events: Events) -> di
 
 
 def merge(options: argparse.Namespace, adapted: Any) -> None:
-    """Merge the adapter into the model and write it with the tokenizer to the folder `merged`.
+    """Merge the adapter into the model, in place, and write it with the tokenizer to the folder `merged`.
 
-    It is written in the base model's dtype. Raises BadInput if the merged model's logits for fixed tokens differ too
-    much from those of the model with the adapter.
+    It is written in the base model's dtype. Raises BadInput if PEFT cannot merge it, or if the merged model's logits
+    for fixed tokens differ too much from those of the model with the adapter.
     """
     named = json.loads((Path(options.model) / "config.json").read_bytes())
     dtype = getattr(torch, str(named.get("dtype") or named.get("torch_dtype") or "float32"))

@@ -8,7 +8,7 @@ from training.recipes.training_loop.trainer import Trained
 
 
 def loss_as_served(trained: Trained, run: Run) -> float | None:
-    """Load the base model with OUTPUT/adapter, as engines do, and return its held-out loss.
+    """Load the base model with OUTPUT/adapter, as engines do, and return its held-out loss in nats.
 
     None without held-out rows.
     """

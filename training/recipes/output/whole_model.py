@@ -48,6 +48,9 @@ def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
 
 
 def whole_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """Return the model's state dictionary with the trained weights, gathered from all processes, in place."""
+    """Return the model's state dictionary, in which `trained.weights` replace the weights of the same names.
+
+    They are gathered from all processes.
+    """
     state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
     return {**state, **trained.weights}

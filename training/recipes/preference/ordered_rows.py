@@ -88,7 +88,7 @@ def read_held_out(run: Run, made: Callable[..., list[Kind]]) -> tuple[list[Kind]
     """Return a sample of the held-out rows, tokenised by `made`, and the number of rows of each dataset.
 
     Each dataset gives its share of `eval_tokens`, and at least one row; one without held-out rows is passed over.
-    Raises BadInput as `made` does.
+    Raises BadInput for a bad row and for a file without a row that can be used.
     """
     chosen = run.hyperparameters
     evaluated = [(part, part.eval) for part in run.parts if part.eval]

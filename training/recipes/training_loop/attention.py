@@ -43,7 +43,7 @@ def attend(
     max_length_q: int = 0,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention of each token to its own sequence alone, and None.
+    """Return the attention of each token to its own sequence alone, and None in place of the attention weights.
 
     The query, key and value are (1, heads, tokens, size), the result (1, tokens, heads, size). `cu_seq_lens_q`
     (sequences + 1,) holds the start of each sequence and the end of the last. Without it, or for a dtype that the

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 
 class WithoutCasts(TrainerCallback):
-    """Callback that switches PEFT's casts off in training steps.
+    """Callback that switches off PEFT's casts of module inputs to float32 in training steps in bfloat16.
 
     Without autocast, as in evaluations, they are needed.
     """

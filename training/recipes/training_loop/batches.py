@@ -81,7 +81,7 @@ class Reading:
         return cls(lengths, [len(lengths)], [1.0])
 
     def rounds(self, total: int = 0) -> Draw | None:
-        """Return a function that draws the next rows of a mixture.
+        """Return a function draw(chance) that returns the row indices of the next round of a mixture.
 
         None for a single dataset, which is read in plain epochs. `total` is the number of rows that will be read; 0 if
         that is not known.

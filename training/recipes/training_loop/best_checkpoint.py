@@ -22,8 +22,9 @@ FACTS = "best.json"
 class HeldOutCurve(TrainerCallback):
     """Callback that measures the held-out loss every `eval_steps`, saves the best weights, and stops after `patience`.
 
-    `patience` counts measurements without a better loss. The count and the weights are stored in the output folder: a
-    resumed run does not count again a step that was measured. Measurements before the step `begin` are only reported.
+    `patience` counts measurements without a better loss; 0 never stops. The count and the weights are stored in the
+    output folder: a resumed run does not count again a step that was measured. `measure(model)` returns the loss, None
+    without held-out rows. `latest` is the last (step, loss); a measurement before the step `begin` has no other effect.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class HeldOutCurve(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure the loss at every `eval_steps` and at the last step, and save the weights if they are the best.
 
-        The training is stopped after `patience`. No effect without held-out rows.
+        The training is stopped after `patience` measurements without a better loss. No effect without held-out rows;
+        before the step `begin` the loss is only measured.
         """
         if state.global_step % self.chosen.eval_steps and state.global_step < state.max_steps:
             return
@@ -58,10 +60,12 @@ class HeldOutCurve(TrainerCallback):
             control.should_training_stop = True
 
     def judged(self, step: int, loss: float, model: Any) -> dict[str, Any]:
-        """Save the weights if the loss is the best so far.
+        """Save the weights if the loss is the best so far; return {loss, step, worse_since, measured}.
 
-        Return the record of the best step and of the measurements since. Every process must call it. A step that was
-        measured before changes nothing.
+        `loss` and `step` are those of the best measurement, `worse_since` counts the measurements after it, and
+        `measured` is the last step that was measured. This record is stored, and the weights of other steps are
+        deleted. The first process's loss decides; every process must call it. A step that was measured before changes
+        nothing.
         """
         facts = best_of(self.folder)
         if facts and facts["measured"] >= step:
@@ -101,7 +105,10 @@ def drop_others(folder: Path, step: int) -> None:
 
 
 def best_of(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the run's best measurement so far; None before the first."""
+    """Return the run's record {loss, step, worse_since, measured}, as `HeldOutCurve.judged` stored it.
+
+    None before the first measurement.
+    """
     path = folder / FACTS
     return json.loads(path.read_bytes()) if path.is_file() else None
 

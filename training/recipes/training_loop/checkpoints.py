@@ -40,9 +40,10 @@ def last_complete(folder: Path) -> Path | None:
 
 
 class Reporter(TrainerCallback):
-    """Callback that reports progress and metrics after every step and marks complete checkpoints.
+    """Callback that writes progress and metrics as events after every step and marks complete checkpoints.
 
-    On a request to cancel it has the trainer save a checkpoint and stop.
+    On a request to cancel it has the trainer save a checkpoint and stop. `tokens` has the number of tokens of each row
+    in reading order; `curve` measures the held-out loss, None if none is measured during the training.
     """
 
     def __init__(
@@ -64,14 +65,17 @@ class Reporter(TrainerCallback):
         self.events.started = self.begun
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the progress; if any process was asked to cancel, have the trainer save a checkpoint and stop."""
+        """Write the progress as an event; if any process was asked to cancel, save a checkpoint and stop.
+
+        The trainer does so in every process, and `cancel.requested` is then True in each.
+        """
         self.events.progress(state.global_step, state.max_steps, int(self.first))
         if anyone(self.cancel.requested, self.state):
             self.cancel.requested = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Report the step's metrics, with the held-out loss if it was measured at this step.
+        """Write the step's metrics as an event, with the held-out loss if it was measured at this step.
 
         No effect for a log without a loss. Raises Diverged for a loss or a gradient norm that is not finite.
         """

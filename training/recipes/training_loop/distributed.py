@@ -90,7 +90,10 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy whole weights into the model's parameters of the same names; a model in shards takes each process's part."""
+    """Copy whole weights into the model's parameters of the same names; a model in shards takes each process's part.
+
+    Parameters that `weights` lacks stay as they are. For a model in shards it is a collective call.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # A forward pass leaves the root's weights gathered: copies, which the next step would not read.
@@ -102,7 +105,10 @@ def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def placed(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return a whole weight on the device and in the shards of the model's own. The first process's values are used."""
+    """Return a whole weight on the device and in the shards of the model's own weight.
+
+    For a weight in shards it is a collective call, and the first process's values are used.
+    """
     if isinstance(weight, DTensor):
         mesh = weight.device_mesh
         return distribute_tensor(whole.to(mesh.device_type), mesh, weight.placements)

@@ -52,9 +52,9 @@ class Answers:
     def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
         """Return TRL's SFTTrainer for rows that are tokenised already.
 
-        One that weighs the loss if the rows have weights. With packing and an attention kernel, the model's attention
-        is set to stay within each packed text. `parts` are the trainer's model, peft_config and processing_class,
-        `options` the arguments of its configuration.
+        It is a WeightedTrainer if tokens have loss weights other than 0 and 1. With packing and an attention kernel,
+        the model's attention is set to stay within each packed sequence. `parts` are the trainer's model, peft_config
+        and processing_class, `options` the arguments of its configuration.
         """
         packing = bool(run.hyperparameters.packing)
         if packing and has_kernel():
@@ -68,7 +68,10 @@ class Answers:
         return kind(args=SFTConfig(**options, **chosen), train_dataset=material.rows, **parts)
 
     def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
-        """Return the mean loss of a held-out token in nats."""
+        """Return the mean loss in nats of the counted tokens of the held-out rows, with the loss of each row.
+
+        `pad` is the padding token.
+        """
         return held_out_loss(model, material.held_out, pad)
 
     def guess(self, model: Any) -> float | None:

@@ -36,7 +36,7 @@ class Pruning(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Have the allocator assign the ranks again up to the last pruning step.
 
-        After it, mask by the last assignment.
+        After it, the singular values that the last assignment pruned are set to 0 again.
         """
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal

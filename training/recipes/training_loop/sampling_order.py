@@ -47,10 +47,10 @@ def shuffled(size: int, chance: random.Random) -> list[int]:
 
 
 def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[int], list[int]]:
-    """Fill a batch from `over`, the rows left from an epoch, and the next epoch.
+    """Return (batch, rest): a batch of `over`, the rows left from an epoch, and of the next epoch, and its other rows.
 
-    Return it and the rest of the next epoch. Rows that are in `over` are taken last. If `over` is empty, so is the
-    batch.
+    Rows of the next epoch that are in `over`, too, are taken last. If `over` is empty, so is the batch; it is shorter
+    than `batch_size` if the epoch has too few rows.
     """
     if not over:
         return [], epoch
@@ -117,7 +117,8 @@ def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int)
 def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:
     """Return the places packed into groups of at most `room` tokens, in random order.
 
-    Each row, longest first, is put into the group where it leaves the least room, or else into a new one.
+    Places are indices into `lengths`. Each row, longest first, is put into the group where it leaves the least room, or
+    else into a new one; a row longer than `room` is a group of its own.
     """
     groups: list[list[int]] = []
     free: list[tuple[int, int]] = []

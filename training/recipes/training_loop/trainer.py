@@ -52,10 +52,11 @@ class Trained:
 class Method:
     """The parts in which one recipe differs from the others.
 
-    `load(run)` returns the base model; `adapt(model, run, material)` returns the model and a PEFT configuration, or
-    None for one that is wrapped already or trained whole; `keep(trained, run)` writes OUTPUT/adapter and returns facts
-    for the result; `settled(run)` returns the first step whose weights could be the output; `options` are further
-    arguments of TRL's configuration; `callbacks` are added to the trainer.
+    `name` is the method's in the result. `load(run)` returns the base model; `adapt(model, run, material)` returns the
+    model and a PEFT configuration, or None for one that is wrapped already or trained whole; `keep(trained, run)`
+    writes OUTPUT/adapter and returns facts for the result; `settled(run)` returns the first step whose weights could be
+    the output; `options` are further arguments of TRL's configuration; `callbacks` are added to the trainer;
+    `objective` reads the rows, makes the trainer and measures the loss.
     """
 
     name: str

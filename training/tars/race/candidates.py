@@ -17,7 +17,10 @@ CPU_FACTORS, CPU_RECIPES = (0.5, 1.0, 2.0), 2
 
 @dataclass(frozen=True)
 class Recipe:
-    """Kinds of module with one rank each, for a `share` of the budget, with or without start values for A."""
+    """Kinds of module with one rank each, for a `share` of the budget, with or without start values for A.
+
+    `kinds` is all, mlp or attention; `share` is above 0 and at most 1.
+    """
 
     kinds: str
     start_values: bool = False
@@ -58,7 +61,10 @@ class Candidate:
 
 
 def rates_of(width: int, factors: Sequence[float] = FACTORS) -> tuple[float, ...]:
-    """Return the learning rates to try for a model of this hidden width, ascending."""
+    """Return the learning rates to try for a model of this hidden width, ascending.
+
+    They are the `factors` times the rate that suits the width.
+    """
     centre = CENTRE * min(1.0, CENTRE_WIDTH / width)
     return tuple(float(f"{centre * factor:.2g}") for factor in factors)
 

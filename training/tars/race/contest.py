@@ -78,7 +78,11 @@ class Rows:
 
     @classmethod
     def of(cls, sequences: Sequence[TokenSequence], pad: int, device: torch.device) -> Rows:
-        """Hold a quarter of the sequences out for the scores, and none that is also trained on. Raises TooFewRows."""
+        """Hold the first quarter of the sequences out for the scores, within the bounds, and train on the others.
+
+        The bounds are FEWEST_SCORED and MOST_SCORED. A held-out sequence that the others contain, too, is dropped.
+        Raises TooFewRows if fewer than FEWEST_SCORED are left on either side.
+        """
         count = min(max(FEWEST_SCORED, len(sequences) // 4), MOST_SCORED)
         train = list(sequences[count:])
         known = {tuple(sequence.ids) for sequence in train}
@@ -115,7 +119,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Run:
-    """The run to come: its steps, sequences a step, and how its rate falls; warm-up is a share of the steps."""
+    """The run to come: its steps, sequences a step, and how its rate falls.
+
+    `scheduler` is linear, cosine or constant; `warmup` is the share of the steps in which the rate rises.
+    """
 
     steps: int
     batch_size: int
@@ -135,7 +142,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    """Tokens of the run and of its race, of which a scored token counts half, and the shape that they allow."""
+    """The size of a race: `allowed` is the most tokens that it may read, `run_tokens` those of the run to come.
+
+    A token that is only scored counts half. `steps` are those of the first round, `batch_size` the sequences a step,
+    and `recipes` the number of recipes that take part.
+    """
 
     run_tokens: int
     allowed: int
@@ -145,7 +156,11 @@ class Cost:
 
     @classmethod
     def of(cls, run: Run, share: float, rows: Rows, recipes: int, rates: int) -> Cost:
-        """Return the longest race of as many of the recipes as the share allows. Raises RaceTooShort."""
+        """Return the longest race of as many of the recipes as the share of the run's tokens allows.
+
+        `share` is from 0 to 1; `recipes` is the number that could take part, each at `rates` learning rates. No round
+        is longer than the run. Raises RaceTooShort.
+        """
         length = rows.tokens_a_row
         run_tokens = int(run.steps * run.batch_size * length)
         size = max(1, run.batch_size // PART_OF_BATCH)
@@ -173,7 +188,11 @@ class Entry:
     losses: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     def mean(self, steps: int, counted: NDArray[np.float64]) -> float:
-        """Return the loss a counted token after a round of so many steps; infinite if it diverged or did not run."""
+        """Return the mean loss of a counted token after the round of `steps` steps.
+
+        Infinite if the candidate diverged or was not in that round. `counted` has the number of counted tokens of each
+        scored row.
+        """
         if steps not in self.losses:
             return math.inf
         mean = float(self.losses[steps] @ counted / counted.sum())
@@ -182,7 +201,11 @@ class Entry:
 
 @dataclass
 class Contest:
-    """A race of candidates on one model: two rounds, the second of twice the length for the better half."""
+    """A race of candidates on one model: two rounds, the second of twice the length for the better half.
+
+    `scale` is alpha / r; `at_once` candidates train side by side; `start` has start values of A by module. `advance(n)`
+    is called whenever this process has done n more steps of candidates. `trained` and `scored` count the tokens read.
+    """
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
@@ -199,7 +222,10 @@ class Contest:
     base_losses: NDArray[np.float64] | None = None
 
     def hold(self, candidates: Sequence[Candidate]) -> list[Entry]:
-        """Race the candidates; return all, with the losses of the rounds that each was in. Raises AllDiverged."""
+        """Race the candidates; return all, with the losses of the rounds that each was in.
+
+        Raises AllDiverged and UnknownArchitecture.
+        """
         entries = [Entry(candidate) for candidate in candidates]
         self.base_losses = self.untrained()
         self.round(entries, self.cost.steps)
@@ -217,7 +243,11 @@ class Contest:
         return losses
 
     def round(self, entries: Sequence[Entry], steps: int) -> None:
-        """Train every entry for so many steps, some at once, and score it."""
+        """Train every entry from the start for so many steps, and store its losses on the scored rows in it.
+
+        The processes share the entries. The tokens that are read are counted. A collective call: every process must
+        make it.
+        """
         groups = [entries[at : at + self.at_once] for at in range(0, len(entries), self.at_once)]
         reached = distributed.every(groups, lambda group: self.scores([each.candidate for each in group], steps))
         for group, losses in zip(groups, reached, strict=True):
@@ -237,7 +267,10 @@ class Contest:
         return list(scored)
 
     def survivors(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return the better recipes' entries at the rates around each one's best. Raises AllDiverged."""
+        """Return the entries for the second round: of the KEPT_RECIPES best recipes, those nearest to the best rate.
+
+        Entries that diverged are left out. Raises AllDiverged if all did.
+        """
         counted, steps = self.rows.counted, self.cost.steps
         by_recipe: dict[Recipe, list[Entry]] = {}
         for entry in entries:
@@ -249,12 +282,15 @@ class Contest:
         return [entry for recipe in order[:KEPT_RECIPES] for entry in self.nearest(by_recipe[recipe])]
 
     def nearest(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return the entries of one recipe whose rates are nearest to its best one, on a scale of logarithms."""
+        """Return the KEPT_RATES entries of one recipe whose rates are nearest to its best one, by their logarithms."""
         losses = {each.candidate.rate: each.mean(self.cost.steps, self.rows.counted) for each in entries}
         best = math.log(best_rate(losses) or entries[0].candidate.rate)
         return sorted(entries, key=lambda each: abs(math.log(each.candidate.rate) - best))[:KEPT_RATES]
 
     def total_steps(self, candidates: int) -> int:
-        """Return the steps of all candidates together, for the progress."""
+        """Return the steps of all candidates together over both rounds, for the progress.
+
+        `candidates` is the number of those that enter; none is taken to diverge.
+        """
         second = min(self.cost.recipes, KEPT_RECIPES) * min(candidates // self.cost.recipes, KEPT_RATES)
         return (candidates + LONGER * second) * self.cost.steps

@@ -39,9 +39,10 @@ def difference(ours: NDArray[np.float64], peer: NDArray[np.float64], weights: ND
 
 
 def best_rate(losses: Mapping[float, float]) -> float | None:
-    """Return the rate of the least loss, between the rates that were tried where three around it allow a parabola.
+    """Return the rate of the least loss; `losses` are by rate, and those that are not finite are left out.
 
-    `losses` are by rate; those that are not finite count as beyond any other. None if none is finite.
+    If the best tried rate lies between two others, it is the minimum of a parabola through the three, on a scale of
+    logarithms. None if no loss is finite.
     """
     finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
     if not finite:

@@ -54,7 +54,8 @@ class Race:
     ) -> Race:
         """Prepare the race of the configuration, of these recipes; None are those that suit the device.
 
-        Raises TooFewRows, RaceTooShort, and AllocationError for a budget that no candidate meets.
+        `modules` and `shapes`, (out, in) each, are by module name. Raises DataError for rows that cannot be read
+        (TooFewRows if they are too few), RaceTooShort, and AllocationError for a budget that no candidate meets.
         """
         device = next(model.parameters()).device
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -83,9 +84,9 @@ class Race:
         return self.contest.total_steps(len(self.candidates))
 
     def hold(self, start: Mapping[str, Tensor], advance: Callable[[int], None]) -> Raced:
-        """Hold the race with these start values for A; `advance` is called with the steps that were done.
+        """Hold the race with these start values for A by module; return the chosen recipe, its rate and the record.
 
-        Raises AllDiverged and UnknownArchitecture.
+        `advance(n)` is called whenever n more steps of candidates are done. Raises AllDiverged and UnknownArchitecture.
         """
         self.contest.start, self.contest.advance = start, advance
         return result(self.contest, self.contest.hold(self.candidates))
@@ -145,7 +146,10 @@ def rival_of(winner: Entry, order: Sequence[Entry], steps: int, counted: Any) ->
 
 
 def best_rates(contest: Contest, entries: Sequence[Entry], recipe: Recipe) -> list[tuple[int, float]]:
-    """Return the best rate of a recipe at each length in steps that it was raced at, ascending."""
+    """Return (steps, best rate) of a recipe for each round, shortest first.
+
+    A round from which it has no finite loss is left out.
+    """
     rates = []
     for steps in (contest.cost.steps, LONGER * contest.cost.steps):
         own = [entry for entry in entries if entry.candidate.recipe == recipe]

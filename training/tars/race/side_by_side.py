@@ -47,7 +47,11 @@ class Lane:
 
 
 class SideBySide:
-    """Candidates in step on one base: AdamW without weight decay, gradients clipped to a norm of 1 each."""
+    """LoRA candidates (`lanes`) that train on one frozen base, all on the same batches.
+
+    The optimiser is AdamW without weight decay, with each candidate's gradients clipped to a norm of 1. `scale` is
+    alpha / r; the seed fixes the start values that a lane does not give. Losses are in nats.
+    """
 
     def __init__(
         self, model: nn.Module, modules: Mapping[str, nn.Module], lanes: Sequence[Lane], scale: float, seed: int
@@ -67,7 +71,10 @@ class SideBySide:
         self.taken = 0
 
     def losses(self, batch: Batch) -> Tensor:
-        """Return every candidate's mean loss over the counted tokens of each sequence of the batch; (N, B)."""
+        """Return every candidate's mean loss over the counted tokens of each sequence of the batch; (N, B).
+
+        Raises UnknownArchitecture.
+        """
         copies = len(self.lanes)
         ids, mask, labels = (part.repeat(copies, 1) for part in (batch.ids, batch.mask, batch.labels))
         with self.adapted(len(ids)):
@@ -86,7 +93,7 @@ class SideBySide:
         return losses.detach()
 
     def move(self, gradients: list[Tensor], factor: float) -> None:
-        """Take one step of Adam."""
+        """Take one step of Adam with these gradients of `leaves`, at `factor` times each candidate's rate."""
         self.taken += 1
         torch._foreach_lerp_(self.first, gradients, 1 - BETA)
         torch._foreach_mul_(self.second, GAMMA)
@@ -112,7 +119,10 @@ class SideBySide:
             yield
 
     def adding(self, name: str, rows: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        """Return a forward hook that adds scale * B A x to a module's output, candidate by candidate."""
+        """Return a forward hook that adds scale * B A x to a module's output, candidate by candidate.
+
+        The hook raises UnknownArchitecture if the module does not see all `rows` sequences as (rows, tokens, features).
+        """
         a, b, copies = self.a[name], self.b[name], len(self.lanes)
 
         def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -26,7 +26,10 @@ class BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read into the buffer and return the number of bytes, 0 at the end of the stream."""
+        """Read into the buffer and return the number of bytes, 0 at the end of the stream.
+
+        Raises TimeoutError if `end` has passed, or passes before a byte comes.
+        """
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError("the answer takes too long")
@@ -40,7 +43,10 @@ class BoundedReader(io.RawIOBase):
 
 
 class BoundedResponse(http.client.HTTPResponse):
-    """An answer whose head and body have to arrive within the timeout that the socket has at its beginning."""
+    """An HTTP response whose head and body together must arrive within the socket's timeout, from its creation on.
+
+    Reads after that raise TimeoutError; a socket without a timeout sets no bound.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -50,19 +56,22 @@ class BoundedResponse(http.client.HTTPResponse):
 
 
 class BoundedHTTPConnection(HTTPConnection):
-    """A connection with bounded answers."""
+    """A connection whose timeout bounds each whole answer."""
 
     response_class = BoundedResponse
 
 
 class BoundedHTTPSConnection(HTTPSConnection):
-    """A connection over TLS with bounded answers."""
+    """A connection over TLS whose timeout bounds each whole answer."""
 
     response_class = BoundedResponse
 
 
 def bounded_pool(url: str, **options: Any) -> urllib3.HTTPConnectionPool:
-    """Return a pool of connections to the URL's host whose `timeout` bounds each whole answer."""
+    """Return a pool of connections to the URL's host whose `timeout`, in seconds, bounds each whole answer.
+
+    `options` are those of urllib3's `connection_from_url`, `timeout` among them.
+    """
     pool = urllib3.connection_from_url(url, **options)
     pool.ConnectionCls = BoundedHTTPSConnection if url.startswith("https:") else BoundedHTTPConnection
     return pool

@@ -42,9 +42,11 @@ def tls() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A row of /v1/models: `root` is the path it was loaded from, `parent` the base model of an adapter, else None.
+    """A row of /v1/models: a base model or an adapter.
 
-    `max_length` is the most tokens of a request and its answer together; None if the engine does not tell it.
+    `root` is the path that it was loaded from, "" if the engine does not tell it; `parent` is the base model's name for
+    an adapter, None for a base model. `max_length` is the most tokens of a request and its answer together; None if the
+    engine does not tell it.
     """
 
     name: str
@@ -95,7 +97,7 @@ class EngineClient:
         self._pool.close()
 
     def health(self) -> bool:
-        """Return True if the engine reports that it can serve."""
+        """Return True if the engine answers 200: it can serve; False for any other status."""
         return self._send("GET", "/health").status == 200
 
     def version(self) -> str:
@@ -121,8 +123,8 @@ class EngineClient:
     def load_adapter(self, name: str, path: str) -> None:
         """Load the folder `path`, on the replica's disk, as `name`.
 
-        Raises AdapterAlreadyLoaded for a taken name, EngineRejected for an adapter that the engine refuses, else
-        EngineFailed.
+        Raises AdapterAlreadyLoaded for a taken name, EngineFailed if the engine is overloaded, starting or broken, and
+        EngineRejected for any other refusal, which will be the same the next time.
         """
         response = self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if is_success(response):
@@ -181,7 +183,9 @@ class EngineClient:
             return [float(entry[str(token)]["logprob"]) for entry, token in pairs]
 
     def is_finite(self, model: str, prompt: str) -> bool:
-        """Return True if the model computes finite numbers. Raises what `complete` raises.
+        """Return True if the model computes finite numbers for the prompt, judged by its answers; else False.
+
+        Raises what `complete` raises: an engine that itself reports NaN gives EngineRejected in place of False.
 
         With NaN or infinity vLLM repeats token 0 for ever, which in most vocabularies is "!" and in some the end of
         text or nothing readable. A sound model may answer the same, so such an answer is followed by a request that
@@ -281,7 +285,10 @@ def of_kind(value: Any, *kinds: type) -> Any:
 
 
 def name_in(value: Any) -> str:
-    """Return the value if it is a text that can be stored. Raises TypeError or ValueError if not."""
+    """Return the value if it is a text that can be stored.
+
+    Raises TypeError if it is no text, and ValueError for a text with a NUL or half of a surrogate pair.
+    """
     name: str = of_kind(value, str)
     if "\0" in name:
         raise ValueError("a NUL is in no name")

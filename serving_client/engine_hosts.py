@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 def target_of(url: str) -> tuple[str, int] | None:
     """Return (host, port) of an engine's URL, whatever its path; the host is in lower case.
 
-    Returns None if the URL is not http or https, has no host, or has a user name or password. Raises ValueError for a
-    port that is no number up to 65535.
+    A port that is left out is 80 or 443, by the scheme. Returns None if the URL is not http or https, has no host, or
+    has a user name or password. Raises ValueError for a port that is no number up to 65535.
     """
     parts = urlsplit(url)
     host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
@@ -28,7 +28,7 @@ def target_of(url: str) -> tuple[str, int] | None:
 def normalised(url: str) -> str:
     """Return the one spelling of an engine's URL: lower-case host, no default port, no dot or slash at the end.
 
-    Raises ValueError for an invalid port.
+    A user name, a password, a query and a fragment are dropped. Raises ValueError for an invalid port.
     """
     parts = urlsplit(url.strip())
     scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()

@@ -49,7 +49,7 @@ class EngineUnreachable(EngineError):
 
 
 class EngineFailed(EngineError):
-    """The replica answered that it is broken."""
+    """The replica answered that it is overloaded or broken, or not as an engine does; a later call may succeed."""
 
     sentence = "It answers, but not as a working engine. The log of the control loop has its words."
 

@@ -41,8 +41,8 @@ def bounded_by_files(most: int) -> int:
 class Connections:
     """The open connections of a process, at most `most` in all and `most_of_one` of one address.
 
-    A proxy's address stands for many callers, and only the bound in all holds for it. 0 is no bound. Of IPv6 the /64
-    network counts as one address, all of which one caller may have.
+    `proxies` are addresses or networks whose connections stand for many callers: only the bound in all holds for them.
+    0 is no bound. Of IPv6 the /64 network counts as one address, all of which one caller may have.
     """
 
     def __init__(self, most: int = 0, most_of_one: int = 0, proxies: Sequence[str] = ()) -> None:
@@ -77,11 +77,11 @@ class Connections:
             del self._by_address[connection.address]
 
     def is_idle(self, connection: BoundedConnection) -> None:
-        """Note that the connection awaits a request."""
+        """Mark the connection as one that awaits a request: `admit` may close it to make room."""
         self._idle[connection] = None
 
     def is_busy(self, connection: BoundedConnection) -> None:
-        """Note that the connection has a request."""
+        """Mark the connection as one that has a request: `admit` does not close it."""
         self._idle.pop(connection, None)
 
     def _is_proxy(self, address: str) -> bool:
@@ -92,7 +92,8 @@ class Connections:
 class BoundedConnection(HttpToolsProtocol):
     """A connection that is closed if its caller is too slow or sends too long a head.
 
-    A head may take `head_s` seconds and MOST_HEAD_BYTES; the caller must read an answer within `stall_s` seconds.
+    A head may take `head_s` seconds (else it is answered 408) and MOST_HEAD_BYTES (else 431). An answer may take any
+    time, but is aborted if what waits to be sent is not read within `stall_s` seconds.
     """
 
     head_s, stall_s = HEAD_S, STALL_S
@@ -105,7 +106,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     @classmethod
     def within(cls, connections: Connections) -> type[BoundedConnection]:
-        """Return a class of connections that are counted in `connections`."""
+        """Return a subclass, for uvicorn's option `http`, whose connections `connections` counts and bounds."""
         return type(cls.__name__, (cls,), {"open_connections": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -168,7 +169,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def give_way(self) -> None:
-        """Close this connection, which awaits a request, to make room for another one."""
+        """Close this connection, which awaits a request, to make room for another one.
+
+        It is answered 503 first if a part of a head has arrived.
+        """
         self._leave()
         self._end(TOO_MANY if self._head_bytes else b"")
 
@@ -195,7 +199,10 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def network_of(peer: Any) -> str:
-    """Return the peer's address as text, of IPv6 the /64 network; "" for a peer without an IP address."""
+    """Return the IP address of a socket's peer as text, of IPv6 the /64 network; "" for one without an IP address.
+
+    `peer` is (host, port, ...) as sockets give it, or None. An IPv4 address that is mapped to IPv6 counts as IPv4.
+    """
     try:
         ip = ip_address(str(peer[0]).partition("%")[0])
     except (TypeError, IndexError, ValueError):

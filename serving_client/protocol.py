@@ -95,7 +95,10 @@ class CacheRule:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """A project's rate in requests a second, and the burst that it may send at once after a pause."""
+    """The limit of a token bucket, whose units are requests or tokens of text.
+
+    `per_s` units are added each second; `burst` is the most that it holds, to be spent at once after a pause.
+    """
 
     per_s: float
     burst: float
@@ -139,10 +142,11 @@ LEAST_LOADED, PREFIX_AFFINITY = "least_loaded", "prefix_affinity"
 class VersionRoute:
     """A servable version and the replicas that hold it; without replicas it is cold.
 
-    `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
-    of more than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica
-    will hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane. `share`
-    is the key of the project's limits on the cluster that serves it, if there are any. `routing` is how one of the
+    `base` is the slug of its base model, `digest` the sha256 of the version's files; replicas are URLs. `spare`
+    replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text of more
+    than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica will
+    hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane. `share` is
+    the key of the project's limits on the cluster that serves it, if there are any. `routing` is how one of the
     replicas is chosen: LEAST_LOADED or PREFIX_AFFINITY; a router treats any other value as LEAST_LOADED.
     """
 
@@ -160,9 +164,10 @@ class VersionRoute:
 
 @dataclass(frozen=True)
 class TokenRoute:
-    """A bearer token: sha256 hex of its secret; `expires_at` in epoch seconds.
+    """A bearer token of a project: `hash` is the sha256 of its secret in hexadecimal, `project` a slug.
 
-    `limits` are its own, counted under its `id` and beside those of its project; None without any.
+    `expires_at` is in epoch seconds, None for a token that does not expire. `limits` are its own, counted under its
+    `id` and beside those of its project; None without any.
     """
 
     hash: str
@@ -177,6 +182,7 @@ class TokenRoute:
 class RoutingTable:
     """A consistent snapshot of all routes; a higher generation replaces a lower one.
 
+    `published_at` is in epoch seconds. `versions` is keyed by served name, `tokens` by the id in the token's text.
     Names of aliases and adapters are unique in a project only: `aliases` is keyed by `<project>/<alias>`. `adapters`
     maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the same way
     the adapters of which callers may name approved versions only to these versions. `engine_keys` maps replicas to the
@@ -205,7 +211,7 @@ class RoutingTable:
         return names is None or version in names
 
     def alias(self, project: str, name: str | None) -> AliasRoute | None:
-        """Return the route of a project's alias, or None."""
+        """Return the route of a project's alias; None for an unknown name, and for None or "" as the name."""
         return self.aliases.get(key_of(project, name)) if name else None
 
     def to_json(self) -> str:
@@ -260,7 +266,10 @@ def key_of(project: str, name: str) -> str:
 
 
 def adapter_of(served_name: str) -> str:
-    """Return the adapter's slug in a served name: `dora` of `dora.v3-0123456789ab` or `eu.dora.v3-0123456789ab`."""
+    """Return the adapter's slug in a served name: `dora` of `dora.v3-0123456789ab` or `eu.dora.v3-0123456789ab`.
+
+    It is "" for a text without `.v`.
+    """
     return served_name.rpartition(".v")[0].rpartition(".")[2]
 
 

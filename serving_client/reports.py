@@ -26,8 +26,9 @@ class MeasuredAnswer:
     """Measurements of one answer; times in milliseconds.
 
     None stands for a time that was not measured and a check of the text that has no rule. `ttft_ms` is the time to the
-    first byte of a stream. `tokens_estimated` is True if the router estimated the token counts, as the engine sent
-    none.
+    first byte of a stream. `empty`, `refusal` and `format_failure` are True if the text is empty, is a refusal or has a
+    wrong form; `differs`, of a candidate's answer to a mirrored request alone, if the stable version's text is another.
+    `tokens_estimated` is True if the router estimated the token counts, as the engine sent none.
     """
 
     status: int
@@ -44,11 +45,12 @@ class MeasuredAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(MeasuredAnswer):
-    """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
+    """A router's report of one answer: `at` in epoch seconds, `unit` (session or user, or None) as sha256 hex.
 
-    `counted` is False for units that a list or the holdout excludes from the statistics. An answer in arm `shadow` went
-    to no caller; `mirrored` describes the stable version's answer to the same request. `cold` says that the request
-    waited for the version to be loaded.
+    `arm` is candidate, control, stable, shadow, or none without a rollout; `sticky` says that the unit gets it again.
+    `cache` is hit, miss, or bypass for an answer that the cache does not concern. `counted` is False for units that a
+    list or the holdout excludes from the statistics. An answer in arm `shadow` went to no caller; `mirrored` describes
+    the stable version's answer to the same request. `cold` says that the request waited for the version to be loaded.
     """
 
     response_id: str

@@ -19,7 +19,10 @@ class WrongField(NamedTuple):
 
 
 def wrong_annotation(body: Mapping[str, Any]) -> WrongField | None:
-    """Return the first annotation that is of a wrong kind, which would be dropped in silence; else None."""
+    """Return the first field of ANNOTATIONS in the body whose value is of a wrong kind; None if there is none.
+
+    A field that is null or missing is right. A wrong one would otherwise be dropped in silence.
+    """
     for name in USERS:
         if body.get(name) is not None and type(body[name]) not in (str, int):
             return WrongField(name, f"{name} must be a text or a whole number.")

@@ -18,8 +18,8 @@ from serving_client.exceptions import (
 class SglangClient(EngineClient):
     """Client of one replica of SGLang.
 
-    SGLang scales every layer by the configuration's alpha / r: give it the portable export, whose ranks are folded. It
-    answers each refused load with 400, and unloads once the running answers have ended.
+    SGLang scales every layer by the configuration's alpha / r: give it the portable export, in which all modules have
+    one rank and the scale 1. It answers each refused load with 400, and unloads once the running answers have ended.
     """
 
     def version(self) -> str:
@@ -29,7 +29,7 @@ class SglangClient(EngineClient):
             return str(answer["version"])
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load the folder `path` as `name`.
+        """Load the folder `path`, on the replica's disk, as `name`.
 
         Raises AdapterAlreadyLoaded for a taken name, EngineFailed if the engine is broken or overloaded, and
         EngineRejected for any other refusal.

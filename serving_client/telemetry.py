@@ -29,7 +29,10 @@ def is_on() -> bool:
 
 
 def start(process: str) -> None:
-    """Start sending this process' spans if a collector is named; `process` is the end of the service's name."""
+    """Start sending this process' spans if a collector is named; the service is then named `adapterhub-<process>`.
+
+    OTEL_SERVICE_NAME, where it is set, replaces that name.
+    """
     if not is_on():
         return
     from opentelemetry import trace
@@ -47,7 +50,10 @@ def start(process: str) -> None:
 
 
 def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
-    """Begin a server span in the trace that the headers name, or in a new one; the caller must end it."""
+    """Begin a server span in the trace that the request's headers name, or in a new one; the caller must end it.
+
+    In the names of `attributes`, `__` stands for a dot.
+    """
     from opentelemetry import trace
 
     kind, span_attributes = trace.SpanKind.SERVER, dotted(attributes)
@@ -65,7 +71,10 @@ def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterato
 
 @contextmanager
 def working(name: str, traceparent: str) -> Iterator[Span]:
-    """Run the block in a span that is a child of another process' span, which `traceparent` names."""
+    """Run the block in a span that is a child of another process' span, which `traceparent` (W3C's header) names.
+
+    If that is empty or malformed, the span begins a new trace.
+    """
     from opentelemetry import trace
 
     with trace.get_tracer(OURS).start_as_current_span(name, context_of({"traceparent": traceparent})) as span:
@@ -117,7 +126,10 @@ def here() -> str:
 
 
 def within(traceparent: str) -> AbstractContextManager[None]:
-    """Make a span of another process the parent of the spans begun in the block."""
+    """Return a context manager that makes another process' span the parent of the spans begun in its block.
+
+    It does nothing without a collector or if `traceparent`, W3C's header, is empty.
+    """
     return attached(traceparent) if is_on() and traceparent else nullcontext()
 
 
@@ -137,7 +149,7 @@ def attached(traceparent: str) -> Iterator[None]:
 
 
 def context_of(headers: Mapping[str, str]) -> Context:
-    """Return the trace context that the headers carry."""
+    """Return the trace context that the headers carry; an empty one if they carry none."""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract(headers)

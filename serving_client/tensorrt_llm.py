@@ -25,7 +25,7 @@ class TensorRtClient(EngineClient):
         return super().models() + [LoadedModel(name, path, self.base) for name, path in self._paths.items()]
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Remember the folder of `name`. Raises AdapterAlreadyLoaded for another folder."""
+        """Remember the folder of `name`; nothing is sent. Raises AdapterAlreadyLoaded if it has another folder."""
         if self._paths.setdefault(name, path) != path:
             raise AdapterAlreadyLoaded(f"{name} is loaded from {self._paths[name]}.")
 

@@ -94,10 +94,10 @@ def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> s
 
 
 def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
-    """Return a turn with role, reasoning and tool calls in the form that the template reads; `source` is its text.
+    """Return a turn with role, reasoning and tool calls in the form that the chat template reads.
 
-    The role `developer` becomes `system` if the template does not know it. With `as_text` the arguments of calls are
-    JSON text, else objects.
+    `source` is the template's text. The role `developer` becomes `system` if the template does not know it. With
+    `as_text` the arguments of calls are JSON text, else objects.
     """
     plain = {
         name: value for name, value in turn.items() if name not in (*REASONING, "tool_calls") and value is not None
@@ -115,7 +115,8 @@ def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
     """Return a tool call with its arguments as JSON text if `as_text`, else as the parsed object.
 
-    Raises ValueError for arguments that are not JSON.
+    Without `as_text`, a text that holds another JSON value than an object stays as it is, and one that is not JSON
+    raises ValueError.
     """
     function = call["function"]
     arguments = function.get("arguments") or {}

@@ -77,7 +77,10 @@ def calls_of(calls: object) -> list[dict[str, Any]]:
 
 
 def tools_of(tools: object) -> list[dict[str, Any]] | None:
-    """Return the tools; None for none. Raises ApiError 400 for malformed ones."""
+    """Return the tools as they are; None if there are none.
+
+    Raises ApiError 400 for a malformed tool, one that is no function, and two functions of one name.
+    """
     if not tools:
         return None
     if not isinstance(tools, list):
@@ -103,9 +106,9 @@ def is_function(item: object) -> bool:
 
 
 def content_of(content: object) -> str:
-    """Return a message's content as one text; parts are joined, and null is "".
+    """Return a message's content as one text; the texts of a list of parts are joined, and None is "".
 
-    Raises ApiError 400 for parts without text.
+    Raises ApiError 400 for any other content, and for parts that are no text or have a field that nothing reads.
     """
     parts = content if isinstance(content, list) else [{"text": "" if content is None else content}]
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]

@@ -43,7 +43,7 @@ class Part:
 
 
 class Braces:
-    """Search for the end of a JSON object whose text arrives in parts."""
+    """Search for the end of a JSON object whose text arrives in parts; `start` is the index of its opening brace."""
 
     def __init__(self, start: int) -> None:
         self._at, self._depth, self._in_text, self._is_escaped = start, 0, False, False
@@ -86,7 +86,10 @@ class CallReader:
         return self._calls > 0
 
     def add(self, part: str) -> Part:
-        """Add a part of the text; return what is certain by now."""
+        """Add a part of the answer's text; return the new text and pieces of calls that are certain by now.
+
+        What may still be the beginning of a call is held back.
+        """
         self._text += part
         return self._shown()
 
@@ -230,7 +233,7 @@ class CallReader:
 
 
 class OpenObject:
-    """The object of a call from `start` on, which may still be written."""
+    """A JSON object that may be a call, from index `start` of the answer's text on; its end may not be there yet."""
 
     def __init__(self, start: int, searched: int) -> None:
         self.start = start

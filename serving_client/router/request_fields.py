@@ -153,7 +153,7 @@ def require_stateless(body: Body) -> None:
 
 
 def require_no_service(body: Body) -> None:
-    """Raise Refusal 400 if more than an answer is asked for: no engine stores one, or serves one faster for a price."""
+    """Raise Refusal 400 if `store` or `service_tier` asks for something: no engine stores answers or has paid tiers."""
     for name, harmless in SERVICE.items():
         if body.get(name) not in harmless:
             least = " or ".join(str(value).lower() for value in harmless[1:])
@@ -180,7 +180,10 @@ def require_few(body: Body) -> None:
 
 
 def require_short(body: Body) -> None:
-    """Raise Refusal 400 for too many or too long stop texts, and for too many named tokens."""
+    """Raise Refusal 400 if `stop` has too many or too long texts, or another field names too many tokens.
+
+    The other fields are `stop_token_ids` and `logit_bias`.
+    """
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else listed(stop)
     if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
@@ -222,7 +225,10 @@ def require_inline(message: Any) -> None:
 
 
 def require_small_patterns(field: str, value: Any) -> None:
-    """Raise Refusal 400 if the patterns of the field's schemas, repetitions written out, exceed MAX_UNFOLDED."""
+    """Raise Refusal 400 if the patterns of the schemas in `value` are too large, or if it holds too many values.
+
+    Their sizes, with repetitions written out, may be MAX_UNFOLDED in all. `field` is the name that the refusal tells.
+    """
     size = 0
     for pattern in patterns_in(field, value):
         size += len(pattern)
@@ -233,7 +239,10 @@ def require_small_patterns(field: str, value: Any) -> None:
 
 
 def patterns_in(field: str, value: Any) -> Iterator[str]:
-    """Yield the regular expressions of a JSON Schema at any depth. Raises Refusal 400 for one with too many values."""
+    """Yield the regular expressions of the JSON Schemas in `value`, at any depth.
+
+    Raises Refusal 400, which names `field`, if it holds over MAX_SCHEMA_VALUES values.
+    """
     waiting, count = [value], 0
     while waiting:
         count += 1

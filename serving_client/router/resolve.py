@@ -67,7 +67,10 @@ def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
 
 
 def known_token(table: RoutingTable, authorization: str) -> TokenRoute | None:
-    """Return the valid token of `Bearer ah_<id>_<secret>`, whatever its scopes; None for any other text."""
+    """Return the token of `Bearer ah_<id>_<secret>`, whatever its scopes; None for any other text.
+
+    None also for a token that is unknown or expired, or whose secret is wrong.
+    """
     scheme, _, text = authorization.partition(" ")
     parts = text.strip().split("_", 2)
     is_ours = scheme.lower() == "bearer" and len(parts) == 3 and parts[0] == "ah"
@@ -153,8 +156,8 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     """Return the version that answers, with its arm and whether the statistics count the answer.
 
     The header X-Adapter-ID or `model` names an alias, an adapter with a default alias, or a version. Raises Refusal:
-    400 without a name or with a bad override, 403 for an override without the scope and for a version that is not
-    approved, 404 for an unknown name.
+    400 without a name or with a bad override; 403 for an override without the scope or to the candidate of an unsigned
+    rollout, and for a version that is not approved; 404 for an unknown name.
     """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:

@@ -119,8 +119,9 @@ def is_repeatable(body: Body) -> bool:
 def key_of(table: RoutingTable, target: Target, path: str, body: Body) -> str:
     """Return the cache key: project and alias, then a hash of all that determines the answer.
 
-    Project and alias are in braces, so that an alias' keys are in one slot of a cluster. The hash covers the weights of
-    base and adapter, the route, and the request in a canonical form.
+    Project and alias are in braces, so that an alias' keys are in one slot of a cluster. The hash covers the version
+    with its base model and files, the API's path, and the request in a canonical form without the fields that change no
+    answer.
     """
     version = table.versions[target.version]
     canonical_body: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}

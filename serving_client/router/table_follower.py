@@ -69,8 +69,9 @@ class TableWatcher:
     async def take(self, text: bytes | str | None, changes: Sequence[bytes | str] = ()) -> None:
         """Use a published table and the changes since it, each only if it is newer than the present one.
 
-        `text` is None if the table has not changed. A table that cannot be read is logged and ignored. The result is
-        saved as the snapshot.
+        `text` is the table as JSON, None if it has not changed; each of `changes` is a table, as JSON, of only the
+        aliases and versions that changed. What cannot be read is logged and ignored. The result is saved as the
+        snapshot.
         """
         whole = readable(text) if text is not None else None
         if is_next := whole is not None and is_newer(whole, self._whole):

@@ -31,7 +31,10 @@ def skip_repeated_lookups() -> None:
 
 
 def were_last(manager: Any, adapters: frozenset[int]) -> bool:
-    """Return True if all adapters still have their slots and no other was loaded or used after them."""
+    """Return True if all adapters still have their slots and no other was loaded or used after them; False for none.
+
+    `manager` is vLLM's manager of LoRA models, `adapters` are the numbers that it knows them by.
+    """
     caches = manager._registered_adapters, manager._active_adapters
     return bool(adapters) and all(
         next(reversed(cache.order), None) in adapters and all(adapter in cache for adapter in adapters)

@@ -36,7 +36,10 @@ def takes_rows(token_lora_mapping: torch.Tensor) -> bool:
 
 
 def note_batch(token_lora_mapping: torch.Tensor, *, decodes: bool) -> None:
-    """Store, by the address of a batch's slots, whether each of its requests has as many rows as it samples tokens."""
+    """Store `decodes` by the address of a batch's slots, for `takes_rows`.
+
+    It is True if the batch reads no prompt: each of its requests has as many rows as it samples tokens.
+    """
     _decodes[token_lora_mapping.data_ptr()] = decodes
 
 
@@ -53,7 +56,7 @@ def lora_shrink(
     num_active_loras: torch.Tensor,
     scaling: float,
 ) -> None:
-    """Write each row times the A of its adapter into `output_tensor`, in the signature of vLLM's operator of this name.
+    """Write each row times its adapter's A times `scaling` to `output_tensor`, as vLLM's operator of this name does.
 
     Row kernels compute it for decode batches, vLLM's own kernels for others. Nothing is written if no row has an
     adapter.
@@ -92,9 +95,11 @@ def lora_expand(
     offset_start: int = 0,
     add_inputs: bool = False,
 ) -> None:
-    """Add each row times the B of its adapter to `output_tensor`, in the signature of vLLM's operator of this name.
+    """Write each row times its adapter's B to `output_tensor`, as vLLM's operator of this name does.
 
-    Row kernels compute it for decode batches, vLLM's own kernels for others. Nothing is added if no row has an adapter.
+    It goes to the columns from `offset_start` on; with `add_inputs` it is added to what they hold, else it replaces
+    that. Row kernels compute it for decode batches, vLLM's own kernels for others. Nothing is written if no row has an
+    adapter.
     """
     if no_lora_flag_cpu.item():
         return

@@ -47,7 +47,7 @@ def register() -> None:
 
 
 def refusal() -> str | None:
-    """Return why this process must run vLLM's own kernels, or None."""
+    """Return the reason, for the log, why this process must run vLLM's own kernels; None if the row kernels may run."""
     import vllm
 
     takes_unmeasured = os.environ.get(releases.SETTING, "0") == "1"

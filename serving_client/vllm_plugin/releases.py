@@ -12,7 +12,10 @@ SETTING = "ADAPTERHUB_VLLM_UNMEASURED"
 
 
 def refusal(version: str, *, takes_unmeasured: bool) -> str | None:
-    """Return why `version` must run without row kernels, or None where it may run with them."""
+    """Return the reason, for the log, why this vLLM version must run without row kernels; None if it may run with them.
+
+    `takes_unmeasured` permits also the series in CHECKED, of which only the interfaces were tested.
+    """
     line = series(version)
     if line in MEASURED:
         return None

@@ -19,7 +19,11 @@ MOST_SLICES = 3  # of one launch
 
 
 class Tile(NamedTuple):
-    """The share of a module that one Triton program computes, and its warps."""
+    """The share of a module that one Triton program computes, and its warps.
+
+    It has `rows` of the batch. shrink has `ranks` ranks, and reads `width` inputs at a time; expand has `width`
+    outputs, and reads `ranks` ranks at a time.
+    """
 
     rows: int
     ranks: int

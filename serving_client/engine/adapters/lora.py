@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SlotRows:
-    """The slot of the adapter that each batch row is multiplied with; -1 stands for no adapter."""
+    """The adapter slot of each row of a batch, -1 for the base model alone.
+
+    `slots` is the range in use, from whose first slot `of_rows` counts; `kernel`, if given, computes the updates.
+    """
 
     slots: slice  # from the first to the last slot in use
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model

@@ -60,7 +60,7 @@ class AdapterPool:
             self._keep(entry, adapter)
 
     def unload(self, name: str) -> None:
-        """Remove an adapter and its weights. Raises ApiError 404 for an unknown name."""
+        """Remove an adapter and its weights from memory; its folder stays. Raises ApiError 404 for an unknown name."""
         with self._lock:
             if name not in self._registered:
                 raise not_found(f"The lora adapter '{name}' cannot be found.")

@@ -108,7 +108,10 @@ class Format(ABC):
 
     @abstractmethod
     def whole(self, answers: list[Delta]) -> Json:
-        """Return the JSON body of answers that are not streamed; they come in the order of their index."""
+        """Return the JSON body of an answer that is not streamed.
+
+        `answers` has one delta for each answer of the request, joined from all of its own, in the order of their index.
+        """
 
     @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:

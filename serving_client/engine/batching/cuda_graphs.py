@@ -56,7 +56,11 @@ Forward = Callable[[torch.Tensor, Shape], Result]
 
 
 class FixedStep:
-    """A step of one shape. Its first run computes it, which also warms libraries up; the second records it."""
+    """A step of one shape, recorded on a GPU as a CUDA graph.
+
+    The first run computes it directly, which also warms libraries up, the second records it, and the second and later
+    ones replay the recording. On a CPU every run computes it directly.
+    """
 
     def __init__(self, shape: Shape, forward: Forward, device: torch.device, pool: Any) -> None:
         self._shape, self._forward, self._pool = shape, forward, pool

@@ -70,7 +70,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self._keys, self._values
 
     def move(self, source: int, target: int) -> None:
-        """Copy a row over another."""
+        """Copy row `source` over row `target`."""
         self._keys[target] = self._keys[source]
         self._values[target] = self._values[source]
 

@@ -16,8 +16,9 @@ from serving_client.engine.batching.sampling import SamplingParams
 class Delta:
     """The text and tokens that one step added to an answer. The last one has a finish reason or a failure.
 
-    `index` is the answer's number among those of its request. The first delta also has the prompt's log-probabilities,
-    of all its tokens but the first, if they are wanted.
+    The finish reason is `stop` or `length`; `stop_reason` is the stop string or the id of the stop token that the
+    request named and that ended the answer, else None. `index` is the answer's number among those of its request. The
+    first delta also has the prompt's log-probabilities, of all its tokens but the first, if they are wanted.
     """
 
     text: str = ""
@@ -81,7 +82,7 @@ class Sequence:
 
     @property
     def needs_logits(self) -> bool:
-        """True if the next token depends on more than the most likely one, or log-probabilities are wanted."""
+        """True if a grammar, sampling or a bias may choose another than the likeliest token, or logprobs are wanted."""
         has_wishes = self.grammar is not None or self.params.logprobs is not None
         return has_wishes or not self.params.takes_most_likely
 
@@ -94,10 +95,10 @@ class Sequence:
         self.is_cancelled = True
 
     def add(self, token: int, ends: frozenset[int], logprobs: tuple[TokenLogprobs, ...] = ()) -> None:
-        """Append the next token and report its delta; `ends` are the model's end-of-text tokens.
+        """Append the next token and pass its delta to `tell`; `ends` are the model's end-of-text tokens.
 
-        The sequence is finished after a stop string, an end-of-text token or max_tokens, and fails if its grammar
-        cannot go on.
+        `logprobs` has the token's own entry, or none. The sequence is finished after a stop string, an end-of-text
+        token or max_tokens, and fails if its grammar cannot go on.
         """
         self.tokens.append(token)
         try:
@@ -127,6 +128,6 @@ class Sequence:
         return ("length" if len(self.tokens) >= self.params.max_tokens else None), None
 
     def fail(self, reason: str) -> None:
-        """Finish the request and report a delta with the reason of its failure."""
+        """Finish the answer and pass a last delta to `tell`, with the reason as its failure."""
         self.is_finished = True
         self._tell(Delta(failure=reason, index=self.index))

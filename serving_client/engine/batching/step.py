@@ -23,7 +23,7 @@ class Result(NamedTuple):
         return cls(logits, logits.argmax(dim=-1), smallest.isfinite() & largest.isfinite())
 
     def first(self, rows: int) -> Result:
-        """Return the first rows alone."""
+        """Return the result of the first `rows` rows alone."""
         return Result(*(part[:rows] for part in self))
 
 

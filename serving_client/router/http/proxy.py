@@ -96,7 +96,8 @@ class Proxy:
     async def answered(self, request: Request, token: TokenRoute, body: Body, began: float) -> Response:
         """Select the version, answer from the cache or forward the request, and report the answer, refusals included.
 
-        Raises Refusal if no version can be selected, and ClientDisconnect.
+        `began` is the time of time.perf_counter() at which the request came. Raises Refusal if no version can be
+        selected, and ClientDisconnect if the client leaves; later refusals become the returned response.
         """
         answer = Answer(resolve(self.table(), token, request.headers, body), token, request.state.id, began)
         answer.question_tokens = tokens_of_question(body)
@@ -220,8 +221,9 @@ class Proxy:
     async def reply_of_holder(self, answer: Answer, ask: Callable[[VersionRoute], Awaitable[Reply]]) -> Reply:
         """Return the reply of a holder of the version; while none takes the request, ask those of each newer table.
 
-        A replica that was killed, drained or moved is in the table until the control loop has seen it. Raises Refusal,
-        the last one once `other_holder_s` have passed.
+        `ask` sends the request to the replicas of a route, and raises Untaken if none takes it. A replica that was
+        killed, drained or moved is in the table until the control loop has seen it. Raises the Refusals of `ask` and
+        `route`; Untaken only once `other_holder_s` have passed.
         """
         until = time.monotonic() + self.other_holder_s
         table, route = self.table(), await self.route(answer)

@@ -46,7 +46,7 @@ class RateLimits:
             raise over_project_limit(f"The project {project} may take {tokens_per_min:,.10g} tokens a minute", wait_s)
 
     async def admit_token(self, token: TokenRoute) -> None:
-        """Take a request of the token's own limits; no effect without any.
+        """Take one request, and one token of text in advance, from the API token's own limits; no effect without any.
 
         Raises Refusal 429 with the limit and the seconds to wait.
         """
@@ -72,9 +72,10 @@ class RateLimits:
     def spend(
         self, key: str | None, share: Share | None, token: TokenRoute, tokens_per_min: float | None, tokens: int
     ) -> None:
-        """Charge an answer's tokens, in the background, to those of share, API token and project that limit tokens.
+        """Charge an answer's tokens, in the background, to the limits of tokens that share, API token and project have.
 
-        `tokens_per_min` is the project's limit. One token less is charged: it was taken when the request was admitted.
+        `key` and `share` are those of the cluster's share, None without one; `tokens_per_min` is the project's limit,
+        None without one. One token less is charged: it was taken when the request was admitted.
         """
         if key is not None and share is not None:
             self._spend_soon(f"{SHARE_TOKENS}:{key}", share.tokens_per_min, tokens)

@@ -75,7 +75,7 @@ async def read_body(request: Request, share: Share) -> bytes:
     """Read the body, counting its size in `share` while it arrives.
 
     Raises Refusal 408 if it takes over BODY_S seconds, 413 if it is too large, 415 for a compressed one, and 503 if too
-    much is held already.
+    much is held already; ClientDisconnect if the client leaves.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):

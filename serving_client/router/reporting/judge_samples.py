@@ -51,7 +51,7 @@ class Samples:
 
 
 def sealed(sample: Sample, key: str) -> bytes | None:
-    """Encrypt the sample for the holder of the private key; None when the question is over MOST_BYTES."""
+    """Encrypt the sample with the public `key` (X25519, in hexadecimal); None if its question is over MOST_BYTES."""
     if len(orjson.dumps(sample.question)) > MOST_BYTES:
         return None
     return SUITE.encrypt(sample.to_json(), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))

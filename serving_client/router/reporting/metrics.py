@@ -120,7 +120,11 @@ class Metrics:
             self.inter_token.labels(*labels).observe(pace_ms / 1000)
 
     def queue(self, in_flight: Mapping[str, int], failing: int, waiting: int) -> None:
-        """Set the gauges of current work: requests in flight (idle replicas left out), open breakers, waiting."""
+        """Set the gauges of current work.
+
+        `in_flight` counts the requests by replica, of which idle ones are left out, `failing` the replicas with an open
+        breaker, `waiting` the requests that wait for a cold version.
+        """
         self.in_flight.clear()
         for url, count in in_flight.items():
             if count:

@@ -38,7 +38,7 @@ class OutcomeReporter:
 
     @property
     def dropped(self) -> int:
-        """Number of reports that neither Valkey nor the spool could take."""
+        """Number of reports that were lost: the queue or the spool was full, or the spool could not be written."""
         return self._lost + (self._spool.dropped if self._spool else 0)
 
     def report(self, outcome: Outcome) -> None:

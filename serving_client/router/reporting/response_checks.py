@@ -18,7 +18,7 @@ RESPONSE_DELTAS = ("response.output_text.delta", "response.function_call_argumen
 
 
 def text_of(content: bytes) -> str:
-    """Return the first choice's text of a whole answer or a stream; empty if there is none."""
+    """Return the first choice's text, with its tool calls, of a whole answer or recorded stream; "" if it has none."""
     return "".join(text_of_chunk(chunk) for chunk in chunks(content))
 
 

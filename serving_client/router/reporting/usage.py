@@ -31,7 +31,10 @@ class Usage:
 
 
 def usage_in(content: bytes) -> Usage | None:
-    """Return the last counts of tokens in a whole answer or an event; None if it holds none, or one of MOST_FIGURES."""
+    """Return the last counts of tokens in a whole answer or an event of a stream.
+
+    None if it holds no count, or one of more than MOST_FIGURES digits.
+    """
     tail, end = content[-TAIL_BYTES:], content[-MOST_SEARCHED_BYTES:]
     counts: dict[bytes, bytes] = dict(COUNTS.findall(tail) or COUNTS.findall(end))
     if not counts or any(len(count) > MOST_FIGURES for count in counts.values()):

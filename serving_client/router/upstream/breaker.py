@@ -27,7 +27,10 @@ class Breaker:
         return self._clock() < self._open_until.get(url, 0.0)
 
     def trying(self, url: str) -> None:
-        """Note a request to the replica; if its breaker was open, keep others away until the result is known."""
+        """Keep other requests from a replica whose breaker has opened while this one tests it; call it before each one.
+
+        That lasts `pause_s` seconds, or until `answered`. For any other replica nothing changes.
+        """
         if url in self._open_until:
             self._open_until[url] = self._clock() + self._pause_s
 

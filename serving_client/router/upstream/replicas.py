@@ -61,7 +61,10 @@ class BrokeOff(Exception):
 
 
 class Upstream:
-    """Connection pool for all replicas, with the number of requests in flight on each."""
+    """Connection pool for all replicas, with the load and circuit breaker of each; call `start` first.
+
+    `engine_hosts` lists where replicas may be. `timeout_s` bounds a request with its whole answer.
+    """
 
     def __init__(self, engine_hosts: Sequence[str], keys: EngineKeys, timeout_s: float = 600.0) -> None:
         self._keys = keys
@@ -103,13 +106,12 @@ class Upstream:
     ) -> AsyncIterator[Reply]:
         """Ask the replicas of the route one after the other; yield the reply of the first that gives one.
 
-        A whole answer counts among those of the `project`.
-
-        The least loaded is asked first or, where the route asks for it, the one that the prompt's `prefix` selects;
-        spare ones come last. The next one is asked if a replica cannot be reached or answers 404, 502 or 503, and after
-        one broken connection, but not after MOST_BROKEN. Raises Refusal 502 if none gives a reply or one fails
-        otherwise, 504 after timeout_s, and 404 for a path that the engine lacks; Untaken if none of them has begun to
-        work on it.
+        The least loaded is asked first or, where the route asks for it, the one that `prefix()`, the beginning of the
+        prompt, selects; spare ones come last. The next one is asked if a replica cannot be reached or answers 404, 502
+        or 503, and after one broken connection, but not after MOST_BROKEN. A whole answer, not a stream, is held in
+        memory and counts for its `project`. Raises Refusal 502 if none gives a reply, one fails otherwise or an answer
+        is too large, 503 if too many answers are held, 504 after timeout_s, and 404 for a path that the engine lacks;
+        Untaken if none of them has begun to work on it.
         """
         key = f"{route.digest}|{prefix()}" if prefix and route.routing == PREFIX_AFFINITY else None
         attempts_left, is_untaken = MOST_BROKEN, True

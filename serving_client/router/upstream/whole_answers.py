@@ -43,7 +43,10 @@ class AnswerShare:
         counts[self._project] += count
 
     def release(self) -> None:
-        """Subtract the bytes again, which nobody holds any more. An error refers to its frames, and this, for long."""
+        """Subtract the bytes from the counts, as nobody holds them any more; a second call changes nothing.
+
+        Deletion does so too, but an exception's traceback may keep this object alive for long.
+        """
         counts = self._answers.held_bytes
         counts[self._project] -= self.taken_bytes
         if not counts[self._project]:

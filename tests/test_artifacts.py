@@ -273,8 +273,11 @@ def test_object_lock_holds_what_a_version_refers_to(s3_endpoint: str, s3_keys: N
     assert not locked.drop(digest, now() - timedelta(hours=1))
 
 
-def test_a_checkpoint_is_not_kept_without_the_lock_because_nobody_could_ask(bucket: S3Store) -> None:
+@pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("InternalError", 500), ("SlowDown", 503)])
+def test_a_checkpoint_is_not_kept_without_the_lock_because_nobody_could_ask(
+    bucket: S3Store, code: str, status: int
+) -> None:
     with Stubber(bucket.client) as far_side:
-        far_side.add_client_error("get_object_lock_configuration", "AccessDenied", http_status_code=403)
-        with pytest.raises(ClientError, match="AccessDenied"):
+        far_side.add_client_error("get_object_lock_configuration", code, http_status_code=status)
+        with pytest.raises(ClientError, match=code):
             lock_of(bucket)

@@ -8,8 +8,10 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db.models import Expression, F, Func, IntegerField, JSONField, Model, TextField, Value
 from django.db.models.functions import Cast, Coalesce
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -46,6 +48,7 @@ class NewestFirst(CursorPagination):
 
         Raises Invalid for a bad size, and DRF's NotFound for a bad cursor. None if no page size is set at all.
         """
+        self.require_position(queryset.model, request)
         if weight := self.weight_of(queryset.model, view):
             light = queryset.select_related(None).prefetch_related(None).only("pk", self.ordering.lstrip("-"))
             rows: list[Any] = super().paginate_queryset(light.annotate(page_bytes=weight), request, view) or []
@@ -54,6 +57,18 @@ class NewestFirst(CursorPagination):
             ends = accumulate(row.page_bytes for row in ordered)
             self.most_rows = max(1, sum(end <= MOST_BYTES for end in ends))
         return super().paginate_queryset(queryset, request, view)
+
+    def require_position(self, model: type[Model], request: Request) -> None:
+        """Raise DRF's NotFound for a cursor that we did not make: its position is no value of the ordering's field."""
+        cursor = self.decode_cursor(request)
+        position: Any = cursor.position if cursor else None
+        column: Any = model._meta.get_field(self.ordering.lstrip("-"))
+        try:
+            column.to_python(position)
+        except ValidationError:
+            raise NotFound(self.invalid_cursor_message) from None
+        if position and "\0" in position:
+            raise NotFound(self.invalid_cursor_message)
 
     def weight_of(self, model: type[Model], view: APIView | None) -> Expression | None:
         """Return the SQL expression for the bytes of a row's JSON columns and of the view's `weighs`; None without any.

@@ -14,6 +14,13 @@ from django.utils.timezone import now
 from adapterhub.artifacts import FolderStore, S3Store, open_store
 
 LOCKED_FOR = timedelta(days=3653)
+# The answers of a bucket that has no Object Lock, and of stores that know none.
+WITHOUT_LOCK = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+}
 
 
 def keep(path: str, data: bytes) -> None:
@@ -51,14 +58,13 @@ def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
 def lock_of(store: S3Store) -> dict[str, Any]:
     """Return the arguments of `put_object` that lock an object for ten years; {} if the bucket has no Object Lock.
 
-    Raises ClientError when the credentials may not read the bucket's lock configuration (403). Any other error response
-    counts as no Object Lock.
+    Raises ClientError when the credentials may not read the bucket's lock configuration, or the store fails.
     """
     try:
         store.client.get_object_lock_configuration(Bucket=store.bucket)
     except ClientError as error:
-        # Credentials that may not read the configuration must not turn the lock off unnoticed.
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
+        # Credentials that may not read the configuration, or a store that fails, must not turn the lock off unnoticed.
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] not in WITHOUT_LOCK:
             raise
         return {}
     return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": now() + LOCKED_FOR}

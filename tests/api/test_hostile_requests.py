@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.conf import settings
@@ -37,6 +39,16 @@ def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter
     for size in (201, 100_000, 0, -1, "", "all", "1.5"):
         refused = problem(client(ci).get("/api/v1/adapters/", {"page_size": size}), 422, "invalid")
         assert refused["errors"][0]["field"] == "page_size"
+
+
+@pytest.mark.threat("D2")
+@pytest.mark.parametrize("position", ["abc", "1e9", "2026-99-99", "9" * 400, "\0", "-1", "[]"])
+def test_a_cursor_that_we_did_not_make_is_no_page(ci: str, adapter: Adapter, position: str) -> None:
+    """A position that is no value of the column was a fault of the database."""
+    cursor = b64encode(urlencode({"p": position}).encode()).decode()
+    for name in ("adapters", "audit/events", "training-runs", "rollouts"):
+        answer = client(ci).get(f"/api/v1/{name}/", {"cursor": cursor})
+        assert answer.status_code in (200, 404), (name, answer.content)
 
 
 @pytest.mark.threat("D2")

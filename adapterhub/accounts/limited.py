@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Limited(models.Model):
-    """An abstract model of what routers take of its rows' senders; null is no limit of its own."""
+    """An abstract model with limits on what routers accept from a project or token; null means no limit of its own."""
 
     requests_per_s = models.FloatField(null=True, blank=True, help_text="Requests a second to routers; null: no limit.")
     tokens_per_min = models.PositiveIntegerField(

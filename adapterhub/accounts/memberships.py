@@ -90,7 +90,10 @@ def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
 
 @transaction.atomic
 def set_named_versions(project: Project, named_versions: str, *, reason: str, by: Actor) -> None:
-    """Set which versions of adapters with a protected alias callers may name, and record it in the audit trail."""
+    """Set which versions callers may name, of adapters with a protected alias, and record it in the audit trail.
+
+    `named_versions` is `approved` (approved versions only) or `any`.
+    """
     locked = Project.objects.select_for_update().get(pk=project.pk)
     before, project.named_versions = locked.named_versions, named_versions
     project.save(update_fields=["named_versions"])
@@ -107,7 +110,10 @@ def set_named_versions(project: Project, named_versions: str, *, reason: str, by
 
 @dataclass
 class Tenure:
-    """A period in which a user had a role: who granted or offered it, since when, and until when (None: still)."""
+    """A period in which a user had a role, from `since` until `until` (None: still).
+
+    `by` is the name of who granted the role, or who offered it if the user accepted an invitation.
+    """
 
     project: Project
     user: str

@@ -29,7 +29,7 @@ def create(username: str, email: str, *, by: Actor) -> User:
 
 
 def close(user: User, *, by: Actor, reason: str) -> None:
-    """Close an account and end its sessions. Raises Conflict for one's own account."""
+    """Close an account, end its sessions and record both. Raises Conflict for one's own account."""
     if by.user == user:
         raise Conflict("Another administrator closes your account.", code="own_account")
     with transaction.atomic():

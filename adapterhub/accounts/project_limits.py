@@ -17,8 +17,8 @@ from adapterhub.core.errors import Invalid
 def limit(project: Project, *, reason: str, by: Actor, **limits: float | None) -> None:
     """Change the project's own limits at the routers, and record that; one that is not named stays.
 
-    None removes a limit: then the installation's holds. Raises Invalid for a limit that is not above 0, or is above
-    the installation's.
+    `limits` are `requests_per_s` and `tokens_per_min`. None removes a limit: then the installation's holds. Raises
+    Invalid for a limit that is not above 0, or is above the installation's or the highest that there is.
     """
     require_allowed(limits)
     locked = Project.objects.select_for_update().get(pk=project.pk)

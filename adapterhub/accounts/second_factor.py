@@ -69,9 +69,9 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
 
 @transaction.atomic
 def admits(user: User, code: str) -> bool:
-    """Return True for a valid code of the app or a recovery code, which is then used up.
+    """Return True for a valid code of the app or a recovery code, which is then used up; False for another.
 
-    The user must have a second factor.
+    Raises SecondFactor.DoesNotExist for a user without a second factor.
     """
     factor = SecondFactor.objects.select_for_update().get(user=user)
     step = step_of(box("second_factor").decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
@@ -93,9 +93,9 @@ def disable(user: User, *, by: Actor, reason: str = "") -> None:
 
 
 def step_of(secret: str, code: str, *, after: int) -> int | None:
-    """Return the number of the 30-second step of the code; None if it is wrong.
+    """Return the number of 30-second steps since 1970 at which the app shows the code; None if it is wrong.
 
-    Only the present step and its two neighbours match, and only later ones than `after`.
+    Only the present step and its two neighbours match, and only later ones than `after`, the last that was used.
     """
     app, present = HOTP(base64.b32decode(secret), DIGITS, sha1()), int(time.time()) // STEP_S
     typed = code.replace(" ", "").encode()

@@ -98,7 +98,7 @@ def note(request: HttpRequest, user: User) -> None:
 
 @transaction.atomic
 def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
-    """End a session and record it: its next request has to sign in again."""
+    """End a session, remove it from its user's list and record it: its next request has to sign in again."""
     Session.objects.filter(session_key=sign_in.session_key).delete()
     after = {"since": sign_in.at.isoformat()}
     AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after=after, reason=reason)

@@ -47,7 +47,10 @@ def issue(*, by: Actor) -> str:
 
 
 def admits(hashed: str) -> bool:
-    """Return True if this is the hash of the standing link's secret and nobody has an account."""
+    """Return True if the setup link, unused and unexpired, has a secret of this hash, and nobody has an account.
+
+    `hashed` is what `secret_hash` returns for the secret.
+    """
     link = SetupLink.objects.filter(pk=SetupLink.ONLY, used_at=None, expires_at__gt=now()).first()
     return link is not None and hmac.compare_digest(link.secret_hash, hashed) and is_empty()
 

@@ -93,7 +93,10 @@ def mail_keys(users: Iterable[User]) -> set[str]:
 
 
 def people_of(accounts: Iterable[User]) -> set[User]:
-    """Return the people behind accounts: for a service account its owner and the makers of its usable tokens."""
+    """Return the people behind accounts: a person is one; for a service account its owner and its tokens' makers.
+
+    Only makers of tokens that are usable now count.
+    """
     people = set()
     for account in accounts:
         people |= owners_of(account) if account.is_service else {account}

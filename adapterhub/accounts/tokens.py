@@ -36,10 +36,11 @@ def create(
 ) -> tuple[ApiToken, str]:
     """Create a token, valid for 90 days by default, with its audit event; return it and its text.
 
-    The text cannot be read again. `limits` are `requests_per_s` and `tokens_per_min` at the routers. A token of scope
-    admin needs a reason and works after another person's approval; one that the server's own command creates works at
-    once. Raises Invalid for a lifetime that is too long, a missing reason, scopes that its owner does not have, limits
-    without scope infer, and if no person is behind who asks for scope admin.
+    The text cannot be read again. `account` is the service account that it is for; None makes it the creator's own.
+    `limits` are `requests_per_s` and `tokens_per_min` at the routers. A token of scope admin needs a reason and works
+    after another person's approval; one that the server's own command creates works at once. Raises Invalid for an
+    expiry in the past or over 366 days ahead, a missing reason, scopes that its owner does not have, limits out of
+    range or without scope infer, and if no person is behind who asks for scope admin.
     """
     require_limitable(scopes, limits)
     expires_at = expires_at or now() + timedelta(days=DAYS)
@@ -70,10 +71,10 @@ def create(
 
 @transaction.atomic
 def limit(token: ApiToken, *, reason: str, by: Actor, **limits: float | None) -> None:
-    """Change what the token may take of the routers; None removes a limit, one that is not named stays.
+    """Change the token's limits at the routers and record it; None removes a limit, one that is not named stays.
 
-    Raises Invalid for a token without scope infer, Conflict for one that is revoked or has scope admin, since that
-    stays as it was approved.
+    Raises Invalid for a value out of range or a token without scope infer, Conflict for one that is revoked or has
+    scope admin, since that stays as it was approved.
     """
     locked = ApiToken.objects.select_for_update(of=("self",)).select_related("project").get(pk=token.pk)
     require_limitable(locked.scopes, limits)
@@ -101,7 +102,7 @@ def limit(token: ApiToken, *, reason: str, by: Actor, **limits: float | None) ->
 
 
 def require_limitable(scopes: list[str], limits: dict[str, float | None]) -> None:
-    """Check that a token with these scopes can have these limits, which routers keep. Raises Invalid."""
+    """Raise Invalid if a limit is out of range, or is set (not None) for a token without scope infer."""
     for name, value in limits.items():
         if value is not None and not 0 < value <= LIMITS[name]:
             raise Invalid(
@@ -115,7 +116,7 @@ def require_limitable(scopes: list[str], limits: dict[str, float | None]) -> Non
 
 
 def limits_of(token: ApiToken) -> dict[str, float | None]:
-    """Return the token's limits at the routers."""
+    """Return the token's own limits at the routers, by name; None where it has none."""
     return {name: getattr(token, name) for name in LIMITS}
 
 
@@ -126,9 +127,9 @@ def require_of_owner(token: ApiToken) -> None:
 
 
 def facts_of(token: ApiToken) -> dict[str, object]:
-    """Return the token's scopes, expiry, account and need of approval.
+    """Return the token's scopes, expiry (ISO 8601), account's name and need of approval, and its limits if it has any.
 
-    The audit trail keeps them, and the approver signs for them.
+    Expiry and account are None if there is none. The audit trail keeps them, and the approver signs for them.
     """
     expires = token.expires_at.isoformat() if token.expires_at else None
     account = token.account.get_username() if token.account else None
@@ -141,7 +142,8 @@ def facts_of(token: ApiToken) -> dict[str, object]:
 def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
     """Approve a token of scope admin, which works from then on, with its audit event.
 
-    Raises NotAllowed for its author, tokens and people without the role, Conflict if it does not wait for an approval.
+    Raises NotAllowed for its author, tokens, people without the role and people without a mail address, Conflict if it
+    does not wait for an approval.
     """
     locked = ApiToken.objects.select_for_update(of=("self",)).select_related("project", "created_by").get(pk=token.pk)
     user = require_role_for(APPROVE, locked.project, by)
@@ -164,7 +166,7 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
 
 @transaction.atomic
 def revoke(token: ApiToken, *, by: Actor, reason: str = "") -> None:
-    """Revoke the token and record it; a second call keeps the first time."""
+    """Revoke the token and record it; a second call keeps the time of the first, but records another event."""
     token.revoked_at = token.revoked_at or now()
     token.save(update_fields=["revoked_at"])
     AuditEvent.record(Tag.TOKEN_REVOKED, token, by=by, project=token.project, reason=reason)

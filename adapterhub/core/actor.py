@@ -11,6 +11,8 @@ class Actor:
     """A person, a token or a part of AdapterHub that changes something.
 
     `name` is stored as text with each change, so that the history stays readable when an account is renamed or removed.
+    `method` names the way of authentication, such as `session`, `oidc`, `token` or `system`. `token_id` and
+    `request_id` are empty if there is none.
     """
 
     name: str

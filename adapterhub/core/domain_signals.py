@@ -18,5 +18,8 @@ LEFT_TO_WEB: list[Callable[[], object]] = []
 
 
 def send_on_commit(signal: Signal, **facts: Any) -> None:
-    """Send the signal with these facts when the current transaction commits; after a rollback it is not sent."""
+    """Send the signal with these facts when the current transaction commits; after a rollback it is not sent.
+
+    Outside a transaction it is sent at once.
+    """
     transaction.on_commit(partial(signal.send, sender=None, **facts))

@@ -64,7 +64,7 @@ class PreconditionFailed(DomainError):
 
 
 class Invalid(DomainError):
-    """Raised if a field of the request has an invalid value: 422."""
+    """Raised if a request is well-formed but cannot be carried out, most often for a field's value: 422."""
 
     status = 422
     code = "invalid"
@@ -78,7 +78,7 @@ class NotAllowed(DomainError):
 
 
 class NotSignedIn(DomainError):
-    """Raised if the caller is not known: 401."""
+    """Raised if the caller has neither a valid session nor a valid token: 401."""
 
     status = 401
     code = "not_authenticated"

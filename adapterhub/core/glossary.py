@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the field: the pattern of its forms, and its explanation without a full stop."""
+    """A word of the field: its title, a regular expression of its forms, and its explanation without a full stop."""
 
     name: str
     pattern: str

@@ -18,5 +18,5 @@ def note_unpublished() -> None:
 
 
 def is_unpublished() -> bool:
-    """Return True if a change of this request waits to be published."""
+    """Return True if `note_unpublished` was called since this request began."""
     return _is_unpublished.get()

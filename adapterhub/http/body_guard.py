@@ -54,7 +54,10 @@ class BodyGuard:
         self._spool = Spool()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it without having read more of its body than is allowed."""
+        """Pass the request on, or answer it with the error as problem JSON.
+
+        No more of the body is read than is allowed.
+        """
         try:
             require_head(scope)
             announced = announced_bytes(scope)
@@ -196,7 +199,10 @@ def caller_of(request: ASGIRequest) -> str:
 
 
 def takes_files(path: str, method: str) -> bool:
-    """Return True if the view at the path accepts uploads with this method, as its attribute `takes_files` says."""
+    """Return True if the view at the path accepts uploads with this HTTP method; False if there is no such view.
+
+    The attribute `takes_files` says so: True at a function, the names of the actions at a view set.
+    """
     try:
         view = resolve(path).func
     except Resolver404:

@@ -124,7 +124,7 @@ def with_code(text: str) -> SafeString:
 
 @register.filter
 def sign_in(method: str) -> str:
-    """Return how somebody signed in, in words; a way that is not known as it is."""
+    """Return a method of signing in, such as `oidc`, in words: `single sign-on`; an unknown method as it is."""
     return SIGN_INS.get(method, method)
 
 
@@ -199,7 +199,7 @@ def is_trained(message: dict[str, Any], row: dict[str, Any]) -> bool:
 
 @register.filter
 def calls(message: dict[str, Any]) -> str:
-    """Return the tools that a message calls, each after a space with its arguments."""
+    """Return the tools that a chat message calls, each as ` name(arguments)` after a space; empty without calls."""
     functions = [call["function"] for call in message.get("tool_calls") or []]
     return "".join(f" {function.get('name', '')}({function.get('arguments', '')})" for function in functions)
 
@@ -212,9 +212,9 @@ def duration(seconds: float) -> str:
 
 @register.filter
 def counted(number: object, noun: str) -> str:
-    """Return the number with its noun, in the plural unless it is 1; a comma divides the noun from its own plural.
+    """Return the number with its noun, in the plural unless it is 1; an irregular plural follows after a comma.
 
-    What is no number, as in an old record that lacks it, is "an unknown number of" them.
+    A value that is no number, such as None in an old record, gives "an unknown number of" and the plural.
     """
     if isinstance(number, int | float | Decimal):
         return counts.counted(number, *noun.split(","))
@@ -243,14 +243,20 @@ SHAPES = {"minute": "j M Y, H:i e", "second": "j M Y, H:i:s e", "day": "j M Y", 
 
 @register.simple_tag
 def moment(at: datetime, shape: str = "minute") -> str:
-    """Return a <time> element with the time in UTC; the page's script converts it to the reader's time zone."""
+    """Return a <time> element with the time, in UTC; the page's script converts it to the reader's time zone.
+
+    `shape` is `minute`, `second`, `day` or `clock` (hours and minutes alone).
+    """
     text = date_format(at, SHAPES[shape])
     return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
 
 
 @register.filter
 def in_utc(at: datetime, shape: str = "second") -> str:
-    """Return the time in UTC with its zone, as text that no script converts: for evidence, and inside attributes."""
+    """Return the time in UTC with its zone, as text that no script converts: for evidence, and inside attributes.
+
+    `shape` is `minute`, `second`, `day` (the date alone, without the zone) or `clock` (hours and minutes alone).
+    """
     return str(date_format(at.astimezone(UTC), SHAPES[shape]))
 
 

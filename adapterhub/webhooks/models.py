@@ -62,9 +62,10 @@ class Webhook(models.Model):
 
     @classmethod
     def create(cls, project: Project, url: str, events: list[str], *, by: Actor) -> Webhook:
-        """Create a webhook and record it.
+        """Create a webhook, record it and return it.
 
-        Raises Invalid for an event that does not exist, or an address that is not allowed.
+        `events` are tags of the audit trail, such as `rollout:promoted`, or `rollout:*` for all of a kind. Raises
+        Invalid for an unknown event, an empty list, or an address that is not allowed.
         """
         require_address(url)
         require_events(events)
@@ -96,7 +97,7 @@ def require_address(url: str) -> None:
 
 
 def require_events(events: list[str]) -> None:
-    """Raise Invalid unless there is at least one event and all exist."""
+    """Raise Invalid unless there is at least one event and each is an audit tag or all of a kind, as `rollout:*`."""
     known = {*Tag, *(f"{subject}:*" for subject in SUBJECTS)}
     if unknown := [event for event in events if event not in known]:
         raise Invalid(
@@ -146,7 +147,10 @@ class Delivery(models.Model):
         return f"{self.event.tag} to {self.webhook}"
 
     def claim(self) -> bool:
-        """Claim the delivery for one attempt and return True; False if another worker has it or it is no longer due."""
+        """Claim the delivery for one attempt and return True; False if another worker has it or it is no longer due.
+
+        The attempt is counted; the delivery is due again after CLAIMED_FOR, in case the worker dies before `note`.
+        """
         due = Delivery.objects.due().filter(pk=self.pk, attempts=self.attempts)
         claimed = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
         self.attempts += 1
@@ -196,7 +200,7 @@ class Attempt(models.Model):
 
 
 def pause_after(attempts: int) -> timedelta:
-    """Return the pause before the next attempt: 5 s, 10 s, 20 s, ... up to 6 h; it starts over after a redelivery.
+    """Return the pause after so many attempts: 5 s, 10 s, 20 s, ... up to 6 h; after each 15th it starts over at 5 s.
 
     15 attempts take about 17 hours.
     """
@@ -204,7 +208,10 @@ def pause_after(attempts: int) -> timedelta:
 
 
 def body_of(event: AuditEvent) -> dict[str, Any]:
-    """Return the payload of an event as Standard Webhooks defines it: type, timestamp, data."""
+    """Return the payload of an event as Standard Webhooks defines it: type, timestamp, data.
+
+    `type` is the audit tag, `timestamp` in ISO 8601; `project` in `data` is the slug, None for an event of no project.
+    """
     names = ("sequence", "object_type", "object_id", "object_name", "actor_name", "before", "after", "reason")
     fields = {name: getattr(event, name) for name in names}
     project = event.project.slug if event.project else None

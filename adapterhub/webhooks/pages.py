@@ -64,7 +64,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
 
 
 def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
-    """Create the webhook and return its secret.
+    """Create the webhook from a form's `project`, `url` and `events`, separated by spaces; return its secret.
 
     Raises NotAllowed without scope `admin` in the project, and Invalid for an address or event that is not allowed.
     """

@@ -7,5 +7,5 @@ from adapterhub.webhooks import delivery
 
 @shared_task
 def send_due() -> None:
-    """Send the deliveries that are due."""
+    """Send one round of due deliveries: at most 50, and for about 30 seconds."""
     delivery.send_due()

@@ -99,7 +99,7 @@ def answer(request: HttpRequest, pk: UUID, verb: str) -> HttpResponse:
 def revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Revoke an invitation of a project that the person administers, then redirect to the list of invitations.
 
-    Raises Http404 if there is none that the person may revoke, and Conflict unless it is open.
+    Raises Http404 if there is none that the person may revoke, Conflict unless it is open, Invalid without a reason.
     """
     invitation = get_object_or_404(Invitation, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(invitation, by=actor_of(request), reason=reason_in(request))

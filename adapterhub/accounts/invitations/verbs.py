@@ -102,7 +102,8 @@ def send(project: Project, address: str, role: str, *, by: Actor, reason: str = 
 def accept(invitation: Invitation, *, by: Actor) -> None:
     """Grant the acting person the role that was offered, and close the offer as accepted, with their audit events.
 
-    Raises Conflict if the offer is no longer open, or if the sender is no admin of the project any more.
+    Raises Conflict if the offer is not open or not theirs, for tokens, or if the sender is no admin of the project any
+    more.
     """
     with transaction.atomic():
         locked = locked_open(invitation, by)
@@ -120,7 +121,10 @@ def accept(invitation: Invitation, *, by: Actor) -> None:
 
 
 def decline(invitation: Invitation, *, by: Actor) -> None:
-    """Close the offer as declined, with its audit event. Raises Conflict if it is no longer open."""
+    """Close the offer as declined, with its audit event.
+
+    Raises Conflict if it is not open or not to the acting person, and for tokens.
+    """
     with transaction.atomic():
         locked = locked_open(invitation, by)
         close(locked, Invitation.State.DECLINED)

@@ -97,7 +97,10 @@ def accounts(request: HttpRequest) -> HttpResponse:
 
 
 def created(request: HttpRequest, fields: dict[str, Any]) -> str:
-    """Create the account, invite the person if a project is chosen, and return the link to choose a password."""
+    """Create the account, invite the person if a project is chosen, and return the URL to choose a password.
+
+    Raises Conflict for a used name, and what `invitations.send` raises.
+    """
     by = actor_of(request)
     person = people.create(fields["username"], fields["email"], by=by)
     if fields["project"]:

@@ -139,7 +139,10 @@ def require_afresh(request: HttpRequest) -> None:
 
 
 def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
-    """Store in the session that the password was right, and redirect to the second step; nobody is signed in yet."""
+    """Store in the session that the password was right, and redirect to the second step; nobody is signed in yet.
+
+    `lands_at` is the URL to which the completed sign-in leads.
+    """
     request.session[HALF] = {"user": user.pk, "at": time.time(), "lands_at": lands_at}
     return redirect("second-step")
 

@@ -28,10 +28,12 @@ ERRORS = {error.status: error for error in (Conflict, Invalid, NotAllowed, Unava
 def decide(
     record: models.Model, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any
 ) -> None:
-    """Have the signed-in person decide about a record, as `verb` says, through the signer process if there is one.
+    """Have the signed-in person decide about a record, through the signer process if there is one, and reload it then.
 
-    `fields` are those of the verb, such as the reason. Raises NotAllowed for tokens and without a fresh sign-in or the
-    right password, what the verb raises, and Unavailable if the signer does not respond.
+    `verb` is one that the record's kind has, such as `approve`; `fields` are those of the verb, such as the reason. The
+    kind's follow-up runs afterwards. Raises NotAllowed for tokens and without a fresh sign-in or the right password,
+    TooMany after too many wrong ones, what the verb raises, and Unavailable if the signer does not respond or, without
+    one, the database lets only a signer sign.
     """
     name, kind = kind_of(record)
     if not settings.SIGNER_URL:
@@ -66,7 +68,7 @@ def require_right_to_sign() -> None:
 
 
 def ask(decision: Mapping[str, Any]) -> None:
-    """Send a decision to the signer and wait until it is carried out.
+    """Send a decision, the fields of the server's DecisionSerializer, to the signer and wait until it is carried out.
 
     Raises the domain error that the signer answers, or Unavailable if it does not answer.
     """

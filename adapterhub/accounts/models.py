@@ -64,7 +64,7 @@ class User(AbstractUser):
     def projects_with(self, scope: str) -> ProjectQuerySet:
         """Return the projects in which the user has the scope.
 
-        A superuser has those scopes that tokens can have in all projects, and other scopes by role only in none.
+        For a superuser these are all projects if tokens can have the scope, else none, whatever the user's roles.
         """
         if self.is_superuser:
             return Project.objects.all() if scope in Scope.values else Project.objects.none()
@@ -234,7 +234,7 @@ class FailedAttempts(models.Model):
 
 
 class SecondFactor(models.Model):
-    """A person's second factor. `sealed` is the secret in the person's app, encrypted."""
+    """A person's second factor: the app's secret, encrypted as `sealed`, and the hashes of unused recovery codes."""
 
     user = models.OneToOneField(User, models.PROTECT, related_name="second_factor")
     sealed = models.BinaryField()
@@ -279,7 +279,7 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         return known.exclude(account__is_active=False).exclude(account=None, created_by__is_active=False)
 
     def waiting(self) -> ApiTokenQuerySet:
-        """Return the tokens that work as soon as another person approves them."""
+        """Return the tokens of scope admin that nobody has approved yet, without revoked and expired ones."""
         live = self.filter(needs_approval=True, approved_at=None, revoked_at=None)
         return live.exclude(expires_at__lte=now())
 

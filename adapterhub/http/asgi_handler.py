@@ -75,8 +75,8 @@ class OneThread(ASGIHandler):
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response of middleware and view, which run in one thread of the pool.
 
-        If the client disconnects meanwhile, the thread finishes, and its response is closed unsent: it may hold a large
-        file.
+        If the client disconnects meanwhile, CancelledError is raised, but the thread finishes, and its response is
+        closed unsent: it may hold a large file.
         """
         answering = self.threads.submit(copy_context().run, self.answer, request)
         try:

@@ -92,7 +92,8 @@ def test_the_admin_has_the_products_name_and_the_colours_that_were_chosen(page: 
 @pytest.mark.slow
 def test_the_faults_of_swaggers_own_markup_are_listed(page: Any, axe: str) -> None:
     page.goto("/api/docs/")
-    page.locator(".opblock").first.wait_for()
+    # Swagger draws some two hundred operations, which takes a busy machine longer than a minute.
+    page.locator(".opblock").first.wait_for(timeout=120_000)
     kinds = {fault.split(" ")[2].removesuffix(":") for fault in faults_at_both_widths(page, axe)}
     listed = (ROOT / "docs/api.md").read_text().partition("## Accessibility of the description")[2]
     section = listed.partition("\n## ")[0]
